@@ -1,0 +1,238 @@
+"""What a run is: a typed tree of settings, read from YAML and from `key=value` overrides.
+
+A configuration is refused as a whole when it holds a key nobody reads or a value of the wrong type; the message names
+the key, and the nearest known one. This module imports nothing of ours but the exception.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+
+from acmix.errors import UsageError
+
+Fraction = Field(ge=0.0, le=1.0)
+
+
+class Section(BaseModel):
+    """A group of settings: immutable, and closed to keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Model(Section):
+    """Which network."""
+
+    name: str = "acmix_swin_tiny_patch4_window7_224"
+    num_classes: PositiveInt = 1000
+    in_chans: PositiveInt = 3
+    drop_path_rate: float = Field(default=0.0, ge=0.0, lt=1.0)
+    # False builds the baseline: the same network without the convolution path
+    conv_path: bool = True
+    # weights to start from: one of our checkpoints, or an official one
+    checkpoint: str | None = None
+    # further arguments of the model's constructor: embed_dim, depths, num_heads, window_size, ...
+    args: dict[str, Any] = Field(default_factory=dict)
+
+
+class Data(Section):
+    """Where the images lie and how they are read."""
+
+    # a folder, a .tar, or what timm's reader opens; `--data` sets it
+    dir: str = ""
+    # auto: train_list.txt if there is one, else a folder a class; otherwise a timm reader: wds/, hfds/NAME, hfids/NAME
+    format: str = "auto"
+    train_split: str = "train"
+    val_split: str = "val"
+    img_size: PositiveInt = 224
+    interpolation: Literal["bicubic", "bilinear", "nearest", "random"] = "bicubic"
+    # the share of the resized image's side that evaluation keeps: 224 of 256
+    crop_pct: float = Field(default=0.875, gt=0.0, le=1.0)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    # reading processes for each training process; None: the cores at hand shared out, at most 8
+    workers: NonNegativeInt | None = None
+
+
+class Augment(Section):
+    """What happens to a training image, in timm's terms."""
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    hflip: float = Field(default=0.5, ge=0.0, le=1.0)
+    vflip: float = Field(default=0.0, ge=0.0, le=1.0)
+    color_jitter: NonNegativeFloat | None = 0.4
+    auto_augment: str | None = "rand-m9-mstd0.5-inc1"
+    random_erasing: float = Field(default=0.25, ge=0.0, le=1.0)
+    random_erasing_mode: Literal["const", "rand", "pixel"] = "pixel"
+    random_erasing_count: PositiveInt = 1
+    mixup: NonNegativeFloat = 0.8
+    cutmix: NonNegativeFloat = 1.0
+    cutmix_minmax: tuple[float, float] | None = None
+    mixup_prob: float = Field(default=1.0, ge=0.0, le=1.0)
+    mixup_switch_prob: float = Field(default=0.5, ge=0.0, le=1.0)
+    mixup_mode: Literal["batch", "pair", "elem"] = "batch"
+    label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
+
+
+class Optimizer(Section):
+    """What moves the weights; `name` is one of timm's."""
+
+    name: str = "adamw"
+    lr: PositiveFloat = 5e-4
+    # the batch that `lr`, `warmup_lr` and `min_lr` are meant for; they scale linearly from it. None: no scaling
+    base_batch_size: PositiveInt | None = 512
+    weight_decay: NonNegativeFloat = 0.05
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+
+
+class Schedule(Section):
+    """How the learning rate moves, step by step."""
+
+    name: Literal["cosine"] = "cosine"
+    warmup_epochs: NonNegativeFloat = 20.0
+    warmup_lr: NonNegativeFloat = 5e-7
+    min_lr: NonNegativeFloat = 5e-6
+
+
+class Train(Section):
+    """The loop."""
+
+    epochs: PositiveInt = 300
+    # images a process in one forward pass; the global batch is batch_size * accumulation * processes
+    batch_size: PositiveInt = 128
+    accumulation: PositiveInt = 1
+    # auto: bf16 on a GPU that has it, fp16 on another, fp32 on a CPU
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    clip_grad: PositiveFloat | None = 5.0
+    # decay of the exponential moving average of the weights; None: no average is kept
+    ema_decay: float | None = Field(default=None, gt=0.0, lt=1.0)
+    gradient_checkpointing: bool = False
+    channels_last: bool = False
+    compile: bool = False
+    seed: NonNegativeInt = 0
+    deterministic: bool = False
+    log_every_steps: PositiveInt = 10
+    checkpoint_every_epochs: PositiveInt = 1
+    # also write last.pt every so many steps, for epochs of hours; None: only at the end of an epoch
+    checkpoint_every_steps: PositiveInt | None = None
+    evaluate_every_epochs: PositiveInt = 1
+    tensorboard: bool = True
+
+
+class Config(Section):
+    """One run."""
+
+    model: Model = Field(default_factory=Model)
+    data: Data = Field(default_factory=Data)
+    augment: Augment = Field(default_factory=Augment)
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    schedule: Schedule = Field(default_factory=Schedule)
+    train: Train = Field(default_factory=Train)
+
+
+def load(source: str | os.PathLike[str], overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Reads a configuration: a file, or a bare name that lies under `acmix/configs/`; official YAML files are read too.
+
+    Args:
+        source: path of a YAML file, or a shipped name with or without `.yaml`.
+        overrides: `section.key=value` strings; the value is read as YAML.
+
+    Returns:
+        The configuration, checked.
+
+    Raises:
+        UsageError: no such file, not YAML, an unknown key, a value of the wrong type.
+    """
+    from acmix.config_official import is_official, read_official
+
+    path = find(source)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise UsageError(f"{path} holds {type(tree).__name__} where a mapping of sections was expected")
+    if is_official(tree):
+        tree = read_official(tree, base=path.parent)
+    for override in overrides:
+        apply_override(tree, override)
+    return validate(tree, where=str(path))
+
+
+def find(source: str | os.PathLike[str]) -> Path:
+    """The file a CONFIG argument means: the path itself, else a shipped configuration of that name."""
+    path = Path(source)
+    if path.is_file():
+        return path
+    shipped = Path(str(resources.files("acmix"))) / "configs"
+    name = path.name if path.suffix in (".yaml", ".yml") else f"{path.name}.yaml"
+    if path.parent == Path(".") and (shipped / name).is_file():
+        return shipped / name
+    known = sorted(entry.stem for entry in shipped.rglob("*.yaml"))
+    near = difflib.get_close_matches(Path(name).stem, known, n=1)
+    hint = f"did you mean {near[0]}.yaml?" if near else f"shipped: {', '.join(known)}"
+    raise UsageError(f"no configuration {str(source)!r}: neither a file nor a shipped name; {hint}")
+
+
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Sets one `section.key=value` in a tree of plain dictionaries."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UsageError(f"override {override!r} is not of the form section.key=value, e.g. train.epochs=2")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"the value in override {override!r} is not YAML") from None
+    node = tree
+    for part in parts[:-1]:
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise UsageError(f"override {override!r}: {part!r} is a value, not a section")
+        node = child
+    node[parts[-1]] = value
+
+
+def validate(tree: dict[str, Any], where: str = "configuration") -> Config:
+    """Checks a tree of plain dictionaries and returns it typed."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise UsageError(f"{where}: {describe(error.errors()[0])}") from None
+
+
+def describe(problem: Any) -> str:
+    """One line for one of pydantic's problems."""
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        return f"{key}={problem['input']!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+    near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
+    if not near:
+        same_name = difflib.get_close_matches(key.split(".")[-1], [k.split(".")[-1] for k in known_keys()], n=1, cutoff=0.7)
+        near = [k for k in known_keys() if same_name and k.split(".")[-1] == same_name[0]][:1]
+    hint = f"did you mean {near[0]!r}?" if near else f"sections: {', '.join(Config.model_fields)}"
+    return f"unknown key {key!r}; {hint}"
+
+
+def known_keys() -> list[str]:
+    """Every `section.key` there is."""
+    keys = []
+    for name, field in Config.model_fields.items():
+        assert isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        keys += [f"{name}.{key}" for key in field.annotation.model_fields]
+    return keys
+
+
+def dump(config: Config) -> str:
+    """The configuration as YAML that `load` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
