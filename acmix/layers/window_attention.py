@@ -1,0 +1,61 @@
+"""Swin's window attention, alone or mixed with a convolution path.
+
+Shapes: B batch · H, W map · N heads · D channels a head · C = N·D
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from acmix import ops
+from acmix.layers.conv_path import ConvPath
+
+
+class WindowAttention(nn.Module):
+    """Attention within windows of a map, mixed with a convolution of the same q, k and v.
+
+        out = α · proj(window attention) + β · conv path        with conv_path=True; both rates start at 0.5
+        out = proj(window attention)                            without
+
+    Args:
+        dim: C, channels of the map.
+        heads: N.
+        window: (rows, columns) of a window, in pixels.
+        qkv_bias: whether the shared projection has a bias.
+        conv_path: whether there is a convolution path.
+
+    Source: ACmix, section 4.3; Swin Transformer, section 3.2.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, window: tuple[int, int], *, qkv_bias: bool = True, conv_path: bool = True
+    ) -> None:
+        super().__init__()
+        if dim % heads:
+            divisors = [n for n in range(1, dim + 1) if dim % n == 0]
+            raise ValueError(f"{heads} heads do not divide {dim} channels; numbers of heads that do: {divisors}")
+        self.heads, self.head_dim, self.window = heads, dim // heads, window
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        entries = (2 * window[0] - 1) * (2 * window[1] - 1)
+        self.relative_position_bias_table = nn.Parameter(torch.empty(entries, heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.conv_path = ConvPath(heads, self.head_dim) if conv_path else None
+        if conv_path:
+            self.rate_attention = nn.Parameter(torch.full((1,), 0.5))
+            self.rate_conv = nn.Parameter(torch.full((1,), 0.5))
+
+    def forward(self, x: Tensor, shift: tuple[int, int] = (0, 0)) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C); both paths see the map rolled by −shift and give it rolled back."""
+        qkv = self.qkv(x).unflatten(3, (3, self.heads, self.head_dim))  # (B, H, W, 3, N, D)
+        out = ops.window_attention(
+            qkv, self.relative_position_bias_table, window=self.window, shift=shift
+        )  # (B, H, W, C)
+        out = self.proj(out)
+        if self.conv_path is None:
+            return out
+        # Released weights were trained with the path's output (d-major) added to the attention's (head-major) index
+        # by index, and with `proj` on the attention alone.
+        conv = self.conv_path(qkv.flatten(3, 4), shift)  # (B, H, W, C)
+        return self.rate_attention * out + self.rate_conv * conv

@@ -1,0 +1,142 @@
+"""ACmix's operators: tensors in, tensors out.
+
+Each is a `torch.library` operator (`torch.ops.acmix.…`) with a shape function and a gradient, so it goes through
+`torch.compile(fullgraph=True)`, `torch.export`, meta tensors and autocast as one node. Which kernel computes it is
+decided when it runs: see `use` and `explain`.
+
+Shapes
+    B batch · H, W height and width of the map · N heads · D channels a head · C = N·D
+    P pieces of D channels · T maps made by fc · k side of the kernels · M output channels for each of the D
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from acmix.ops import library as _library  # noqa: F401  registers torch.ops.acmix
+from acmix.ops.dispatch import explain, use
+
+__all__ = ["conv_path", "explain", "use", "window_attention"]
+
+
+def conv_path(
+    pieces: Tensor,
+    fc_weight: Tensor,
+    fc_bias: Tensor | None,
+    kernels: Tensor,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    shift: int | Sequence[int] = 0,
+) -> Tensor:
+    """Mixes the pieces of q, k and v as a k×k convolution would.
+
+        f_t          = Σ_p fc[t, p]·F_p + b_t                      t = 1 … T
+        out[d·M + m] = Σ_t S[d·M + m, t] ⋆ f_t[d]                  ⋆: zero-padded k×k correlation
+
+    Args:
+        pieces: (B, H, W, P, D); F_p is `pieces[..., p, :]`. A projection's output (B, H, W, 3·C), head-major, viewed
+            as (B, H, W, 3·N, D) is this; any strides will do.
+        fc_weight: (T, P), shared by all channels and pixels.
+        fc_bias: (T,) or None.
+        kernels: S, (M·D, T, k, k) with k odd; output channels run d-major, unlike an attention's.
+        stride: output pixels lie at every stride-th input pixel.
+        dilation: pixels between two taps of a kernel.
+        shift: (rows, columns), or one number for both; the map is rolled by −shift first, so that it is zero-padded
+            at the rolled border and neighbours meet across the seam, and rolled back after. Released Swin weights
+            were trained so.
+
+    Returns:
+        (B, ceil(H/stride), ceil(W/stride), M·D) in the dtype of `pieces`.
+
+    Raises:
+        ValueError: the shapes do not fit each other, an even kernel, or a shift together with a stride.
+
+    Source: ACmix, section 4.1, equations 8–12; `docs/equations.md` has each line.
+    """
+    rows, columns = pair(shift)
+    expect(pieces.dim() == 5, f"pieces has shape {tuple(pieces.shape)}; expected (B, H, W, P, D)")
+    expect(kernels.dim() == 4, f"kernels has shape {tuple(kernels.shape)}; expected (M*D, T, k, k)")
+    maps, side = kernels.shape[1], kernels.shape[3]
+    expect(
+        tuple(fc_weight.shape) == (maps, pieces.shape[3]),
+        f"fc_weight has shape {tuple(fc_weight.shape)}; expected ({maps}, {pieces.shape[3]}): kernels' T, pieces' P",
+    )
+    expect(fc_bias is None or tuple(fc_bias.shape) == (maps,), f"fc_bias must have shape ({maps},)")
+    expect(kernels.shape[2] == side and side % 2 == 1, f"kernels are {kernels.shape[2]}×{side}; expected odd squares")
+    expect(
+        kernels.shape[0] % pieces.shape[4] == 0,
+        f"{kernels.shape[0]} output channels are no multiple of the pieces' {pieces.shape[4]} channels",
+    )
+    expect(stride >= 1 and dilation >= 1, f"stride={stride}, dilation={dilation}; both must be at least 1")
+    expect(stride == 1 or shift in (0, (0, 0)), "shift goes with stride=1 only")
+    return torch.ops.acmix.conv_path(autocast(pieces), fc_weight, fc_bias, kernels, stride, dilation, [rows, columns])
+
+
+def window_attention(
+    qkv: Tensor,
+    bias_table: Tensor | None = None,
+    *,
+    window: int | Sequence[int],
+    shift: int | Sequence[int] = 0,
+    scale: float | None = None,
+) -> Tensor:
+    """Lets every pixel attend to the pixels of its window.
+
+        out = softmax(scale·q·kᵀ + B + mask)·v      in each window of the map rolled by −shift; then rolled back
+
+    Maps whose sides are no multiple of the window are padded below and to the right after the roll. Padding is never
+    seen by a pixel, nor are pixels that only the roll made neighbours.
+
+    Args:
+        qkv: (B, H, W, 3, N, D); a projection's output (B, H, W, 3·C), head-major, viewed so. Any strides will do.
+        bias_table: ((2·wh − 1)·(2·ww − 1), N), B's entry for each difference of positions; None for no bias.
+        window: (wh, ww) in pixels, or one number for both.
+        shift: (rows, columns), or one number for both, each less than the window's.
+        scale: what q·k is multiplied by; D^-½ by default.
+
+    Returns:
+        (B, H, W, C), channels head-major, in the dtype of `qkv`. The softmax is taken in float32 or better.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+
+    Source: Swin Transformer, section 3.2; ACmix, section 4.3.
+    """
+    (wh, ww), (rows, columns) = pair(window), pair(shift)
+    expect(
+        qkv.dim() == 6 and qkv.shape[3] == 3, f"qkv has shape {tuple(qkv.shape)}; expected (B, H, W, 3, N, D)"
+    )
+    expect(wh >= 1 and ww >= 1, f"window=({wh}, {ww}); both sides must be at least 1")
+    entries = (2 * wh - 1) * (2 * ww - 1)
+    expect(
+        bias_table is None or tuple(bias_table.shape) == (entries, qkv.shape[4]),
+        f"bias_table must have shape ({entries}, {qkv.shape[4]}): positions in a ({wh}, {ww}) window, heads",
+    )
+    scale = qkv.shape[5] ** -0.5 if scale is None else scale
+    return torch.ops.acmix.window_attention(autocast(qkv), bias_table, [wh, ww], [rows, columns], scale)
+
+
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """(rows, columns) of a number or a pair."""
+    if isinstance(value, (tuple, list)):
+        rows, columns = value
+        return rows, columns
+    return value, value  # type: ignore[return-value]
+
+
+def expect(holds: bool, message: str) -> None:
+    """Refuses arguments that do not fit."""
+    if not holds:
+        raise ValueError(message)
+
+
+def autocast(data: Tensor) -> Tensor:
+    """Data in autocast's dtype where autocast is on, as a convolution would take it; parameters keep their own."""
+    device = data.device.type
+    if device != "meta" and data.dtype != torch.float64 and torch.is_autocast_enabled(device):
+        return data.to(torch.get_autocast_dtype(device))
+    return data

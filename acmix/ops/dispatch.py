@@ -1,0 +1,141 @@
+"""Which implementation of an operator runs: the first in the list that can, unless `use` forces one.
+
+An implementation is a module-like object that has a function of each operator's name and of its gradient. It says for
+a case, in words, why it cannot run it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from acmix.ops import reference
+
+OPERATORS = ("conv_path", "window_attention")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is asked of an implementation."""
+
+    operator: str
+    device: str
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to compute the operators.
+
+    Args:
+        name: what `use` calls it.
+        functions: operator's name, or that with `_backward`, to the function.
+        can_run: the reason why a case is out of its reach, or None where it runs it.
+    """
+
+    name: str
+    functions: dict[str, Callable[..., Any]]
+    can_run: Callable[[Case], str | None]
+
+
+def functions_of(module: Any) -> dict[str, Callable[..., Any]]:
+    """The operators and gradients that a module of implementations defines."""
+    names = [name + suffix for name in OPERATORS for suffix in ("", "_backward")]
+    return {name: getattr(module, name) for name in names if hasattr(module, name)}
+
+
+def not_in_this_version(_: Case) -> str:
+    """The reason of an implementation whose kernels are not written yet."""
+    return "not in this version of acmix: its kernels are still to be written"
+
+
+# Fastest first; the reference runs everything and comes last.
+IMPLEMENTATIONS = [
+    Implementation("triton", {}, not_in_this_version),
+    Implementation("cpu", {}, not_in_this_version),
+    Implementation("reference", functions_of(reference), lambda case: None),
+]
+
+# A plain global, not a context variable: autograd runs gradients in threads of its own.
+_forced: str | None = None
+
+
+@contextmanager
+def use(name: str) -> Iterator[None]:
+    """Forces one implementation for every operator called inside, forward and backward.
+
+    Args:
+        name: "reference", "cpu" or "triton".
+
+    Raises:
+        ValueError: no such implementation, or it cannot run on this machine.
+    """
+    global _forced
+    chosen = next((each for each in IMPLEMENTATIONS if each.name == name), None)
+    if chosen is None:
+        names = ", ".join(repr(each.name) for each in IMPLEMENTATIONS)
+        raise ValueError(f"no implementation {name!r}; there are {names}")
+    if not chosen.functions:
+        reason = chosen.can_run(Case(OPERATORS[0], "cpu", torch.float32))
+        raise ValueError(f"implementation {name!r} cannot run: {reason}; `acmix.ops.explain()` lists what can")
+    before, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def run(operator: str, *arguments: Any) -> Any:
+    """Calls an operator, or its gradient, in the implementation that its first tensor asks for."""
+    first: Tensor = arguments[0]
+    case = Case(operator.removesuffix("_backward"), first.device.type, first.dtype)
+    return choose(case).functions[operator](*arguments)
+
+
+def choose(case: Case) -> Implementation:
+    """The implementation that runs a case."""
+    for each in IMPLEMENTATIONS:
+        if _forced in (None, each.name):
+            reason = each.can_run(case)
+            if reason is None:
+                return each
+            if _forced:
+                raise ValueError(f"implementation {_forced!r} cannot run {case.operator} on {case.device}: {reason}")
+    raise AssertionError("the reference runs every case")
+
+
+class Table(str):
+    """Text that an interactive session shows as it reads."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def explain(device: str | None = None, dtype: torch.dtype = torch.float32) -> Table:
+    """Tells which implementation runs each operator, and why each other one does not.
+
+    Args:
+        device: "cpu" or "cuda"; the GPU where there is one, by default.
+        dtype: the dtype of the data.
+
+    Returns:
+        A table as text: operator, implementation, runs or the reason against, and how to change it.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    rows = [("operator", "implementation", f"on {device}, {str(dtype).removeprefix('torch.')}")]
+    for operator in OPERATORS:
+        case = Case(operator, device, dtype)
+        chosen = choose(case)
+        for each in IMPLEMENTATIONS:
+            reason = each.can_run(case) or "can run; a faster one does, or another is forced"
+            rows.append((operator, each.name, "runs" if each is chosen else reason))
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    lines = [f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}" for row in rows]
+    return Table("\n".join([*lines, 'To force one: `with acmix.ops.use("reference"): ...`']))
