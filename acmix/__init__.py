@@ -1,0 +1,10 @@
+"""ACmix: self-attention and convolution that share their projections.
+
+Importing this package registers its models with timm.
+"""
+
+from acmix import ops
+from acmix.layers import ConvPath
+from acmix.models import create_model, list_models
+
+__all__ = ["ConvPath", "create_model", "list_models", "ops"]

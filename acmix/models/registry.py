@@ -1,0 +1,74 @@
+"""How a family's table of variants becomes names that timm knows."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from timm.models import build_model_with_cfg, register_model
+from timm.models._registry import generate_default_cfgs
+from torch import nn
+
+
+def register_variants(
+    model_class: type[nn.Module],
+    variants: dict[str, dict[str, Any]],
+    *,
+    first_conv: str,
+    classifier: str,
+    stages: int,
+) -> None:
+    """Registers every variant with timm under its name.
+
+    Args:
+        model_class: built with a variant's arguments, overridden by the caller's.
+        variants: name to arguments of the constructor.
+        first_conv: name of the layer that reads the image.
+        classifier: name of the last layer.
+        stages: how many maps `features_only=True` gives.
+    """
+    module = sys.modules[model_class.__module__]
+    settings = dict(first_conv=first_conv, classifier=classifier)
+    module.default_cfgs = generate_default_cfgs(  # type: ignore[attr-defined]
+        {name: pretrained_cfg(arguments, **settings) for name, arguments in variants.items()}
+    )
+    for name, arguments in variants.items():
+        register_model(entrypoint(name, model_class, arguments, stages))
+
+
+def pretrained_cfg(arguments: dict[str, Any], **settings: str) -> dict[str, Any]:
+    """What timm's data tools want to know of a variant; there are no weights to download."""
+    img_size = arguments.get("img_size", 224)
+    return dict(
+        url="",
+        num_classes=1000,
+        input_size=(3, img_size, img_size),
+        pool_size=None,
+        # 224 is cut out of 256; larger images are taken whole
+        crop_pct=224 / 256 if img_size == 224 else 1.0,
+        interpolation="bicubic",
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        license="apache-2.0",
+        **settings,
+    )
+
+
+def entrypoint(name: str, model_class: type[nn.Module], arguments: dict[str, Any], stages: int):
+    """The function that timm calls to build a variant."""
+
+    def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        out_indices = kwargs.pop("out_indices", tuple(range(stages)))
+        return build_model_with_cfg(
+            model_class,
+            name,
+            pretrained,
+            feature_cfg=dict(out_indices=out_indices, feature_cls="getter"),
+            **{**arguments, **kwargs},
+        )
+
+    build.__name__ = build.__qualname__ = name
+    build.__module__ = model_class.__module__
+    build.__doc__ = f"`{model_class.__name__}` with {arguments}."
+    setattr(sys.modules[model_class.__module__], name, build)
+    return build
