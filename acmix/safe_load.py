@@ -1,0 +1,118 @@
+"""Reads a checkpoint that somebody else wrote: nothing in the file is executed, no class of the file is imported.
+
+A `.pth` file is a pickle, and unpickling may run any code. torch's `weights_only` unpickler builds tensors and plain
+containers and refuses everything else by name. The released training code also pickles its configuration, a
+`yacs.config.CfgNode`; that one name is read as a plain dictionary, so yacs need not be installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import struct
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from acmix.errors import UsageError
+
+# What reading a broken or hostile file was seen to raise: torch has no single exception for it.
+UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ImportError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+)
+
+
+def safe_load(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads a checkpoint without executing anything from it.
+
+    Args:
+        path: a `.safetensors` file, or a file that `torch.save` wrote (`.pt`, `.pth`).
+
+    Returns:
+        The dictionary in the file, on the CPU, made of tensors, numbers, strings and plain containers alone. A
+        safetensors file gives `{"model": tensors}` beside what its metadata key `acmix` holds.
+
+    Raises:
+        UsageError: there is no such file, it is truncated or no checkpoint, or it asks for code to be run.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; expected a checkpoint file (.pt, .pth or .safetensors)")
+    if not path.is_file():
+        raise UsageError(f"there is no checkpoint {path}; check the path")
+    if path.stat().st_size == 0:
+        raise UsageError(f"{path} is empty (0 bytes); copy or download it again")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds a {type(content).__name__}, not a checkpoint's dictionary; give another file")
+    return content
+
+
+def _read_pickle(path: Path) -> Any:
+    # The unpickler fills exactly a dict or an OrderedDict, no subclass of one; an OrderedDict also takes the attributes
+    # that CfgNode pickles, and does nothing with them.
+    stand_in = (OrderedDict, "yacs.config.CfgNode")
+    try:
+        with torch.serialization.safe_globals([stand_in]), warnings.catch_warnings():
+            # a pickle of another protocol is refused below where it holds what cannot be read
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return _plain(torch.load(path, map_location="cpu", weights_only=True))
+    except UNREADABLE as error:
+        raise UsageError(f"{path} {_reason(str(error))}") from None
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            names = file.keys()
+            tensors = {key: file.get_tensor(key) for key in names}
+        ours = json.loads(metadata.get("acmix", "{}"))
+    except (SafetensorError, *UNREADABLE) as error:
+        raise UsageError(f"{path} {_reason(str(error))}") from None
+    if not isinstance(ours, dict):
+        raise UsageError(f"{path}: its metadata key 'acmix' is no JSON object; give another file")
+    return {**ours, "model": tensors}
+
+
+def _plain(value: Any) -> Any:
+    """The same content in plain dictionaries, without the attributes a pickle may have hung on them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(item) for item in value) if type(value) in (list, tuple) else value
+    return value
+
+
+def _reason(message: str) -> str:
+    """One clause for one of torch's many-line messages."""
+    if refused := re.search(r"GLOBAL `?([\w.]+)|unrecognized function (\S+)", message):
+        name = refused.group(1) or refused.group(2)
+        return (
+            f"asks to run {name!r}, which a checkpoint of weights has no need of: refused, nothing was executed; "
+            "only tensors and plain values are read: save the weights alone"
+        )
+    said = message.partition("WeightsUnpickler error:")[2] or message
+    first = re.split(r"[.:]\s| Check the documentation", " ".join(said.split()))[0][:100] or "no message"
+    return f"is truncated or not a checkpoint ({first}); copy or download it again"
