@@ -1,0 +1,239 @@
+"""Reads a run's log and draws it: how the training went, and which path every block came to lean on."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from acmix.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ATTENTION, CONVOLUTION = "#2a6fdb", "#d9600c"
+TRAINING, VALIDATION, TOP5 = "#8d94a0", "#0b8a7a", "#7a56d0"
+INK, GRID = "#33383f", "#e3e4e0"
+
+
+@dataclass(frozen=True)
+class Log:
+    """What `log.jsonl` says, each step and epoch once, in order; `start` is the record of the latest start."""
+
+    start: dict[str, Any]
+    steps: list[dict[str, Any]]
+    epochs: list[dict[str, Any]]
+    # how often the run was taken up again
+    resumed: int = 0
+
+    def progress(self, record: dict[str, Any]) -> float:
+        """How many epochs had passed at a record, with the fraction of the one under way."""
+        steps_per_epoch = self.start.get("steps_per_epoch")
+        return record["step"] / steps_per_epoch if steps_per_epoch else float(record["epoch"])
+
+    def rates(self) -> dict[str, list[tuple[float, float, float]]]:
+        """The rates of every block in network order: block -> (epochs passed, rate_attention, rate_conv)."""
+        blocks: dict[str, list[tuple[float, float, float]]] = {}
+        for record in self.epochs:
+            for block, (attention, conv) in (record.get("rates") or {}).items():
+                blocks.setdefault(block, []).append((self.progress(record), attention, conv))
+        return blocks
+
+
+def read_log(run_dir: str | os.PathLike[str]) -> Log:
+    """Reads `log.jsonl` of a run folder; where a resumed run repeats a step or an epoch, the later record counts.
+
+    Args:
+        run_dir: the folder `acmix train` wrote.
+
+    Returns:
+        The log; lists are empty where the run has not come that far.
+
+    Raises:
+        UsageError: the folder holds no log.
+    """
+    path = Path(run_dir) / "log.jsonl"
+    if not path.is_file():
+        raise UsageError(f"{run_dir} holds no log.jsonl: expected the output folder of `acmix train`")
+    starts: list[dict[str, Any]] = []
+    steps: dict[int, dict[str, Any]] = {}
+    epochs: dict[int, dict[str, Any]] = {}
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            record = parse_line(line)
+            event = record.get("event")
+            if event == "start":
+                starts.append(record)
+            elif event == "step":
+                steps[record["step"]] = record
+            elif event == "epoch":
+                epochs[record["epoch"]] = record
+    return Log(
+        start=starts[-1] if starts else {},
+        steps=[steps[step] for step in sorted(steps)],
+        epochs=[epochs[epoch] for epoch in sorted(epochs)],
+        resumed=max(0, len(starts) - 1),
+    )
+
+
+def draw_curves(run_dir: str | os.PathLike[str]) -> Path:
+    """Draws loss, accuracy and learning rate of a run into `curves.png`.
+
+    Args:
+        run_dir: the folder `acmix train` wrote.
+
+    Returns:
+        The picture's path.
+
+    Raises:
+        UsageError: the folder holds no log.
+    """
+    log = read_log(run_dir)
+    figure = new_figure(width=13.5)
+    loss, accuracy, rate = figure.subplots(1, 3)
+    every_step = [log.progress(record) for record in log.steps]
+    passed = [log.progress(record) for record in log.epochs]
+
+    loss.plot(every_step, values(log.steps, "loss"), color=TRAINING, alpha=0.35, linewidth=0.8)
+    plot(loss, passed, values(log.epochs, "train_loss"), color=TRAINING, label="training")
+    plot(loss, passed, values(log.epochs, "val_loss"), color=VALIDATION, label="validation")
+    finish(loss, "Loss", x_label="epoch")
+
+    plot(accuracy, passed, values(log.epochs, "top1"), color=VALIDATION, label="top-1")
+    plot(accuracy, passed, values(log.epochs, "top5"), color=TOP5, label="top-5")
+    best = max((value for value in values(log.epochs, "top1") if math.isfinite(value)), default=None)
+    best_note = "" if best is None else f" (best top-1 {best:.2f} %)"
+    finish(accuracy, f"Validation accuracy, %{best_note}", x_label="epoch")
+
+    plot(rate, every_step, values(log.steps, "lr"), color=INK)
+    finish(rate, "Learning rate", x_label="epoch")
+    rate.set_ylim(bottom=0)
+    rate.yaxis.set_major_formatter("{x:g}")
+    return save(figure, Path(run_dir) / "curves.png")
+
+
+def draw_paths(run_dir: str | os.PathLike[str]) -> Path | None:
+    """Draws the rates of both paths into `paths.png`: every block over the epochs, and at the end against depth.
+
+    Args:
+        run_dir: the folder `acmix train` wrote.
+
+    Returns:
+        The picture's path; None where no block has rates, as in a baseline.
+
+    Raises:
+        UsageError: the folder holds no log.
+    """
+    from matplotlib import colormaps
+
+    rates = read_log(run_dir).rates()
+    if not rates:
+        return None
+    figure = new_figure(width=13.5)
+    attention, conv, depth = figure.subplots(1, 3, sharey=True)
+    # light to dark is shallow to deep; the ends of the maps are left out: too pale, too black
+    for index, history in enumerate(rates.values()):
+        shade = 0.35 + 0.6 * index / max(1, len(rates) - 1)
+        passed, alphas, betas = zip(*history, strict=True)
+        label = {0: "first block", len(rates) - 1: "last block"}.get(index)
+        plot(attention, passed, alphas, color=colormaps["Blues"](shade), label=label)
+        plot(conv, passed, betas, color=colormaps["Oranges"](shade), label=label)
+    finish(attention, "Attention rate α of every block", x_label="epoch")
+    finish(conv, "Convolution rate β of every block", x_label="epoch")
+
+    order = list(range(1, len(rates) + 1))
+    last = [history[-1] for history in rates.values()]
+    depth.plot(order, [alpha for _, alpha, _ in last], color=ATTENTION, marker="o", label="attention α")
+    depth.plot(order, [beta for _, _, beta in last], color=CONVOLUTION, marker="s", label="convolution β")
+    for boundary in stage_starts(list(rates)):
+        depth.axvline(boundary + 0.5, color=INK, alpha=0.25, linewidth=0.8, linestyle=":")
+    finish(depth, f"After epoch {last[0][0]:g}, against depth", x_label="block (dotted: a new stage)")
+    return save(figure, Path(run_dir) / "paths.png")
+
+
+def stage_starts(blocks: Sequence[str]) -> list[int]:
+    """The indices at which a new stage begins, read from names like `layers.1.blocks.0.attn`; none for a single row."""
+    stages = [numbers[0] if len(numbers := re.findall(r"\d+", block)) > 1 else "" for block in blocks]
+    return [index for index in range(1, len(stages)) if stages[index] != stages[index - 1]]
+
+
+def write_atomically(path: Path, content: bytes) -> Path:
+    """Writes a file that is either the old one or the whole new one, whenever the process dies."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        # mkstemp makes files only their owner can read
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return path
+
+
+def parse_line(line: str) -> dict[str, Any]:
+    """One record; {} where a kill tore the line. What a resumed run wrote behind a torn piece is still found."""
+    for text in (line, line[max(0, line.rfind('{"event"')) :]):
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        return record if isinstance(record, dict) else {}
+    return {}
+
+
+def values(records: list[dict[str, Any]], key: str) -> list[float]:
+    """One column of the log; NaN where the record has none."""
+    return [math.nan if record.get(key) is None else float(record[key]) for record in records]
+
+
+def new_figure(width: float) -> Figure:
+    """A figure of its own, outside pyplot, so that drawing changes nothing for a caller who plots too."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, 3.9), dpi=110, layout="constrained")
+
+
+def plot(axes: Axes, xs: Sequence[float], ys: Sequence[float], **style: Any) -> None:
+    """One line through the finite points, with a dot at its end, so that a single point is seen too."""
+    points = [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y)]
+    if points:
+        xs, ys = zip(*points, strict=True)
+        axes.plot(xs, ys, marker="o", markevery=[len(xs) - 1], markersize=4, **style)
+
+
+def finish(axes: Axes, title: str, x_label: str) -> None:
+    """Title, labels, a quiet grid, and a legend where lines carry names."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
+    axes.set_xlabel(x_label, color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.yaxis.set_tick_params(labelleft=True)
+    axes.tick_params(colors=INK, length=0)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(GRID)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9)
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Renders with Agg, which needs no display, and writes the PNG."""
+    import io
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return write_atomically(path, buffer.getvalue())
