@@ -1,0 +1,100 @@
+"""Writes one self-contained HTML page about a run: how it went, what the two paths do, what is right and what wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from acmix import config as configuration
+from acmix.errors import UsageError
+from acmix.tools import report_sections as sections
+from acmix.tools.predictions import Predictions, collect_predictions
+from acmix.train.plots import read_log, write_atomically
+
+if TYPE_CHECKING:
+    from acmix.config import Config
+
+__all__ = ["report"]
+
+
+def report(run_dir: str | os.PathLike[str], *, data: str | None = None, samples: int = 24) -> Path:
+    """Writes `report.html` into a run folder; the page needs no other file and makes no request.
+
+    Args:
+        run_dir: the folder `acmix train` wrote, finished or not.
+        data: where the images lie now; None: where the run's configuration says.
+        samples: how many predictions to show.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        UsageError: the folder is not a run folder. Data or weights that are gone are no error: the page says so.
+    """
+    run_dir = Path(run_dir)
+    missing = [name for name in ("config.yaml", "log.jsonl") if not (run_dir / name).is_file()]
+    if missing:
+        raise UsageError(
+            f"{run_dir} is not a run folder: no {' and no '.join(missing)}; name the output of `acmix train`"
+        )
+    config = configuration.load(run_dir / "config.yaml")
+    log = read_log(run_dir)
+    summary = read_summary(run_dir / "summary.json")
+    predicted = predict_validation(run_dir, config, data, samples)
+    text = {
+        "title": sections.text(config.model.name),
+        "run": sections.text(run_dir.resolve().name),
+        "status": sections.status(log, summary, config),
+        "figures": sections.figures(log, summary),
+        "origin": sections.origin(log, summary),
+        "curves": sections.curves(log),
+        "paths": sections.paths(log),
+        "layout": sections.layout(predicted),
+        "classes": sections.classes(predicted),
+        "confusion": sections.confusion(predicted),
+        "samples": sections.samples(predicted, config.data.mean, config.data.std),
+        "unreadable": sections.unreadable(log),
+        "config": sections.text(configuration.dump(config)),
+    }
+    template = Template((resources.files("acmix.tools") / "report.html").read_text(encoding="utf-8"))
+    return write_atomically(run_dir / "report.html", template.substitute(text).encode())
+
+
+def predict_validation(run_dir: Path, config: Config, data: str | None, samples: int) -> Predictions | str:
+    """The best checkpoint's predictions on the validation images, or the reason why there are none."""
+    checkpoints = [run_dir / "checkpoints" / name for name in ("best.pt", "last.pt")]
+    checkpoint = next((path for path in checkpoints if path.is_file()), None)
+    if checkpoint is None:
+        return "The run folder holds no checkpoint, so no predictions could be made."
+    if data is not None:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"dir": data})})
+
+    import torch
+
+    from acmix.data import ImageDataset, val_loader
+    from acmix.train.checkpoint import restore_model
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        restored = restore_model(checkpoint, device=device)
+        loader = val_loader(config, rank=0, world_size=1)
+        if isinstance(loader.dataset, ImageDataset) and loader.dataset.classes != list(restored.classes):
+            raise UsageError(f"the classes of {config.data.dir} are not those the model was trained on")
+        return collect_predictions(restored.model, loader, restored.classes, samples)
+    except UsageError as error:
+        return f"No predictions could be made: {error}"
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """The figures of a finished run; {} where the run has not come to its end."""
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        raise UsageError(f"{path} is not JSON; delete it, or rerun the training command to write it anew") from None
+    return summary if isinstance(summary, dict) else {}
