@@ -1,0 +1,151 @@
+"""Rows of a split that can be read in any order: a picture, its label, and what went wrong on the way.
+
+What happens to a row depends on (seed, epoch, index) and on nothing else: not on the number of processes or of reading
+workers, nor on where a run was resumed. The sampler hands over a key (index, sample_seed); `sample_seed` is a hash of
+the three, and Python's, NumPy's and torch's generators are set from it before the transform and put back after it.
+"""
+
+# H, W are both data.img_size
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from acmix.config import Augment, Data
+from acmix.data.image import evaluation_transform, read_image, training_transform
+from acmix.data.sources import Source, open_source
+from acmix.errors import UsageError
+
+# the index that asks for a row without an image, which fills a process's share of an evaluation
+PADDING = -1
+# unreadable neighbours that training skips over before it gives up on a row
+SUBSTITUTES = 16
+
+
+class Row(NamedTuple):
+    """One row of a batch; see `Batch` for the meaning of the fields."""
+
+    image: torch.Tensor  # (in_chans, H, W)
+    target: int
+    weight: float
+    failed: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]
+
+
+def seed_of(*parts: int) -> int:
+    """A number below 2**63 that any change of any part changes: the same on every machine."""
+    digest = hashlib.blake2b(",".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Sets the generators that transforms draw from, and restores them at the end."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    # not torch.manual_seed: that would reset the GPU's generators too
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+class ImageDataset(Dataset[Row]):
+    """A split, readable in any order; `dataset[index]` or, as the sampler does it, `dataset[index, sample_seed]`."""
+
+    def __init__(
+        self,
+        source: Source,
+        split: str,
+        transform: Callable[[Any], Any],
+        *,
+        training: bool,
+        in_chans: int,
+        img_size: int,
+        seed: int,
+    ):
+        self.source = source
+        self.training = training
+        self.split = split
+        self.transform = transform
+        self.blank_shape = (in_chans, img_size, img_size)
+        self.seed = seed
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes; a label is a position in it."""
+        return self.source.classes
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def name(self, index: int) -> str:
+        """The name of a row's file."""
+        return self.source.name(index)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Row:
+        index, sample_seed = key if isinstance(key, tuple) else (key, seed_of(self.seed, 0, key))
+        if index == PADDING:
+            return Row(torch.zeros(self.blank_shape), 0, 0.0, -1, PADDING)
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        tries = SUBSTITUTES if self.training else 1
+        for step in range(tries):
+            chosen = (index + step) % len(self)
+            image = self.image(chosen, sample_seed)
+            if image is not None:
+                return Row(image, self.source.target(chosen), 1.0, index if step else -1, index)
+        return Row(torch.zeros(self.blank_shape), self.source.target(index), 0.0, index, index)
+
+    def image(self, index: int, sample_seed: int) -> torch.Tensor | None:
+        """A row's picture as (in_chans, H, W), or None where the file is unreadable."""
+        try:
+            opened = self.source.open(index)
+            with nullcontext(opened) if isinstance(opened, str) else opened as file:
+                picture = read_image(file)
+        except (UsageError, OSError):
+            return None
+        with seeded(sample_seed):
+            return self.transform(picture)
+
+
+def open_dataset(data: Data, augment: Augment | None, split: str, *, in_chans: int = 3, seed: int = 0) -> ImageDataset:
+    """Opens a split of a data set.
+
+    Args:
+        data: where the images lie and how they are prepared.
+        augment: gives the training transform, and an unreadable image gives way to the next one; None gives the
+            evaluation transform, and an unreadable image has weight 0.
+        split: "train" or "val".
+        in_chans: channels of the pictures, 3 or 1 (grey).
+        seed: of the augmentation where rows are asked for by a bare index.
+
+    Returns:
+        The split, with `classes`, `len()` and `name(index)`.
+
+    Raises:
+        UsageError: nothing to read, or something unfit; a stream (wds/, hfids/), which has no order to index.
+    """
+    transform = evaluation_transform(data, in_chans) if augment is None else training_transform(data, augment, in_chans)
+    source = open_source(data, split)
+    return ImageDataset(
+        source,
+        split,
+        transform,
+        training=augment is not None,
+        in_chans=in_chans,
+        img_size=data.img_size,
+        seed=seed,
+    )

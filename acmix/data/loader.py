@@ -1,0 +1,264 @@
+"""Batches for training and for evaluation, on any number of processes.
+
+Training. Epoch e visits the images in one global order, a permutation drawn from (seed, e). With b images a process and
+forward pass, A accumulated passes and W processes, optimizer step s takes the G = b A W positions [s G, (s + 1) G), and
+process r in its pass a the rows [(a W + r) b, (a W + r + 1) b) of these. So one process with batch 2b, two with batch
+b, and one with batch b and A = 2 see the same images, changed in the same way, step by step. An incomplete last step is
+dropped.
+
+Evaluation. Process r takes the images r, r + W, r + 2W, ...; shares are filled up with rows of weight 0, so that all
+processes get equally many batches and every image counts once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from acmix.config import Config
+from acmix.data.batch import Batch, collate
+from acmix.data.dataset import PADDING, ImageDataset, open_dataset, seed_of
+from acmix.data.stream import StreamDataset, is_stream, open_stream, read_evaluation, read_training
+from acmix.errors import UsageError
+
+MOST_WORKERS = 8
+
+
+class TrainLoader:
+    """The micro-batches of this process, epoch by epoch."""
+
+    def __init__(
+        self,
+        dataset: ImageDataset | StreamDataset,
+        steps_per_epoch: int,
+        read: Callable[[int, int], Iterator[Batch]],
+    ):
+        self.dataset = dataset
+        self.steps_per_epoch = steps_per_epoch
+        self.read = read
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Reads one epoch.
+
+        Args:
+            epoch: counted from 0; with the seed it determines the order and the augmentation.
+            start_step: optimizer steps to leave out at the beginning, for a run that was interrupted.
+
+        Returns:
+            (steps_per_epoch - start_step) * accumulation micro-batches. One epoch is read at a time.
+        """
+        return self.read(epoch, start_step)
+
+
+class ValLoader:
+    """The batches of this process's share of an evaluation; every process gets equally many."""
+
+    def __init__(self, dataset: ImageDataset | StreamDataset, batches: int, read: Callable[[], Iterator[Batch]]):
+        self.dataset = dataset
+        self.batches = batches
+        self.read = read
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.read()
+
+
+def train_loader(config: Config, *, rank: int = 0, world_size: int = 1, pin_memory: bool = False) -> TrainLoader:
+    """Opens the training split for one process.
+
+    Args:
+        config: data, augment, train.batch_size (b), train.accumulation (A), train.seed.
+        rank: this process, 0 to world_size - 1.
+        world_size: number of processes.
+        pin_memory: whether batches lie in page-locked memory, for quicker copies to a GPU.
+
+    Returns:
+        A loader with `dataset`, `steps_per_epoch` and `epoch(epoch, start_step)`.
+
+    Raises:
+        UsageError: unfit data, another number of classes than configured, a global batch above the number of images,
+            mixup or cutmix with an odd batch.
+    """
+    train = config.train
+    check_mixup(config)
+    workers = worker_count(config)
+    if is_stream(config.data):
+        stream = open_stream(config, "train", rank=rank, world_size=world_size)
+        steps = count_steps(config, len(stream), world_size)
+
+        def read_stream(epoch: int, start_step: int) -> Iterator[Batch]:
+            skip, stop = start_step * train.accumulation, steps * train.accumulation
+            return read_training(stream, epoch, skip, stop, workers=workers, pin_memory=pin_memory)
+
+        return TrainLoader(stream, steps, read_stream)
+    dataset = open_dataset(config.data, config.augment, "train", in_chans=config.model.in_chans, seed=train.seed)
+    check_classes(config, dataset.classes)
+    steps = count_steps(config, len(dataset), world_size)
+    order = TrainOrder(config, len(dataset), steps, rank=rank, world_size=world_size)
+    loader = make_loader(dataset, order, workers=workers, pin_memory=pin_memory, persistent=True)
+
+    def read(epoch: int, start_step: int) -> Iterator[Batch]:
+        order.epoch, order.start_step = epoch, start_step
+        return iter(loader)
+
+    return TrainLoader(dataset, steps, read)
+
+
+def val_loader(
+    config: Config,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+    batch_size: int | None = None,
+) -> ValLoader:
+    """Opens the validation split for one process.
+
+    Args:
+        config: data, and train.batch_size unless batch_size is given.
+        rank: this process, 0 to world_size - 1.
+        world_size: number of processes.
+        pin_memory: whether batches lie in page-locked memory.
+        batch_size: images a process and forward pass.
+
+    Returns:
+        An iterable of batches with `len()`, equal on every process.
+
+    Raises:
+        UsageError: unfit data, or another number of classes than configured.
+    """
+    batch_size = batch_size or config.train.batch_size
+    workers = worker_count(config)
+    if is_stream(config.data):
+        stream = open_stream(config, "val", rank=rank, world_size=world_size, batch_size=batch_size)
+        batches = ceil_div(ceil_div(len(stream), world_size), batch_size)
+        return ValLoader(stream, batches, lambda: read_evaluation(stream, workers=workers, pin_memory=pin_memory))
+    dataset = open_dataset(config.data, None, "val", in_chans=config.model.in_chans, seed=config.train.seed)
+    check_classes(config, dataset.classes)
+    order = ValOrder(len(dataset), batch_size, rank=rank, world_size=world_size)
+    loader = make_loader(dataset, order, workers=workers, pin_memory=pin_memory, persistent=False)
+    return ValLoader(dataset, len(order), lambda: iter(loader))
+
+
+class TrainOrder(Sampler[list[tuple[int, int]]]):
+    """The keys (index, sample_seed) of this process's micro-batches; set `epoch` and `start_step` before reading."""
+
+    def __init__(self, config: Config, size: int, steps: int, *, rank: int, world_size: int):
+        self.size = size
+        self.steps = steps
+        self.batch_size = config.train.batch_size
+        self.accumulation = config.train.accumulation
+        self.seed = config.train.seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.start_step = 0
+
+    def __len__(self) -> int:
+        return (self.steps - self.start_step) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        # the epoch is fixed now: a generator would look it up when the first batch is asked for
+        return self.keys(self.epoch, self.start_step)
+
+    def keys(self, epoch: int, start_step: int) -> Iterator[list[tuple[int, int]]]:
+        """Key lists, one a micro-batch."""
+        generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
+        order = torch.randperm(self.size, generator=generator)
+        for micro in range(start_step * self.accumulation, self.steps * self.accumulation):
+            # (s A + a) W + r, as step s begins at s A W micro-batches
+            first = (micro * self.world_size + self.rank) * self.batch_size
+            indices = order[first : first + self.batch_size].tolist()
+            yield [(index, seed_of(self.seed, epoch, index)) for index in indices]
+
+
+class ValOrder(Sampler[list[tuple[int, int]]]):
+    """The keys of this process's share of an evaluation."""
+
+    def __init__(self, size: int, batch_size: int, *, rank: int, world_size: int):
+        share = ceil_div(size, world_size)
+        indices = [rank + row * world_size for row in range(share)]
+        self.keys = [(index if index < size else PADDING, 0) for index in indices]
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return ceil_div(len(self.keys), self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for first in range(0, len(self.keys), self.batch_size):
+            yield self.keys[first : first + self.batch_size]
+
+
+def make_loader(
+    dataset: ImageDataset, order: Sampler[Any], *, workers: int, pin_memory: bool, persistent: bool
+) -> DataLoader[Any]:
+    """torch's loader over an order of key lists."""
+    return DataLoader(
+        dataset,
+        batch_sampler=order,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        persistent_workers=persistent and workers > 0,
+        worker_init_fn=start_worker,
+        # its own, so that starting an epoch leaves the training's generator alone
+        generator=torch.Generator(),
+    )
+
+
+def start_worker(_worker: int) -> None:
+    """Prepares a reading process; torch has already set it to one thread and to end quietly with its parent."""
+    # Ctrl-C goes to the whole foreground group; the trainer still needs its readers to finish the step
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def worker_count(config: Config) -> int:
+    """Reading processes for this process: as configured, else the cores at hand shared out, at most 8."""
+    if config.data.workers is not None:
+        return config.data.workers
+    # a container or a batch system often grants fewer cores than the machine has
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def count_steps(config: Config, images: int, world_size: int) -> int:
+    """Whole optimizer steps in an epoch."""
+    train = config.train
+    global_batch = train.batch_size * train.accumulation * world_size
+    if global_batch > images:
+        raise UsageError(
+            f"the global batch {global_batch} (train.batch_size {train.batch_size} x accumulation {train.accumulation}"
+            f" x {world_size} processes) is larger than the {images} training images; lower train.batch_size"
+        )
+    return images // global_batch
+
+
+def check_classes(config: Config, classes: list[str]) -> None:
+    """The data and the model agree on the number of classes."""
+    if len(classes) != config.model.num_classes:
+        raise UsageError(
+            f"data has {len(classes)} classes, the configuration says {config.model.num_classes};"
+            f" add model.num_classes={len(classes)}"
+        )
+
+
+def check_mixup(config: Config) -> None:
+    """mixup and cutmix pair the rows of a batch."""
+    augment, batch_size = config.augment, config.train.batch_size
+    if batch_size % 2 and (augment.mixup > 0 or augment.cutmix > 0 or augment.cutmix_minmax):
+        raise UsageError(
+            f"train.batch_size={batch_size} is odd, mixup and cutmix need pairs; take {batch_size + 1},"
+            " or set augment.mixup=0 augment.cutmix=0"
+        )
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)

@@ -1,0 +1,327 @@
+"""Where the images lie: a folder a class, a list file, a tar file, or a Hugging Face dataset.
+
+A source knows the class names, and for every index the file's name, its label and how to open it.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+from timm.data.readers.reader_factory import create_reader
+from timm.utils.misc import natural_key
+
+from acmix.config import Data
+from acmix.errors import UsageError
+
+EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
+
+
+class Source(Protocol):
+    """A split that can be read in any order."""
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def target(self, index: int) -> int:
+        """The label of a row."""
+        ...
+
+    def name(self, index: int) -> str:
+        """The name of a row's file, for messages."""
+        ...
+
+    def open(self, index: int) -> str | IO[bytes]:
+        """A path, or an open binary file, or OSError."""
+        ...
+
+
+def open_source(data: Data, split: str) -> Source:
+    """Finds a split's images as `data.format` says.
+
+    Args:
+        data: gives dir, format, train_split and val_split.
+        split: "train" or "val"; the labels of "val" follow the classes of "train".
+
+    Returns:
+        The split, readable in any order.
+
+    Raises:
+        UsageError: nothing there, or something there that cannot be a labelled set of images.
+    """
+    assert split in ("train", "val")
+    if data.format.lower().startswith("hfds/"):
+        return HuggingFace(data, split)
+    if data.format != "auto":
+        raise UsageError(f"data.format={data.format!r} is unknown; expected auto, wds/, hfds/NAME or hfids/NAME")
+    root = data_folder(data)
+    names = (data.train_split, data.val_split)
+    name = data.train_split if split == "train" else data.val_split
+    if any((root / f"{each}_list.txt").is_file() for each in names):
+        return open_list(root, name, data.train_split)
+    if not (root / name).is_dir() and (root / f"{name}.tar").is_file():
+        return Tar(root, name, data.train_split)
+    return open_folder(root, name, data.train_split)
+
+
+def data_folder(data: Data) -> Path:
+    """The data folder, there and not empty."""
+    if not data.dir:
+        raise UsageError("no data folder is given; add --data DIR, a folder with train/<class>/ and val/<class>/")
+    root = Path(data.dir).expanduser()
+    if not root.exists():
+        raise UsageError(f"no data folder {root}; expected a folder with train/<class>/ and val/<class>/")
+    if not root.is_dir():
+        raise UsageError(f"{root} is a file; expected a folder with train/ and val/, or train.tar and val.tar")
+    if next(root.iterdir(), None) is None:
+        raise UsageError(f"data folder {root} is empty; expected train/<class>/ and val/<class>/ in it")
+    return root
+
+
+@dataclass(frozen=True)
+class Files:
+    """Image files on disk, each with its label."""
+
+    classes: list[str]
+    root: Path
+    # relative to root; one array of bytes, so that reading processes share it instead of copying a million strings
+    paths: np.ndarray
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def target(self, index: int) -> int:
+        return int(self.targets[index])
+
+    def name(self, index: int) -> str:
+        return os.path.join(self.root, os.fsdecode(bytes(self.paths[index])))
+
+    def open(self, index: int) -> str:
+        return self.name(index)
+
+
+def open_folder(root: Path, split: str, train_split: str) -> Files:
+    """Reads ROOT/SPLIT/<class>/**/<image>; the classes are the folders of the training split that hold an image.
+
+    timm's folder reader is not used: it names a class by its innermost folder and drops unknown classes silently.
+    """
+    folder = root / split
+    if not folder.is_dir():
+        raise UsageError(f"{root} has no {split}/ folder; expected {split}/<class>/<image files> in it")
+    images = {name: list(walk_images(folder / name)) for name in subfolders(folder)}
+    images = {name: sorted(paths) for name, paths in images.items() if paths}
+    if not images:
+        raise UsageError(f"{folder} holds no images; expected {split}/<class>/ folders with image files in them")
+    classes = list(images)
+    if split != train_split and (root / train_split).is_dir():
+        classes = [name for name in subfolders(root / train_split) if any(walk_images(root / train_split / name))]
+    number = class_numbers(classes, images, where=str(folder), train=f"{train_split}/")
+    paths = [os.fsencode(os.path.join(name, path)) for name in images for path in images[name]]
+    targets = [number[name] for name in images for _ in images[name]]
+    return Files(classes, folder, np.array(paths), np.array(targets, dtype=np.int64))
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Visible folders, in timm's order: class10 after class9."""
+    names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
+    return sorted(names, key=lambda name: (natural_key(name), name))
+
+
+def walk_images(folder: Path) -> Iterator[str]:
+    """Image files below a folder, relative to it."""
+    for parent, _, files in os.walk(folder, followlinks=True):
+        for name in files:
+            if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith("."):
+                yield os.path.relpath(os.path.join(parent, name), folder)
+
+
+def class_numbers(classes: list[str], found: Iterable[str], *, where: str, train: str) -> dict[str, int]:
+    """Class name to label, after a check that the training split knows every class found."""
+    number = {name: label for label, name in enumerate(classes)}
+    unknown = [name for name in found if name not in number]
+    if unknown:
+        raise UsageError(
+            f"{where} has {len(unknown)} classes that {train} lacks, e.g. {unknown[0]!r};"
+            " both need the same class names"
+        )
+    return number
+
+
+def open_list(root: Path, split: str, train_split: str) -> Files:
+    """Reads ROOT/SPLIT_list.txt, a line an image: `path label`; paths start at ROOT, else at ROOT/SPLIT."""
+    paths, targets = read_list(root, split)
+    if split == train_split or not (root / f"{train_split}_list.txt").is_file():
+        train_paths, train_targets = paths, targets
+    else:
+        train_paths, train_targets = read_list(root, train_split)
+    classes = list_classes(train_paths, train_targets)
+    for path, target in zip(paths, targets, strict=True):
+        if target >= len(classes):
+            raise UsageError(
+                f"{root / split}_list.txt: label {target} of {path} is out of range; {train_split}_list.txt has"
+                f" {len(classes)} classes, 0 to {len(classes) - 1}"
+            )
+    encoded = np.array([os.fsencode(path) for path in paths])
+    return Files(classes, root, encoded, np.array(targets, dtype=np.int64))
+
+
+def read_list(root: Path, split: str) -> tuple[list[str], list[int]]:
+    """The paths, relative to root, and the labels of a list file."""
+    file = root / f"{split}_list.txt"
+    if not file.is_file():
+        raise UsageError(f"{root} has no {file.name}; expected lines of `path label` in it, as in the other list file")
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UsageError(f"{file} is not UTF-8 text; expected lines of `path label`") from None
+    # one listing a folder instead of one question a file: a million questions are slow over a network
+    listings: dict[str, set[str]] = {}
+    paths, targets = [], []
+    for line_number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{file} line {line_number}"
+        path, _, label = line.strip().replace("\t", " ").rpartition(" ")
+        if not path or not label.isascii() or not label.isdigit():
+            raise UsageError(f"{where}: {line.strip()!r} is not of the form `path label`, e.g. `cat/001.jpg 7`")
+        path = path.strip()
+        candidates = [path, os.path.join(split, path)]
+        there = [each for each in candidates if exists(os.path.join(root, each), listings)]
+        if not there:
+            raise UsageError(f"{where}: no file {path}, neither in {root} nor in {root / split}")
+        paths.append(there[0])
+        targets.append(int(label))
+    if not paths:
+        raise UsageError(f"{file} lists no images; expected lines of `path label`")
+    return paths, targets
+
+
+def exists(path: str, listings: dict[str, set[str]]) -> bool:
+    """Whether a file is there, by a listing of its folder."""
+    parent, name = os.path.split(path)
+    if parent not in listings:
+        listings[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
+    return name in listings[parent]
+
+
+def list_classes(paths: list[str], targets: list[int]) -> list[str]:
+    """Names for 0 to the largest label: the images' folder where that names one class only, else the number."""
+    folders: dict[int, set[str]] = defaultdict(set)
+    for path, target in zip(paths, targets, strict=True):
+        folders[target].add(os.path.basename(os.path.dirname(path)))
+    count = max(targets) + 1
+    names = [next(iter(folders[label])) for label in range(count) if len(folders[label]) == 1]
+    if len(names) == count and len(set(names)) == count:
+        return names
+    return [str(label) for label in range(count)]
+
+
+class Tar:
+    """ROOT/SPLIT.tar, read in place by timm; a class is a folder in it, or a tar file in it."""
+
+    def __init__(self, root: Path, split: str, train_split: str):
+        self.file = root / f"{split}.tar"
+        self.reader, found = tar_reader(self.file)
+        self.classes = found
+        if split != train_split and (root / f"{train_split}.tar").is_file():
+            _, self.classes = tar_reader(root / f"{train_split}.tar")
+        number = class_numbers(self.classes, found, where=str(self.file), train=f"{train_split}.tar")
+        self.targets = np.array([number[found[label]] for label in self.reader.targets], dtype=np.int64)
+        self.opened_by = os.getpid()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def target(self, index: int) -> int:
+        return int(self.targets[index])
+
+    def name(self, index: int) -> str:
+        return f"{self.file}:{self.reader.filename(index)}"
+
+    def open(self, index: int) -> IO[bytes]:
+        if self.opened_by != os.getpid():
+            # a file handle made before a fork shares its position with the parent: every process opens its own
+            self.forget_handles(self.reader.tar_state)
+            self.opened_by = os.getpid()
+        return self.reader[index][0]
+
+    def forget_handles(self, state: Any) -> None:
+        state.reset()
+        for child in state.children.values():
+            self.forget_handles(child)
+
+
+def tar_reader(file: Path) -> tuple[Any, list[str]]:
+    """timm's reader of a tar file and the class names in it."""
+    try:
+        # timm keeps an index beside a tar above 10 GB, which needs a folder that can be written to
+        index = None if os.access(file.parent, os.W_OK) else False
+        reader: Any = create_reader("", root=str(file), cache_tarinfo=index)
+    except tarfile.TarError as error:
+        raise UsageError(f"{file} is not a tar file: {error}; expected <class>/<image> in it") from None
+    except ValueError:
+        # timm unpacks an empty list
+        raise UsageError(f"{file} holds no images; expected <class>/<image> in it") from None
+    classes = sorted(reader.class_name_to_idx, key=reader.class_name_to_idx.__getitem__)
+    if "" in classes:
+        raise UsageError(f"{file} holds images outside of any folder; expected <class>/<image> in it")
+    return reader, classes
+
+
+class HuggingFace:
+    """A data set of Hugging Face `datasets`, read by timm: a name on the hub, or a local folder."""
+
+    def __init__(self, data: Data, split: str):
+        name = data.train_split if split == "train" else data.val_split
+        self.where = f"{data.format} split {name!r}"
+        self.reader = huggingface_reader(data, name)
+        labels = self.reader.dataset.with_format("numpy")["label"][:]
+        if not np.issubdtype(np.asarray(labels).dtype, np.integer):
+            raise UsageError(f"{self.where}: the labels are not integers; expected a column `label` of class numbers")
+        self.targets = np.asarray(labels, dtype=np.int64)
+        names = self.reader.class_to_idx
+        self.classes = sorted(names, key=names.__getitem__) or [str(n) for n in range(int(self.targets.max()) + 1)]
+        if self.targets.min() < 0 or self.targets.max() >= len(self.classes):
+            raise UsageError(
+                f"{self.where}: labels run from {self.targets.min()} to {self.targets.max()};"
+                f" expected 0 to {len(self.classes) - 1}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def target(self, index: int) -> int:
+        return int(self.targets[index])
+
+    def name(self, index: int) -> str:
+        return self.reader.filename(index) or f"{self.where} row {index}"
+
+    def open(self, index: int) -> IO[bytes]:
+        return self.reader[index][0]
+
+
+def huggingface_reader(data: Data, split: str) -> Any:
+    """timm's reader of a Hugging Face data set."""
+    try:
+        import datasets  # noqa: F401  (timm prints instead of raising a message of its own)
+    except ImportError:
+        raise UsageError(f"data.format={data.format} needs `pip install 'acmix[readers]'`") from None
+    try:
+        reader: Any = create_reader(data.format, root=data.dir or None, split=split)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"cannot open {data.format} split {split!r}: {reason}; check the name and the split") from None
+    if "label" not in reader.dataset.column_names or not len(reader.dataset):
+        raise UsageError(f"{data.format} split {split!r} has no labelled rows; expected columns image and label")
+    return reader

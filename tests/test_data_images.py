@@ -1,0 +1,177 @@
+"""Reading one image, and the transforms."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from acmix.config import Augment, Data
+from acmix.data import evaluation_transform, read_image
+from acmix.data.dataset import seeded
+from acmix.data.digits import write_digits
+from acmix.data.image import training_transform
+from acmix.errors import UsageError
+
+PARTS = ("train", "val")
+RAMP = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))  # (64, 64)
+
+
+def check_is_ramp(image: Image.Image, tolerance: int = 3) -> None:
+    assert image.mode == "RGB"
+    assert image.size == (64, 64)
+    difference = np.asarray(image).astype(int) - RAMP[:, :, None]
+    assert np.abs(difference).max() <= tolerance
+
+
+@pytest.mark.parametrize(
+    ("mode", "extension"),
+    [
+        ("L", "png"),
+        ("L", "JPEG"),
+        ("RGB", "png"),
+        ("RGB", "JPG"),
+        ("RGBA", "png"),
+        ("LA", "png"),
+        ("P", "png"),
+        ("P", "gif"),
+        ("CMYK", "jpg"),
+        ("RGB", "webp"),
+        ("L", "bmp"),
+    ],
+)
+def test_every_mode_reads_as_the_same_rgb_picture(tmp_path, mode, extension):
+    path = tmp_path / f"ramp.{extension}"
+    grey = Image.fromarray(RAMP)
+    # from RGB, Pillow would dither to a palette of few colours
+    image = grey.convert("P") if mode == "P" else grey.convert("RGB").convert(mode)
+    image.save(path, **({"lossless": True} if extension == "webp" else {}))
+    check_is_ramp(read_image(path), tolerance=6)
+    with open(path, "rb") as file:
+        check_is_ramp(read_image(file), tolerance=6)
+
+
+@pytest.mark.parametrize("extension", ["png", "tif"])
+def test_16_bit_grey_is_scaled_and_not_clipped_to_white(tmp_path, extension):
+    path = tmp_path / f"deep.{extension}"
+    Image.fromarray(RAMP.astype(np.uint16) * 256 + 255).save(path)
+    check_is_ramp(read_image(path), tolerance=0)
+
+
+def test_32_bit_integer_and_float_grey_read():
+    for array in (RAMP.astype(np.int32) * 256, RAMP.astype(np.float32)):
+        memory = io.BytesIO()
+        Image.fromarray(array).save(memory, format="TIFF")
+        check_is_ramp(read_image(io.BytesIO(memory.getvalue())), tolerance=0)
+
+
+def test_a_palette_with_transparency_reads_without_a_warning(tmp_path):
+    image = Image.fromarray(RAMP).convert("P")
+    image.save(tmp_path / "palette.png", transparency=bytes(range(256)))
+    check_is_ramp(read_image(tmp_path / "palette.png"), tolerance=6)
+
+
+def test_an_unreadable_file_is_named_in_one_line(tmp_path):
+    whole = io.BytesIO()
+    Image.fromarray(RAMP).save(whole, format="JPEG")
+    contents = {
+        "empty.JPEG": b"",
+        "text.JPEG": b"this is not a picture",
+        "truncated.JPEG": whole.getvalue()[: len(whole.getvalue()) // 2],
+        "header.png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UsageError, match=name) as caught:
+            read_image(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="empty"):
+        read_image(tmp_path / "empty.JPEG")
+    with pytest.raises(UsageError, match="no such file"):
+        read_image(tmp_path / "absent.JPEG")
+    with pytest.raises(UsageError, match="folder"):
+        read_image(tmp_path)
+
+
+def test_evaluation_keeps_the_centre_and_normalises():
+    data = Data(img_size=224)
+    pixels = np.zeros((256, 300, 3), dtype=np.uint8)
+    pixels[16:240, 38:262] = 255
+    out = evaluation_transform(data)(Image.fromarray(pixels))
+    assert out.shape == (3, 224, 224)
+    for channel in range(3):
+        assert torch.allclose(out[channel], torch.tensor((1 - data.mean[channel]) / data.std[channel]), atol=1e-5)
+
+
+def test_one_channel_reads_grey_with_the_averaged_mean_and_std():
+    data = Data(img_size=32, mean=(0.4, 0.5, 0.6), std=(0.1, 0.2, 0.3))
+    white = Image.new("RGB", (40, 40), "white")
+    assert torch.allclose(evaluation_transform(data, in_chans=1)(white), torch.full((1, 32, 32), (1 - 0.5) / 0.2))
+    grey = Data(img_size=32, mean=(0.25,), std=(0.5,))
+    assert torch.allclose(evaluation_transform(grey, in_chans=1)(white), torch.full((1, 32, 32), 1.5))
+    for seed in range(20):
+        torch.manual_seed(seed)
+        assert training_transform(data, Augment(), in_chans=1)(white).shape == (1, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("data", "in_chans", "message"),
+    [
+        (Data(mean=(0.5,)), 3, "data.mean has 1 values and model.in_chans=3"),
+        (Data(std=(0.5, 0.5)), 1, "data.std has 2 values and model.in_chans=1"),
+        (Data(std=(0.5, 0.5, 0.0)), 3, "data.std"),
+        (Data(), 4, "model.in_chans=4"),
+    ],
+)
+def test_mean_and_std_that_do_not_fit_the_channels_are_refused(data, in_chans, message):
+    with pytest.raises(UsageError, match=message):
+        evaluation_transform(data, in_chans)
+
+
+def test_training_follows_the_crop_scale_also_for_small_images():
+    still = Augment(scale=(1.0, 1.0), ratio=(1.0, 1.0), hflip=0.0, auto_augment=None, color_jitter=None)
+    still = still.model_copy(update={"random_erasing": 0.0})
+    image = Image.fromarray(RAMP[:32, :32])
+    data = Data(img_size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    out = training_transform(data, still)(image.convert("RGB"))
+    assert torch.equal(out[0], torch.from_numpy(RAMP[:32, :32] / np.float32(255)))
+
+
+def test_the_strongest_randaugment_never_fails_on_a_picture():
+    transform = training_transform(Data(img_size=16), Augment(auto_augment="rand-m10-n8-inc1"))
+    for seed in range(60):
+        with seeded(seed):
+            assert transform(Image.fromarray(RAMP).convert("RGB")).isfinite().all()
+
+
+def test_the_digits_are_written_once_and_whole(tmp_path):
+    root = write_digits(tmp_path / "digits")
+    train, val = (sorted(path.relative_to(root / part) for path in (root / part).rglob("*.png")) for part in PARTS)
+    assert len(train) + len(val) == 1797
+    assert {path.name for path in train}.isdisjoint(path.name for path in val)
+    for digit in range(10):
+        share = [sum(path.parent.name == str(digit) for path in paths) for paths in (train, val)]
+        assert share[1] == sum(share) // 5
+    pixels = np.stack([np.asarray(Image.open(root / "train" / path)) for path in train[:50]])
+    assert pixels.shape == (50, 32, 32)
+    assert pixels.dtype == np.uint8
+    assert (pixels.min(), pixels.max()) == (0, 255)
+    before = (root / "train" / train[0]).stat().st_mtime_ns
+    write_digits(root)
+    assert (root / "train" / train[0]).stat().st_mtime_ns == before
+    assert [path.name for path in tmp_path.iterdir()] == ["digits"]
+
+
+def test_the_digits_do_not_overwrite_another_folder(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match="something other than the complete digits"):
+        write_digits(tmp_path)
+
+
+def test_without_scikit_learn_the_digits_name_the_extra(tmp_path, monkeypatch):
+    # Python's own way to say that a package cannot be found
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(UsageError, match=r"pip install 'acmix\[demo\]'"):
+        write_digits(tmp_path / "digits")
