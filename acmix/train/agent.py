@@ -1,0 +1,202 @@
+"""torchrun's own agent, with three things changed: time to write a checkpoint, quiet failures, exact exit codes.
+
+A stop signal reaches torchrun's agent as an exception, upon which it passes the signal on and waits 30 seconds, then
+kills. A checkpoint on a network disk can take longer. This module is imported where processes are started, not before:
+it costs a second.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousHandler, RendezvousParameters
+from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a group of processes ended: the launcher's exit status, and a line for the user if one is due."""
+
+    status: int
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Which of how many machines this is; `endpoint` is HOST:PORT of machine 0, needed where there are several."""
+
+    count: int = 1
+    rank: int = 0
+    endpoint: str = ""
+
+
+def run_workers(processes: int, command: Sequence[str], machines: Machines, grace_seconds: int) -> Outcome:
+    """Runs `command` in N processes under torchrun's environment variables and waits for all of them.
+
+    Args:
+        processes: N, on this machine.
+        command: the program and its arguments, the same for every process; RANK, LOCAL_RANK, ... tell them apart.
+        machines: where this machine stands among those of the run.
+        grace_seconds: after a stop signal, how long the processes may take to end before they are killed.
+    """
+    quieten_torchrun()
+    with tempfile.TemporaryDirectory(prefix="acmix_launch_") as folder:
+        try:
+            spec = WorkerSpec(
+                role="train",
+                local_world_size=processes,
+                entrypoint=command[0],
+                # torchrun reads its arguments as templates, in which $$ means $
+                args=tuple(argument.replace("$", "$$") for argument in command[1:]),
+                rdzv_handler=meeting_point(machines),
+                max_restarts=0,
+                local_addr="localhost" if machines.count == 1 else None,
+            )
+            agent = PatientAgent(spec, DefaultLogsSpecs(log_dir=folder), grace_seconds)
+            with stop_signals_handled(agent, interruptible=machines.count == 1):
+                result = agent.run_to_end()
+        except (RendezvousError, ConnectionError, TimeoutError) as error:
+            cause = " ".join(str(error).split())
+            return Outcome(2, f"the machines did not find each other at {machines.endpoint or 'localhost'}: {cause}")
+        return outcome_of(result, agent.stopped_by, Path(folder))
+
+
+class PatientAgent(LocalElasticAgent):
+    """torchrun's agent for one machine; a stopped run gets `grace_seconds` instead of 30 s to write its checkpoint."""
+
+    def __init__(self, spec: WorkerSpec, logs_specs: DefaultLogsSpecs, grace_seconds: int) -> None:
+        super().__init__(spec, logs_specs)
+        self.grace_seconds = grace_seconds
+        self.stopped_by: signal.Signals | None = None
+        self.stop_signals: list[signal.Signals] = []
+
+    def run_to_end(self) -> RunResult | None:
+        """The result of `run`, or None where a stop signal ended it."""
+        try:
+            return cast(RunResult, self.run())
+        except SignalException as stop:
+            self.stopped_by = self.stopped_by or stop.sigval
+            return None
+
+    def handle_stop_signals(self) -> None:
+        """Installs the handler below."""
+        for number in self.stop_signals:
+            signal.signal(number, self.on_stop_signal)
+
+    def on_stop_signal(self, number: int, frame: FrameType | None) -> None:
+        """Starts the shutdown at the first signal; later ones only go on to the processes, which decide themselves."""
+        if self.stopped_by is None:
+            self.stopped_by = signal.Signals(number)
+            raise SignalException(f"stopped by {self.stopped_by.name}", sigval=self.stopped_by)
+        for process_id in list(self._pcontext.pids().values()) if self._pcontext else ():
+            pass_on(process_id, signal.Signals(number))
+
+    # torchrun's timing decorator hides the method's type
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        process_ids = super()._start_workers(worker_group)  # pyright: ignore[reportCallIssue]
+        # torchrun has just put its own handlers in place of ours
+        self.handle_stop_signals()
+        return process_ids
+
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, *args: Any, **kwargs: Any) -> None:
+        if self._pcontext and self.stopped_by is not None:
+            self._pcontext.close(friendly(death_sig), self.grace_seconds)
+        # whatever is left to end after this has failed or has had its time
+        super()._shutdown(death_sig, *args, **kwargs)
+
+
+def pass_on(process_id: int, number: signal.Signals) -> None:
+    """Sends a signal to a process that may have ended meanwhile."""
+    try:
+        os.kill(process_id, friendly(number))
+    except ProcessLookupError:
+        return
+
+
+def friendly(number: signal.Signals) -> signal.Signals:
+    """The signal to pass on: a closed terminal, too, asks the processes to checkpoint and end."""
+    return number if number in (signal.SIGINT, signal.SIGTERM) else signal.SIGTERM
+
+
+@contextmanager
+def stop_signals_handled(agent: PatientAgent, *, interruptible: bool) -> Iterator[None]:
+    """Hands stop signals to the agent while the block runs; outside the main thread Python has no say in signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in STOP_SIGNALS}
+    # under nohup a closed terminal must stop neither us nor the processes, which inherit the choice
+    agent.stop_signals = [
+        number for number in STOP_SIGNALS if number != signal.SIGHUP or before[number] != signal.SIG_IGN
+    ]
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(number.name for number in agent.stop_signals)
+    if interruptible:
+        agent.handle_stop_signals()
+    # otherwise machines wait for each other inside a blocking call, which only a signal's default action can end
+    try:
+        yield
+    finally:
+        del os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"]
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def meeting_point(machines: Machines) -> RendezvousHandler:
+    """Where the processes find each other: a free port of this machine, or what the user named for several machines."""
+    count = machines.count
+    if count == 1:
+        # a name of its own and port 0: two runs at once do not meet
+        name = uuid.uuid4().hex
+        parameters = RendezvousParameters("c10d", "localhost:0", name, 1, 1, local_addr="localhost", timeout=900)
+    else:
+        endpoint, rank = machines.endpoint, machines.rank
+        parameters = RendezvousParameters("static", endpoint, "acmix", count, count, rank=rank, timeout=900)
+    return get_rendezvous_handler(parameters)
+
+
+def outcome_of(result: RunResult | None, stopped_by: signal.Signals | None, folder: Path) -> Outcome:
+    """Reduces the processes' ends to one exit status: a usage error counts first, then the first failure."""
+    message = first_worker_error(folder)
+    if stopped_by is not None:
+        return Outcome(128 + stopped_by, message)
+    if result is None or not result.is_failed():
+        return Outcome(0)
+    if message:
+        return Outcome(2, message)
+    first = min(result.failures.values(), key=lambda failure: failure.timestamp)
+    if first.exitcode < 0:
+        name = signal.Signals(-first.exitcode).name
+        hint = "; the machine may have run out of memory" if -first.exitcode == signal.SIGKILL else ""
+        return Outcome(128 - first.exitcode, f"process {first.local_rank} was ended by {name}{hint}")
+    return Outcome(first.exitcode)
+
+
+def first_worker_error(folder: Path) -> str:
+    """The line of the process that met a usage error first, or nothing."""
+    notes = [json.loads(path.read_text(encoding="utf-8"))["message"] for path in folder.rglob("error.json")]
+    notes.sort(key=lambda note: float(note["extraInfo"]["timestamp"]))
+    return notes[0]["message"] if notes else ""
+
+
+def quieten_torchrun() -> None:
+    """Silences torchrun's loggers, each of which sets a level of its own: the launcher says what is to be said."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,0 +1,173 @@
+"""`python -m acmix.train.launch N CONFIG DATA_DIR [key=value ...]`: one run in N processes, as torchrun does it.
+
+From the environment: OUTPUT, the run's folder (`runs/<CONFIG's name>` by default); NNODES, NODE_RANK and
+RDZV_ENDPOINT=HOST:PORT where several machines take part, each starting N processes with the same command.
+
+Exit status: 0, the failed process's status, 2 where the input is wrong, 130 or 143 after Ctrl-C or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from acmix import config
+from acmix.errors import UsageError
+
+if TYPE_CHECKING:
+    from acmix.train.agent import Machines
+
+USAGE = "bash run.sh N CONFIG DATA_DIR [key=value ...]"
+# what a stopped run may take to write its checkpoint
+GRACE_SECONDS = 600
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Starts the processes that the command line asks for and returns the exit status."""
+    try:
+        processes, command, machines = parse(sys.argv[1:] if arguments is None else arguments)
+        notice = check_processors(processes)
+    except UsageError as error:
+        print(f"acmix: error: {error}", file=sys.stderr)
+        return 2
+    if notice:
+        print(f"acmix: {notice}", file=sys.stderr)
+    return launch(processes, command, machines=machines)
+
+
+def launch(
+    processes: int,
+    command: Sequence[str],
+    *,
+    machines: Machines | None = None,
+    grace_seconds: int = GRACE_SECONDS,
+) -> int:
+    """Runs `command` in N processes that find each other through torchrun's environment variables.
+
+    A process that stops over wrong input says so by `write_worker_error`; the line is printed once, here. SIGINT and
+    SIGTERM go on to the processes, which may then checkpoint.
+
+    Args:
+        processes: N, on this machine.
+        command: the program and its arguments, the same for every process.
+        machines: where this machine stands among several; None: it is alone.
+        grace_seconds: after a stop signal, how long the processes may take to end before they are killed.
+
+    Returns:
+        An exit status: 0, the first failed process's, 2 for wrong input, 128 + the number of a stop signal.
+    """
+    from acmix.train.agent import Machines, run_workers
+
+    with threads_shared_out(processes):
+        outcome = run_workers(processes, command, machines or Machines(), grace_seconds)
+    if outcome.message:
+        print(f"acmix: error: {outcome.message}", file=sys.stderr)
+    return outcome.status
+
+
+def write_worker_error(message: str) -> bool:
+    """Hands a usage error to the launcher, which prints it once for all processes.
+
+    Args:
+        message: one line.
+
+    Returns:
+        Whether there is a launcher to print it; where there is none the caller prints it.
+    """
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not file:
+        return False
+    # the layout that torchrun's agent reads; it takes whole seconds only
+    note = {"message": {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}}
+    unfinished = Path(f"{file}.partial")
+    unfinished.write_text(json.dumps(note), encoding="utf-8")
+    unfinished.replace(file)
+    return True
+
+
+def parse(arguments: Sequence[str]) -> tuple[int, list[str], Machines]:
+    """Reads the command line and the environment into N, a process's command and this machine's place."""
+    if len(arguments) < 3:
+        raise UsageError(f"{len(arguments)} arguments where at least 3 were expected: {USAGE}")
+    processes, source, data, *overrides = arguments
+    count = positive(processes, "N, the number of processes,")
+    settings = config.load(source, overrides)
+    if settings.data.format == "auto" and not Path(data).expanduser().is_dir():
+        raise UsageError(f"no data folder {data}; expected a folder with train/<class>/ and val/<class>/")
+    output = os.environ.get("OUTPUT") or f"runs/{Path(source).stem}"
+    command = [sys.executable, "-m", "acmix", "train", source, "--data", data, "--output", output, *overrides]
+    return count, command, machines_from_environment()
+
+
+def machines_from_environment() -> Machines:
+    """This machine's place, from NNODES, NODE_RANK and RDZV_ENDPOINT."""
+    from acmix.train.agent import Machines
+
+    count = positive(os.environ.get("NNODES") or "1", "NNODES")
+    if count == 1:
+        return Machines()
+    rank, endpoint = os.environ.get("NODE_RANK", ""), os.environ.get("RDZV_ENDPOINT", "")
+    if not rank.isdecimal() or int(rank) >= count:
+        raise UsageError(
+            f"NODE_RANK={rank!r} with NNODES={count}; set it to 0 ... {count - 1}, another on each machine"
+        )
+    host, _, port = endpoint.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UsageError(f"RDZV_ENDPOINT={endpoint!r} with NNODES={count}; set it to HOST:PORT of machine 0")
+    return Machines(count, int(rank), endpoint)
+
+
+def positive(text: str, what: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"{what} is {text!r}; expected a whole number from 1 up: {USAGE}")
+    return int(text)
+
+
+def check_processors(processes: int) -> str:
+    """Refuses more processes than this machine has GPUs; without GPUs, returns the notice that the CPU is used."""
+    import torch
+
+    if torch.cuda.is_available():
+        present = torch.cuda.device_count()
+        if processes > present:
+            raise UsageError(
+                f"{processes} processes need {processes} GPUs; this machine has {present}; N can be 1 to {present}"
+            )
+        return ""
+    plural = "es" if processes > 1 else ""
+    return f"no GPU found: {processes} process{plural} on the CPU, over gloo, {threads_each(processes)} threads each"
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_each(processes: int) -> int:
+    """CPU threads for each process: the user's choice, else the cores shared out."""
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    return int(chosen) if chosen.isdecimal() else max(1, cores() // processes)
+
+
+@contextmanager
+def threads_shared_out(processes: int) -> Iterator[None]:
+    """Sets the processes' CPU threads while the block runs, where the user has not."""
+    if os.environ.get("OMP_NUM_THREADS"):
+        yield
+        return
+    os.environ["OMP_NUM_THREADS"] = str(threads_each(processes))
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
