@@ -1,6 +1,6 @@
 """Makes small image folders of real JPEG files, whose classes one can tell apart by eye.
 
-    python tests/images.py DIR --classes 20 --train 10 --val 4 --size 96
+python tests/images.py DIR --classes 20 --train 10 --val 4 --size 96
 """
 
 from __future__ import annotations
