@@ -207,7 +207,7 @@ def paths(log: Log) -> str:
         f'<p class="finding">{text(leaning(last))}</p>'
         f'<div class="cards wide">{card("After the last epoch, against depth", legend(depth), chart)}'
         f"{table('Rates of every block after the last epoch', head, rows, 'rates')}</div>"
-        f'<p class="note">Both rates start at 0.5 in every block.{dotted} The charts below share one scale.</p>'
+        f'<p class="note">A new block starts with both rates at 0.5.{dotted} The charts below share one scale.</p>'
         f'<div class="smalls">{"".join(small)}</div>'
     )
 
