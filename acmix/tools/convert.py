@@ -1,0 +1,201 @@
+"""Turns what the released code wrote into ours, and ours into what it reads: weights and configurations."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+
+from acmix import config
+from acmix.config_official import is_official, read_official, write_official
+from acmix.errors import UsageError
+from acmix.models.official import architecture, from_official, to_official
+from acmix.safe_load import safe_load
+from acmix.train.checkpoint import FORMAT, VERSION
+
+YAML = (".yaml", ".yml")
+PICKLE = (".pt", ".pth")
+TENSORS = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a conversion did."""
+
+    source: Path
+    destination: Path
+    # one line for people
+    summary: str
+
+
+def convert(source: Path, destination: Path, *, name: str | None = None) -> Converted:
+    """Converts a checkpoint or a configuration; what is in the file decides the direction.
+
+    | from | to |
+    |---|---|
+    | released `.pth` or its tensors as `.safetensors` | our `.pt` or `.safetensors` |
+    | our checkpoint | released `.pth`, or with a destination `.safetensors` our weights in that format |
+    | released `.yaml` | our `.yaml` |
+    | our `.yaml` | released `.yaml` |
+
+    Args:
+        source: the file to read; nothing in it is executed.
+        destination: the file to write, whole or not at all.
+        name: the model that released weights are meant for; None: read off the configuration in the file, or off the
+            weights' sizes.
+
+    Returns:
+        What was read and written, with a line that says it.
+
+    Raises:
+        UsageError: a file that cannot be read, does not fit, or cannot be written.
+    """
+    source, destination = Path(source), Path(destination)
+    _check_places(source, destination)
+    if source.suffix.lower() in YAML:
+        summary = _convert_config(source, destination)
+    else:
+        content = safe_load(source)
+        turn = _convert_ours if content.get("format") == FORMAT else _convert_official
+        summary = turn(content, destination, source, name)
+    return Converted(source, destination, f"{source} -> {destination}: {summary}")
+
+
+def _check_places(source: Path, destination: Path) -> None:
+    if not source.is_file():
+        raise UsageError(f"there is no file {source} to convert; check the path")
+    if os.path.isdir(destination):
+        raise UsageError(
+            f"{destination} is a folder; give the name of the file to write, e.g. {destination / 'model.pt'}"
+        )
+    if os.path.exists(destination) and destination.samefile(source):
+        raise UsageError(f"{destination} is the source itself; give another name to write to")
+    if not destination.parent.is_dir():
+        raise UsageError(f"there is no folder {destination.parent} to write {destination.name} into; create it first")
+    kinds = YAML if source.suffix.lower() in YAML else (*PICKLE, TENSORS)
+    if destination.suffix.lower() not in kinds:
+        raise UsageError(
+            f"{destination} cannot hold what {source} is converted to; end its name in {' or '.join(kinds)}"
+        )
+
+
+def _convert_config(source: Path, destination: Path) -> str:
+    try:
+        tree = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
+    settings = config.load(source)
+    if is_official(tree or {}):
+        text, summary = config.dump(settings), f"released configuration to ours, model {settings.model.name}"
+    else:
+        text = yaml.safe_dump(write_official(settings), sort_keys=False)
+        summary = f"our configuration to the released layout, model {settings.model.name}"
+    _write(destination, lambda path: path.write_text(text, encoding="utf-8"))
+    return summary
+
+
+def _convert_official(content: dict[str, Any], destination: Path, source: Path, name: str | None) -> str:
+    """Released weights to a checkpoint of ours."""
+    settings, note = _settings(content, name, source)
+    weights = from_official(content, name or settings.model.name)
+    ours = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": settings.model_dump(mode="json"),
+        "classes": [str(number) for number in range(settings.model.num_classes)],
+        "step": 0,
+        "epoch": 0,
+        "metrics": {},
+        "model": weights,
+    }
+    _write_ours(ours, destination)
+    return f"released weights to ours, {_described(settings, weights)}{note}"
+
+
+def _convert_ours(content: dict[str, Any], destination: Path, source: Path, name: str | None) -> str:
+    """A checkpoint of ours to released weights, or to the same weights as safetensors."""
+    settings = config.validate(content.get("config", {}), where=f"the configuration in {source}")
+    if name not in (None, settings.model.name):
+        raise UsageError(f"{source} holds {settings.model.name}, not {name}; leave the name out")
+    # as evaluation does: the average of the weights where one was kept
+    weights = content.get("average") or content.get("model") or {}
+    if destination.suffix.lower() == TENSORS:
+        keys = ("format", "version", "config", "classes", "step", "epoch", "metrics")
+        _write_ours({key: content[key] for key in keys if key in content} | {"model": weights}, destination)
+        return f"our weights as safetensors, {_described(settings, weights)}"
+    official = to_official(weights, settings.model.name, img_size=settings.data.img_size)
+    # of the configuration, what it takes to build the network again; training may have settings the layout lacks
+    network = write_official(config.Config(model=settings.model, data=config.Data(img_size=settings.data.img_size)))
+    kept = {"MODEL": network["MODEL"], "DATA": {"IMG_SIZE": settings.data.img_size}}
+    _write(destination, lambda path: torch.save({"model": official, "config": kept}, path))
+    return f"our weights to the released layout, {_described(settings, weights)}; the names of the classes are left out"
+
+
+def _settings(content: dict[str, Any], name: str | None, source: Path) -> tuple[config.Config, str]:
+    """The configuration for released weights, and what to say about it.
+
+    Training settings come from the configuration in the file, the network's sizes from the weights themselves.
+    """
+    sizes = architecture(content)
+    saved = content.get("config")
+    training: dict[str, Any] = {}
+    note = "; the file has no configuration, training settings are the released defaults"
+    if isinstance(saved, dict) and is_official(saved):
+        try:
+            training, note = read_official(saved), ""
+        except UsageError as error:
+            note = f"; its training settings were left out: {error}"
+    said = saved.get("MODEL") if isinstance(saved, dict) else None
+    keys = ("embed_dim", "depths", "num_heads", "window_size", "mlp_ratio", "patch_size", "qkv_bias", "in_chans")
+    network = {
+        "NAME": name or (str(said.get("NAME", "")) if isinstance(said, dict) else ""),
+        "NUM_CLASSES": sizes["num_classes"],
+        "SWIN": {key.upper(): sizes[key] for key in keys},
+    }
+    tree = read_official({"MODEL": network})
+    for section in training.keys() - {"model"}:
+        tree[section] |= training[section]
+    if training:
+        tree["model"]["drop_path_rate"] = training["model"]["drop_path_rate"]
+    tree["model"]["conv_path"] = sizes["conv_path"]
+    tree["data"]["img_size"] = sizes["img_size"] or tree["data"]["img_size"]
+    return config.validate(tree, where=f"the configuration in {source}"), note
+
+
+def _described(settings: config.Config, weights: dict[str, Any]) -> str:
+    parameters = sum(tensor.numel() for tensor in weights.values())
+    model = settings.model
+    return f"{model.name}, {model.num_classes} classes, {settings.data.img_size} pixels, {parameters:,} parameters"
+
+
+def _write_ours(content: dict[str, Any], destination: Path) -> None:
+    if destination.suffix.lower() != TENSORS:
+        return _write(destination, lambda path: torch.save(content, path))
+    from safetensors.torch import save_file
+
+    tensors = {key: tensor.contiguous() for key, tensor in content["model"].items()}
+    metadata = {"acmix": json.dumps({key: value for key, value in content.items() if key != "model"})}
+    return _write(destination, lambda path: save_file(tensors, path, metadata))
+
+
+def _write(destination: Path, write: Callable[[Path], Any]) -> None:
+    """Writes beside the destination and moves the whole file there in one go."""
+    temporary = destination.with_name(f".{destination.name}.{os.getpid()}.tmp")
+    try:
+        # touched first: torch and safetensors have errors of their own for a folder that cannot be written to
+        temporary.touch()
+        write(temporary)
+        os.replace(temporary, destination)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        said = " ".join(str(error).split())
+        raise UsageError(f"cannot write {destination}: {said}; free some space or choose another place") from None
+    finally:
+        if os.path.exists(temporary):
+            temporary.unlink()
