@@ -80,7 +80,8 @@ def write_official(config: Config) -> dict[str, Any]:
     for key, entry in KEYS.items():
         value = entry.write(_get(ours, entry.ours)) if entry.ours else None
         if value is not None:
-            _put(result, key, value * scale if key in RATES else value)
+            # yacs takes a whole number only where the default is one
+            _put(result, key, entry.kind(value * scale if key in RATES else value))
     return result
 
 
@@ -155,7 +156,7 @@ def _official_model(model: dict[str, Any]) -> dict[str, Any]:
     result = {
         "MODEL.TYPE": "swin_acmix" if model["conv_path"] else "swin",
         "MODEL.NAME": name if model["conv_path"] else name.removeprefix("acmix_"),
-        "MODEL.PRETRAINED": model["checkpoint"] or "",
+        "MODEL.RESUME": model["checkpoint"] or "",
     }
     for argument in ARGUMENTS:
         key = f"MODEL.SWIN.{argument.upper()}"

@@ -131,7 +131,7 @@ KEYS: dict[str, Key] = {
     "MODEL.SWIN.PATCH_NORM": Key(True, switch, why="only true is supported"),
     "TRAIN.START_EPOCH": Key(0, whole, why=ELSEWHERE),
     "TRAIN.EPOCHS": Key(300, whole, "train.epochs"),
-    "TRAIN.WARMUP_EPOCHS": Key(20, number, "schedule.warmup_epochs"),
+    "TRAIN.WARMUP_EPOCHS": Key(20, whole, "schedule.warmup_epochs"),
     "TRAIN.WEIGHT_DECAY": Key(0.05, number, "optimizer.weight_decay"),
     "TRAIN.BASE_LR": Key(5e-4, number, "optimizer.lr"),
     "TRAIN.WARMUP_LR": Key(5e-7, number, "schedule.warmup_lr"),
@@ -224,5 +224,6 @@ EXPRESSIBLE: dict[str, tuple[Callable[[Any], bool], str]] = {
     "augment.vflip": (lambda value: value == 0, "it never turns images upside down"),
     "optimizer.name": (lambda value: value in ("adamw", "sgd"), "it knows 'adamw' and 'sgd'"),
     "optimizer.base_batch_size": (lambda value: value is not None, "it always scales the learning rate; set a number"),
+    "schedule.warmup_epochs": (lambda value: value == int(value), "it takes whole epochs"),
     "train.ema_decay": (lambda value: value is None, "it keeps no average of the weights; set null"),
 }

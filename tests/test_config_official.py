@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+from yacs.config import CfgNode
 
 from acmix import config
 from acmix.config import Config, validate
@@ -300,7 +301,7 @@ def test_ours_written_and_read_again_is_the_same_network_and_training():
                 color_jitter=None, auto_augment=None, mixup=0.0, cutmix_minmax=(0.2, 0.8), label_smoothing=0.0
             ),
             optimizer=dict(name="sgd", lr=0.1, weight_decay=1e-4, betas=(0.8, 0.9)),
-            schedule=dict(warmup_epochs=0.5),
+            schedule=dict(warmup_epochs=3),
             train=dict(epochs=3, clip_grad=None, accumulation=4, precision="fp32", seed=5, gradient_checkpointing=True),
         )
     )
@@ -313,6 +314,27 @@ def test_the_baseline_is_written_and_read_again():
     tree = write_official(ours)
     assert (tree["MODEL"]["TYPE"], tree["MODEL"]["NAME"]) == ("swin", "swin_small_patch4_window7_224")
     assert validate(read_official(tree)) == ours
+
+
+def test_what_is_written_fits_the_released_configuration_in_yacs(tmp_path):
+    later = ("MODEL.PRETRAINED", "AMP_ENABLE", "FUSED_WINDOW_PROCESS", "FUSED_LAYERNORM")
+    released = CfgNode()
+    for key, entry in KEYS.items():
+        *sections, name = key.split(".")
+        node = released
+        for section in sections:
+            node = node.setdefault(section, CfgNode())
+        if key not in later:
+            node[name] = 8 if key == "DATA.NUM_WORKERS" else entry.default
+    ours = Config.model_validate(
+        dict(
+            model=dict(checkpoint="x.pth", args=dict(mlp_ratio=2)),
+            augment=dict(color_jitter=None, cutmix_minmax=(0, 1)),
+        )
+    )
+    (tmp_path / "written.yaml").write_text(yaml.safe_dump(write_official(ours)))
+    released.merge_from_file(str(tmp_path / "written.yaml"))
+    assert (released.MODEL.RESUME, released.MODEL.SWIN.MLP_RATIO, released.AUG.COLOR_JITTER) == ("x.pth", 2.0, 0.0)
 
 
 def test_learning_rates_are_written_for_a_batch_of_512():
@@ -330,6 +352,7 @@ def test_learning_rates_are_written_for_a_batch_of_512():
         (dict(data=dict(crop_pct=0.9)), "data.crop_pct"),
         (dict(optimizer=dict(base_batch_size=None)), "optimizer.base_batch_size"),
         (dict(optimizer=dict(name="lion")), "optimizer.name"),
+        (dict(schedule=dict(warmup_epochs=0.5)), "schedule.warmup_epochs"),
         (dict(model=dict(name="resnet50")), "model.name"),
         (dict(model=dict(args=dict(proj_drop_rate=0.1))), "model.args.proj_drop_rate"),
     ],
