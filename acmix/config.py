@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 
 from acmix.errors import UsageError
 
@@ -218,7 +227,9 @@ def describe(problem: Any) -> str:
         return f"{key}={problem['input']!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
     near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
     if not near:
-        same_name = difflib.get_close_matches(key.split(".")[-1], [k.split(".")[-1] for k in known_keys()], n=1, cutoff=0.7)
+        same_name = difflib.get_close_matches(
+            key.split(".")[-1], [k.split(".")[-1] for k in known_keys()], n=1, cutoff=0.7
+        )
         near = [k for k in known_keys() if same_name and k.split(".")[-1] == same_name[0]][:1]
     hint = f"did you mean {near[0]!r}?" if near else f"sections: {', '.join(Config.model_fields)}"
     return f"unknown key {key!r}; {hint}"

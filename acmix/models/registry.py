@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from inspect import signature
 from typing import Any
 
+import timm
 from timm.models import build_model_with_cfg, register_model
 from timm.models._registry import generate_default_cfgs
 from torch import nn
+
+MODEL_CLASSES: dict[str, type[nn.Module]] = {}
 
 
 def register_variants(
@@ -34,6 +38,15 @@ def register_variants(
     )
     for name, arguments in variants.items():
         register_model(entrypoint(name, model_class, arguments, stages))
+        MODEL_CLASSES[name] = model_class
+
+
+def takes_img_size(name: str) -> bool:
+    """Whether a model, ours or timm's, is built for one size of images."""
+    if name in MODEL_CLASSES:
+        return "img_size" in signature(MODEL_CLASSES[name]).parameters
+    known = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return known is not None and known.fixed_input_size
 
 
 def pretrained_cfg(arguments: dict[str, Any], **settings: str) -> dict[str, Any]:

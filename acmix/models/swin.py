@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from acmix.layers import WindowAttention
 from acmix.models.registry import register_variants
 
+
 class SwinTransformer(nn.Module):
     """Classifies images, or gives a pyramid of features, by attention within shifted windows.
 
@@ -68,7 +69,9 @@ class SwinTransformer(nn.Module):
     ) -> None:
         super().__init__()
         if len(depths) != len(num_heads):
-            raise ValueError(f"depths={tuple(depths)} and num_heads={tuple(num_heads)} must have one entry a stage each")
+            raise ValueError(
+                f"depths={tuple(depths)} and num_heads={tuple(num_heads)} must have one entry a stage each"
+            )
         self.num_classes, self.global_pool = num_classes, global_pool
         self.num_features = self.head_hidden_size = embed_dim * 2 ** (len(depths) - 1)
         self.patch_embed = PatchEmbed(

@@ -107,9 +107,7 @@ def window_attention(
     Source: Swin Transformer, section 3.2; ACmix, section 4.3.
     """
     (wh, ww), (rows, columns) = pair(window), pair(shift)
-    expect(
-        qkv.dim() == 6 and qkv.shape[3] == 3, f"qkv has shape {tuple(qkv.shape)}; expected (B, H, W, 3, N, D)"
-    )
+    expect(qkv.dim() == 6 and qkv.shape[3] == 3, f"qkv has shape {tuple(qkv.shape)}; expected (B, H, W, 3, N, D)")
     expect(wh >= 1 and ww >= 1, f"window=({wh}, {ww}); both sides must be at least 1")
     entries = (2 * wh - 1) * (2 * ww - 1)
     expect(

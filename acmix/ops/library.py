@@ -38,9 +38,7 @@ def _conv_path_backward(
     dilation: int,
     shift: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return dispatch.run(
-        "conv_path_backward", grad, pieces, fc_weight, fc_bias, kernels, stride, dilation, tuple(shift)
-    )
+    return dispatch.run("conv_path_backward", grad, pieces, fc_weight, fc_bias, kernels, stride, dilation, tuple(shift))
 
 
 @_conv_path.register_fake

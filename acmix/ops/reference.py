@@ -165,9 +165,7 @@ def relative_position_index(window: tuple[int, int], device: str) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def hidden_pairs(
-    size: tuple[int, int], window: tuple[int, int], shift: tuple[int, int], device: str
-) -> Tensor | None:
+def hidden_pairs(size: tuple[int, int], window: tuple[int, int], shift: tuple[int, int], device: str) -> Tensor | None:
     """The (query, key) pairs of each window that must not see each other, (G, L, L); None where all may.
 
     A window of the rolled map can hold three kinds of rows: those that were neighbours before the roll, those that

@@ -1,0 +1,5 @@
+"""`python -m acmix` is `acmix`."""
+
+from acmix.cli import main
+
+main()

@@ -1,0 +1,196 @@
+"""The command line: parse, call, print. No logic."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from acmix.errors import UsageError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Train and use networks that mix self-attention and convolution (ACmix).",
+)
+console = Console(highlight=False, soft_wrap=True)
+
+Checkpoint = Annotated[Path, typer.Argument(help="best.pt, last.pt, or what `acmix convert` wrote.")]
+DataOption = Annotated[str, typer.Option("--data", help="Folder with train/ and val/, or what timm's readers open.")]
+
+
+@app.command()
+def train(
+    configuration: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or a shipped name.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="train.epochs=2 ...")] = None,
+    data: DataOption = "",
+    output: Annotated[Path | None, typer.Option(help="Run folder; runs/CONFIG by default.")] = None,
+) -> None:
+    """Train; the same command goes on where it stopped."""
+    from acmix import config
+    from acmix.train.loop import train as run
+
+    where = [f"data.dir={json.dumps(data)}"] if data else []
+    settings = config.load(configuration, [*where, *(overrides or [])])
+    folder = output or Path("runs") / Path(configuration).stem
+    summary = run(settings, folder)
+    if is_first_process():
+        top1 = (
+            "not evaluated" if summary["top1"] is None else f"{summary['top1']:.2f} % (epoch {summary['best_epoch']})"
+        )
+        console.print(f"top-1 {top1}; everything lies in {folder}")
+
+
+@app.command()
+def evaluate(
+    checkpoint: Checkpoint,
+    data: DataOption,
+    batch_size: Annotated[int | None, typer.Option(help="Images a process and pass.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Reading processes.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure a checkpoint on the validation images; exact on any number of processes."""
+    from dataclasses import asdict
+
+    from acmix.tools.evaluate import evaluate_checkpoint
+
+    done = evaluate_checkpoint(checkpoint, data, batch_size=batch_size, workers=workers, precision=precision)
+    result = done.result
+    if not done.is_first:
+        return
+    if as_json:
+        typer.echo(json.dumps({"model": done.model, **asdict(result), "unreadable": done.unreadable}))
+        return
+    console.print(
+        f"{done.model}: top-1 {result.top1:.3f} %, top-5 {result.top5:.3f} %, loss {result.loss:.4f}, "
+        f"{result.images} images"
+    )
+    for name in done.unreadable:
+        console.print(f"  not counted, unreadable: {name}")
+
+
+@app.command()
+def predict(
+    checkpoint: Checkpoint,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...")],
+    top: Annotated[int, typer.Option(help="Classes to show.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Name what images show."""
+    from dataclasses import asdict
+
+    from acmix.tools.predict import predict as run
+
+    unread = 0
+    for one in run(checkpoint, images, top):
+        unread += one.error is not None
+        if as_json:
+            typer.echo(json.dumps(asdict(one)))
+        elif one.error is None:
+            console.print(one.image, markup=False)
+            for name, probability in one.classes:
+                console.print(f"  {probability:7.2%}  {name}", markup=False)
+        if one.error is not None:
+            typer.echo(f"acmix: error: {one.error}", err=True)
+    if unread:
+        raise typer.Exit(2)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Official .pth or .yaml, or ours.")],
+    destination: Annotated[Path, typer.Argument(help="The file to write: .pt, .safetensors, .pth or .yaml.")],
+    name: Annotated[str | None, typer.Option(help="The model, where the file does not tell.")] = None,
+) -> None:
+    """Turn official checkpoints and configurations into ours, or ours into official ones."""
+    from acmix.tools.convert import convert as run
+
+    console.print(str(run(source, destination, name=name)), markup=False)
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="What `acmix train` wrote.")],
+    data: Annotated[str | None, typer.Option(help="Where the images are now; the run's own place by default.")] = None,
+) -> None:
+    """Write one self-contained HTML page of a run: curves, path rates, confusion, samples."""
+    from acmix.tools.report import report as run
+
+    console.print(f"report: {run(run_folder, data=data)}", markup=False)
+
+
+@app.command()
+def models(
+    pattern: Annotated[str, typer.Argument(metavar="[FILTER]", help="Part of a name, or a pattern with *.")] = "",
+) -> None:
+    """List the models with their parameters and multiply-adds, the plain form beside ACmix."""
+    from acmix.models import list_models
+    from acmix.models.count import cost
+
+    names = list_models(pattern if "*" in pattern or not pattern else f"*{pattern}*")
+    if not names:
+        raise UsageError(f"no model matches {pattern!r}; `acmix models` lists them all")
+    table = Table("model", box=None)
+    for column in ("parameters", "gmacs", "plain parameters", "plain gmacs"):
+        table.add_column(column, justify="right")
+    for name in names:
+        ours, plain = cost(name), cost(name, conv_path=False)
+        table.add_row(name, f"{ours.parameters:,}", f"{ours.gmacs:.3f}", f"{plain.parameters:,}", f"{plain.gmacs:.3f}")
+    console.print(table)
+
+
+@app.command()
+def benchmark(
+    what: Annotated[str, typer.Argument(help="train")],
+    names: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...")] = None,
+    processes: Annotated[int, typer.Option("--gpus", help="Cards, or processes without one.")] = 1,
+    batch_size: Annotated[int | None, typer.Option(help="Images a card and step.")] = None,
+    img_size: Annotated[int, typer.Option(help="Side of the images.")] = 224,
+    csv: Annotated[Path | None, typer.Option(help="Also write the figures here.")] = None,
+) -> None:
+    """Time real training steps on synthetic batches, on one card and on N."""
+    from acmix.tools.benchmark import benchmark_train
+
+    if what != "train":
+        raise UsageError(f"benchmark {what!r} is not in this version; there is: train")
+    chosen = names or ["acmix_swin_tiny_patch4_window7_224"]
+    benchmark_train(chosen, processes=processes, batch_size=batch_size, img_size=img_size, csv=csv)
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that prints, alone or under torchrun."""
+    import os
+
+    return os.environ.get("RANK", "0") == "0"
+
+
+def guarded(call: Callable[[], object]) -> None:
+    """Runs a command; what a user can cause ends in one line and status 2, a stop signal in its own status."""
+    from acmix.train.signals import Stopped
+
+    try:
+        call()
+    except Stopped as stopped:
+        sys.exit(stopped.exit_code)
+    except UsageError as error:
+        from acmix.train.launch import write_worker_error
+
+        if not write_worker_error(str(error)):
+            print(f"acmix: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def main() -> None:
+    """Entry point of `acmix` and `python -m acmix`."""
+    guarded(lambda: app(prog_name="acmix"))

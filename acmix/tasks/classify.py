@@ -1,0 +1,149 @@
+"""Image classification: loss of a batch, exact accuracy of a data set on any number of processes.
+
+Shapes: b batch · K classes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from timm.data import Mixup
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from torch import Tensor, nn
+
+from acmix.config import Config
+from acmix.data import Batch
+from acmix.errors import UsageError
+from acmix.models import create_model
+from acmix.models.registry import takes_img_size
+
+
+def build_model(config: Config, **overrides: Any) -> nn.Module:
+    """Builds the network a configuration names.
+
+    Args:
+        config: its `model` section, and the image size where the network means something by it.
+        overrides: further arguments of the constructor.
+
+    Raises:
+        UsageError: no such model, or arguments it does not take.
+    """
+    settings = config.model
+    kwargs = dict(num_classes=settings.num_classes, in_chans=settings.in_chans, drop_path_rate=settings.drop_path_rate)
+    if takes_img_size(settings.name):
+        kwargs["img_size"] = config.data.img_size
+    if settings.name.startswith("acmix_"):
+        kwargs["conv_path"] = settings.conv_path
+    try:
+        return create_model(settings.name, **{**kwargs, **settings.args, **overrides})
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise UsageError(f"cannot build model {settings.name!r}: {' '.join(str(error).split())}") from error
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy over a whole data set, every readable image counted once.
+
+    Args:
+        top1, top5: percent.
+        loss: mean cross-entropy.
+        images: how many were counted.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    images: int
+
+
+class Classification:
+    """The task of naming what an image shows."""
+
+    def __init__(self, config: Config) -> None:
+        augment = config.augment
+        self.mixup: Mixup | None = None
+        self.criterion: nn.Module
+        if augment.mixup > 0 or augment.cutmix > 0 or augment.cutmix_minmax is not None:
+            self.mixup = Mixup(
+                mixup_alpha=augment.mixup,
+                cutmix_alpha=augment.cutmix,
+                cutmix_minmax=augment.cutmix_minmax,
+                prob=augment.mixup_prob,
+                switch_prob=augment.mixup_switch_prob,
+                mode=augment.mixup_mode,
+                label_smoothing=augment.label_smoothing,
+                num_classes=config.model.num_classes,
+            )
+            self.criterion = SoftTargetCrossEntropy()
+        elif augment.label_smoothing > 0:
+            self.criterion = LabelSmoothingCrossEntropy(augment.label_smoothing)
+        else:
+            self.criterion = nn.CrossEntropyLoss()
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The mean loss of a batch, mixed and smoothed as configured: a scalar."""
+        images, targets = batch.images, batch.targets
+        if self.mixup is not None:
+            images, targets = self.mixup(images, targets)
+        return self.criterion(model(images).float(), targets)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    device: torch.device,
+    *,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    on_batch: Callable[[Batch], None] | None = None,
+) -> Evaluation:
+    """Measures a model exactly: padding and unreadable images have no weight, and sums are divided by the true count.
+
+    Args:
+        model: gives (b, K) logits; its mode is put back afterwards.
+        batches: this process's share; every process must call with as many batches.
+        device: where the model lies.
+        autocast: makes the context the model runs in.
+        memory_format: of the images.
+        on_batch: told each batch, for progress and a list of unreadable files.
+
+    Returns:
+        The same for every process.
+
+    Raises:
+        UsageError: no image could be read.
+    """
+    was_training = model.training
+    model.eval()
+    sums = torch.zeros(4, dtype=torch.float64, device=device)  # hits among the first, hits among five, loss, images
+    for cpu_batch in batches:
+        batch = cpu_batch.to(device)
+        with autocast():
+            logits = model(batch.images.contiguous(memory_format=memory_format))
+        sums += scores(logits.float(), batch.targets, batch.weights)
+        if on_batch is not None:
+            on_batch(cpu_batch)
+    model.train(was_training)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(sums)
+    first, five, loss, images = sums.tolist()
+    if images == 0:
+        raise UsageError("none of the validation images could be read; check that they are image files")
+    return Evaluation(top1=100 * first / images, top5=100 * five / images, loss=loss / images, images=round(images))
+
+
+def scores(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums over a batch (b, K): hits of the first guess, hits of five guesses, cross-entropy, count."""
+    counted = weights > 0
+    logits, targets = logits[counted], targets[counted]
+    guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices  # (b, 5)
+    hits = guesses == targets[:, None]
+    losses = F.cross_entropy(logits, targets, reduction="sum") if len(targets) else logits.sum()
+    return torch.stack([hits[:, 0].sum(), hits.sum(), losses, counted.sum()]).double()

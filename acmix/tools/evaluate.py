@@ -1,0 +1,65 @@
+"""Measures a checkpoint on validation images, exactly, on any number of processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from acmix.data import UnreadableFiles, val_loader
+from acmix.tasks import Evaluation
+from acmix.tasks.classify import evaluate
+from acmix.train.checkpoint import restore_model
+from acmix.train.distributed import join
+from acmix.train.optim import Precision
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What came out.
+
+    Args:
+        result: accuracy and loss.
+        model: name of the network.
+        unreadable: files that could not be read; they are not counted.
+        is_first: whether this process is the one to print.
+    """
+
+    result: Evaluation
+    model: str
+    unreadable: list[str]
+    is_first: bool
+
+
+def evaluate_checkpoint(
+    checkpoint: Path, data: str, *, batch_size: int | None = None, workers: int | None = None, precision: str = "auto"
+) -> Evaluated:
+    """Evaluates a checkpoint on a data folder's validation split; under torchrun the processes share it.
+
+    Args:
+        checkpoint: best.pt, last.pt, or what `acmix convert` wrote.
+        data: as for training.
+        batch_size: images a process and forward pass; the run's own by default.
+        workers: reading processes; the run's own by default.
+        precision: "auto", "fp32", "bf16" or "fp16".
+
+    Raises:
+        UsageError: the checkpoint or the data cannot be used.
+    """
+    with join() as world:
+        restored = restore_model(checkpoint, world.device)
+        updates: dict[str, object] = {"dir": data}
+        if workers is not None:
+            updates["workers"] = workers
+        config = restored.config.model_copy(update={"data": restored.config.data.model_copy(update=updates)})
+        loader = val_loader(config, rank=world.rank, world_size=world.size, batch_size=batch_size)
+        unreadable = UnreadableFiles()
+        result = evaluate(
+            restored.model,
+            loader,
+            world.device,
+            autocast=Precision(precision, world.device).autocast,
+            on_batch=lambda batch: unreadable.add(batch, loader.dataset),
+        )
+        unreadable.gather()
+        unreadable.check()
+        return Evaluated(result, config.model.name, unreadable.names, world.is_first)

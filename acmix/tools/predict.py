@@ -1,0 +1,57 @@
+"""Names what images show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from acmix.data import evaluation_transform, read_image
+from acmix.errors import UsageError
+from acmix.train.checkpoint import restore_model
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image's best classes.
+
+    Args:
+        image: the file.
+        classes: (name, probability), the likeliest first; empty where the file could not be read.
+        error: why it could not, in one line, or None.
+    """
+
+    image: str
+    classes: list[tuple[str, float]]
+    error: str | None = None
+
+
+def predict(checkpoint: Path, images: Sequence[str], top: int = 5) -> Iterator[Prediction]:
+    """Runs a checkpoint on image files, one by one; an unreadable file is told of and the rest goes on.
+
+    Args:
+        checkpoint: best.pt, last.pt, or what `acmix convert` wrote.
+        images: files.
+        top: how many classes to give for each, at most as many as there are.
+
+    Raises:
+        UsageError: the checkpoint cannot be used, or `top` is less than 1.
+    """
+    if top < 1:
+        raise UsageError(f"--top {top}: expected at least 1")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    restored = restore_model(checkpoint, device)
+    transform = evaluation_transform(restored.config.data, restored.config.model.in_chans)
+    for image in images:
+        try:
+            pixels = transform(read_image(image))
+        except UsageError as error:
+            yield Prediction(image, [], str(error))
+            continue
+        with torch.no_grad():
+            probabilities = restored.model(pixels[None].to(device))[0].softmax(0)  # (K,)
+        best = probabilities.topk(min(top, len(probabilities)))
+        names = [restored.classes[i] for i in best.indices.tolist()]
+        yield Prediction(image, list(zip(names, best.values.tolist(), strict=True)))

@@ -1,0 +1,153 @@
+"""What a run tells: JSON lines and TensorBoard in its folder, a progress bar or plain lines on the terminal.
+
+`log.jsonl` holds one object a line, told apart by "event": "start", "step", "epoch", "end".
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+# On a terminal that is no terminal, a line this often.
+PLAIN_SECONDS = 10.0
+
+
+class RunLog:
+    """Writes a run's records; on every process but the first it writes nothing.
+
+    Args:
+        folder: of the run.
+        active: whether this process writes.
+        tensorboard: also write event files for TensorBoard.
+        total_steps: of the whole run.
+        first_step: where this call begins.
+    """
+
+    def __init__(self, folder: Path, *, active: bool, tensorboard: bool, total_steps: int, first_step: int) -> None:
+        self.active = active
+        self.console = Console(quiet=not active, highlight=False, soft_wrap=True)
+        self.last_line = time.monotonic()
+        self.file = self.board = None
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        live = active and self.console.is_terminal
+        self.progress = Progress(*columns, console=self.console, disable=not live)
+        self.bar = self.progress.add_task("training", total=total_steps, completed=first_step, numbers="")
+        self.is_live = live
+        if active:
+            self.file = open(folder / "log.jsonl", "a", encoding="utf-8")  # noqa: SIM115  closed by close()
+            if tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+        self.progress.start()
+
+    def say(self, text: str) -> None:
+        """Prints a line above the progress bar."""
+        self.console.print(text, markup=False)
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Appends one record."""
+        if self.file is not None:
+            self.file.write(json.dumps({"event": event, "time": time.time(), **fields}) + "\n")
+            self.file.flush()
+
+    def step(self, step: int, total: int, **fields: Any) -> None:
+        """Records a step and moves the bar to it; `step` counts the steps done."""
+        self.write("step", step=step, **fields)
+        self.board_scalars("train", step, fields)
+        numbers = (
+            f"loss {fields['loss']:.3f} · lr {fields['lr']:.1e} · norm {fields['grad_norm']:.2f} · "
+            f"{fields['images_per_second']:.0f} images/s"
+        )
+        if fields["processes"] > 1:
+            numbers += f" ({fields['images_per_second'] / fields['processes']:.0f} a process)"
+        if fields["memory_mib"] is not None:
+            numbers += f" · {fields['memory_mib']:.0f} MiB"
+        self.progress.update(self.bar, completed=step, numbers=numbers, description=f"epoch {fields['epoch']}")
+        now = time.monotonic()
+        if self.active and not self.is_live and now - self.last_line > PLAIN_SECONDS:
+            self.last_line = now
+            self.say(
+                f"step {step}/{total} · epoch {fields['epoch']} · {numbers} · {duration(fields['eta_seconds'])} left"
+            )
+
+    def epoch(self, **fields: Any) -> None:
+        """Records an epoch."""
+        self.write("epoch", **fields)
+        numbers = {key: value for key, value in fields.items() if isinstance(value, (int, float))}
+        self.board_scalars("epoch", fields["step"], numbers)
+        for block, (attention, conv) in fields["rates"].items():
+            self.board_scalars("rates", fields["step"], {f"{block}/attention": attention, f"{block}/conv": conv})
+
+    def board_scalars(self, group: str, step: int, values: dict[str, Any]) -> None:
+        """Adds numbers to TensorBoard."""
+        if self.board is not None:
+            for key, value in values.items():
+                if value is not None:
+                    self.board.add_scalar(f"{group}/{key}", value, step)
+
+    def close(self) -> None:
+        """Ends the bar and closes the files."""
+        self.progress.stop()
+        if self.file is not None:
+            self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: 42 s, 3 min 10 s, 2 h 5 min, 3 d 4 h."""
+    seconds = round(seconds)
+    for size, unit, smaller, smaller_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} {seconds % size // smaller} {smaller_unit}"
+    return f"{seconds} s"
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """What made a run: command, commit, versions and machine."""
+    import timm
+
+    import acmix
+
+    here = Path(acmix.__file__).parent
+    git = (
+        subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+        if (here.parent / ".git").exists()
+        else None
+    )
+    return dict(
+        command=shlex.join(["acmix", *sys.argv[1:]]),
+        commit=git.stdout.strip() if git is not None and git.returncode == 0 else None,
+        versions=dict(python=platform.python_version(), torch=torch.__version__, timm=timm.__version__),
+        device=device_name(device),
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """The card's name, or the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or platform.machine()} ({torch.get_num_threads()} threads)"

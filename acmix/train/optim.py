@@ -1,0 +1,118 @@
+"""What moves the weights: optimizer, learning rate as a function of the step, and the one path of precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
+from timm.scheduler import CosineLRScheduler
+from torch import Tensor, nn
+
+from acmix.config import Config
+from acmix.errors import UsageError
+
+
+def create_optimizer(model: nn.Module, config: Config, global_batch_size: int) -> torch.optim.Optimizer:
+    """Builds timm's optimizer with the learning rate scaled to the batch.
+
+    One-dimensional parameters and those of the model's `no_weight_decay()` are not decayed.
+
+    Raises:
+        UsageError: timm knows no optimizer of that name.
+    """
+    settings = config.optimizer
+    if settings.name not in list_optimizers():
+        raise UsageError(f"optimizer.name={settings.name!r} is not one of timm's: {', '.join(list_optimizers())}")
+    info = get_optimizer_info(settings.name)
+    extra: dict[str, Any] = {}
+    if info.has_eps:
+        extra["eps"] = settings.eps
+    if info.has_betas:
+        extra["betas"] = settings.betas
+    return create_optimizer_v2(
+        model,
+        opt=settings.name,
+        lr=settings.lr * lr_scale(config, global_batch_size),
+        weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
+        **extra,
+    )
+
+
+def lr_scale(config: Config, global_batch_size: int) -> float:
+    """By how much the batch stretches every learning rate."""
+    base = config.optimizer.base_batch_size
+    return 1.0 if base is None else global_batch_size / base
+
+
+class Schedule:
+    """Cosine with warm-up: the learning rate of a step depends on nothing but the step.
+
+    Args:
+        optimizer: whose learning rates are set.
+        config: its `schedule` and `train.epochs`.
+        steps_per_epoch: optimizer steps.
+        global_batch_size: images a step.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, config: Config, steps_per_epoch: int, global_batch_size: int
+    ) -> None:
+        scale = lr_scale(config, global_batch_size)
+        total = config.train.epochs * steps_per_epoch
+        self.optimizer = optimizer
+        self.cosine = CosineLRScheduler(
+            optimizer,
+            t_initial=max(total, 1),
+            lr_min=config.schedule.min_lr * scale,
+            warmup_t=min(round(config.schedule.warmup_epochs * steps_per_epoch), total),
+            warmup_lr_init=config.schedule.warmup_lr * scale,
+            cycle_limit=1,
+            t_in_epochs=False,
+        )
+
+    def apply(self, step: int) -> float:
+        """Sets the learning rates of a step, counted from 0, and returns the first group's."""
+        self.cosine.step_update(step)
+        return self.optimizer.param_groups[0]["lr"]
+
+
+class Precision:
+    """The number format of a run, and with it the order: scale, backward, unscale, clip, step.
+
+    Args:
+        name: "auto", "fp32", "bf16" or "fp16"; auto takes bf16 on a GPU that has it, fp16 on another, fp32 on a CPU.
+        device: where the run computes.
+
+    Raises:
+        UsageError: fp16 on a CPU.
+    """
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        if name == "auto":
+            name = "fp32" if device.type != "cuda" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        if name == "fp16" and device.type == "cpu":
+            raise UsageError("train.precision=fp16 needs a GPU; use fp32 or bf16 on a CPU")
+        self.name, self.device = name, device
+        self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context a model runs in."""
+        return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds a loss's gradients."""
+        self.scaler.scale(loss).backward()
+
+    def step(self, optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor], clip_grad: float | None) -> Tensor:
+        """Clips the whole accumulated gradient, moves the weights, clears the gradients; returns the norm before."""
+        self.scaler.unscale_(optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf") if clip_grad is None else clip_grad)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        return norm
