@@ -43,10 +43,7 @@ def train(
     folder = output or Path("runs") / Path(configuration).stem
     summary = run(settings, folder)
     if is_first_process():
-        top1 = (
-            "not evaluated" if summary["top1"] is None else f"{summary['top1']:.2f} % (epoch {summary['best_epoch']})"
-        )
-        console.print(f"top-1 {top1}; everything lies in {folder}")
+        console.print(f"top-1 {summary['top1']:.2f} % (epoch {summary['best_epoch']}); everything lies in {folder}")
 
 
 @app.command()
@@ -139,13 +136,14 @@ def models(
     names = list_models(pattern if "*" in pattern or not pattern else f"*{pattern}*")
     if not names:
         raise UsageError(f"no model matches {pattern!r}; `acmix models` lists them all")
-    table = Table("model", box=None)
+    table = Table(box=None)
+    table.add_column("model", no_wrap=True)
     for column in ("parameters", "gmacs", "plain parameters", "plain gmacs"):
         table.add_column(column, justify="right")
     for name in names:
         ours, plain = cost(name), cost(name, conv_path=False)
         table.add_row(name, f"{ours.parameters:,}", f"{ours.gmacs:.3f}", f"{plain.parameters:,}", f"{plain.gmacs:.3f}")
-    console.print(table)
+    console.print(table, width=max(console.width, 110))
 
 
 @app.command()

@@ -53,10 +53,11 @@ class Model(Section):
 class Data(Section):
     """Where the images lie and how they are read."""
 
-    # a folder, a .tar, or what timm's reader opens; `--data` sets it
+    # a folder that holds the splits, as folders, lists or .tar files, or what timm's reader opens; `--data` sets it
     dir: str = ""
     # auto: train_list.txt if there is one, else a folder a class; otherwise a timm reader: wds/, hfds/NAME, hfids/NAME
     format: str = "auto"
+    # names of the splits; hfids/ and wds/ take "name|SAMPLES" where the number of samples is not written beside them
     train_split: str = "train"
     val_split: str = "val"
     img_size: PositiveInt = 224
@@ -227,10 +228,8 @@ def describe(problem: Any) -> str:
         return f"{key}={problem['input']!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
     near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
     if not near:
-        same_name = difflib.get_close_matches(
-            key.split(".")[-1], [k.split(".")[-1] for k in known_keys()], n=1, cutoff=0.7
-        )
-        near = [k for k in known_keys() if same_name and k.split(".")[-1] == same_name[0]][:1]
+        last = {known.split(".")[-1]: known for known in known_keys()}
+        near = [last[name] for name in difflib.get_close_matches(key.split(".")[-1], last, n=1, cutoff=0.7)]
     hint = f"did you mean {near[0]!r}?" if near else f"sections: {', '.join(Config.model_fields)}"
     return f"unknown key {key!r}; {hint}"
 
@@ -239,8 +238,10 @@ def known_keys() -> list[str]:
     """Every `section.key` there is."""
     keys = []
     for name, field in Config.model_fields.items():
-        assert isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        keys += [f"{name}.{key}" for key in field.annotation.model_fields]
+        section = field.annotation
+        assert isinstance(section, type)
+        assert issubclass(section, BaseModel)
+        keys += [f"{name}.{key}" for key in section.model_fields]
     return keys
 
 

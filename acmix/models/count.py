@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import timm
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -36,7 +37,7 @@ def cost(name: str, img_size: int | None = None, **kwargs: Any) -> Cost:
     """
     with torch.device("meta"):
         model = create_model(name, **kwargs)
-    return cost_of(model, img_size or model.pretrained_cfg["input_size"][1])
+    return cost_of(model, img_size or timm.get_pretrained_cfg(name).input_size[1])
 
 
 def cost_of(model: nn.Module, img_size: int, in_chans: int = 3) -> Cost:

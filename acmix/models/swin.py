@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import ClassifierHead, DropPath, Mlp, PatchEmbed, calculate_drop_path_rates, to_2tuple
+from timm.layers import ClassifierHead, DropPath, Mlp, PatchEmbed, calculate_drop_path_rates
 from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
 from acmix.layers import WindowAttention
 from acmix.models.registry import register_variants
+from acmix.ops import pair
 
 
 class SwinTransformer(nn.Module):
@@ -69,9 +70,7 @@ class SwinTransformer(nn.Module):
     ) -> None:
         super().__init__()
         if len(depths) != len(num_heads):
-            raise ValueError(
-                f"depths={tuple(depths)} and num_heads={tuple(num_heads)} must have one entry a stage each"
-            )
+            raise ValueError(f"depths={tuple(depths)} and num_heads={tuple(num_heads)} expected one entry a stage each")
         self.num_classes, self.global_pool = num_classes, global_pool
         self.num_features = self.head_hidden_size = embed_dim * 2 ** (len(depths) - 1)
         self.patch_embed = PatchEmbed(
@@ -84,8 +83,9 @@ class SwinTransformer(nn.Module):
             strict_img_size=False,
             dynamic_img_pad=True,
         )
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-        side = [-(-length // patch_size) for length in to_2tuple(img_size)]
+        rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        side = [-(-length // patch_size) for length in pair(img_size)]
+        window = pair(window_size)
         stages, self.feature_info = [], []
         for i, depth in enumerate(depths):
             dim = embed_dim * 2**i
@@ -94,7 +94,7 @@ class SwinTransformer(nn.Module):
                     dim,
                     depth,
                     num_heads[i],
-                    tuple(min(w, s) for w, s in zip(to_2tuple(window_size), side, strict=True)),
+                    (min(window[0], side[0]), min(window[1], side[1])),
                     downsample=i > 0,
                     mlp_ratio=mlp_ratio,
                     qkv_bias=qkv_bias,
@@ -183,6 +183,7 @@ class SwinTransformer(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keeps only each block's input for the backward pass and computes the rest again."""
         for stage in self.layers:
+            assert isinstance(stage, Stage)
             stage.grad_checkpointing = enable
 
     def no_weight_decay(self) -> set[str]:

@@ -12,6 +12,7 @@ Shapes
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +84,7 @@ def conv_path_maps(pieces: Tensor, fc_weight: Tensor, fc_bias: Tensor | None) ->
     return maps.flatten(1, 2)
 
 
-def geometry(kernels: Tensor, stride: int, dilation: int) -> dict[str, int]:
+def geometry(kernels: Tensor, stride: int, dilation: int) -> dict[str, Any]:
     """Stride, dilation, and the zero padding that makes the output ceil(H/stride) × ceil(W/stride)."""
     return {"stride": stride, "dilation": dilation, "padding": dilation * (kernels.shape[-1] // 2)}
 
@@ -197,7 +198,7 @@ def roll_back(x: Tensor, shift: tuple[int, int]) -> Tensor:
 
 
 def split_windows(x: Tensor, window: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Pads below and to the right, cuts into windows, and unbinds the pieces: (B, H, W, S, N, D) -> S × (B, G, N, L, D)."""
+    """Pads below and right, cuts into windows, unbinds the pieces: (B, H, W, S, N, D) -> S × (B, G, N, L, D)."""
     height, width = x.shape[1:3]
     x = F.pad(x, (0, 0, 0, 0, 0, 0, 0, -width % window[1], 0, -height % window[0]))
     x = x.unflatten(2, (-1, window[1])).unflatten(1, (-1, window[0]))  # (B, Gh, wh, Gw, ww, S, N, D)

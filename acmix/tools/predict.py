@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from acmix.data import evaluation_transform, read_image
 from acmix.errors import UsageError
@@ -46,7 +47,7 @@ def predict(checkpoint: Path, images: Sequence[str], top: int = 5) -> Iterator[P
     transform = evaluation_transform(restored.config.data, restored.config.model.in_chans)
     for image in images:
         try:
-            pixels = transform(read_image(image))
+            pixels: Tensor = transform(read_image(image))  # (in_chans, h, w)
         except UsageError as error:
             yield Prediction(image, [], str(error))
             continue

@@ -44,7 +44,7 @@ def join() -> Iterator[World]:
     if size == 1:
         yield World(0, 1, device)
         return
-    dist.init_process_group("nccl" if cuda else "gloo", **({"device_id": device} if cuda else {}))
+    dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
     try:
         yield World(rank, size, device, control=dist.new_group(backend="gloo"))
     finally:

@@ -84,9 +84,8 @@ class RunLog:
         now = time.monotonic()
         if self.active and not self.is_live and now - self.last_line > PLAIN_SECONDS:
             self.last_line = now
-            self.say(
-                f"step {step}/{total} · epoch {fields['epoch']} · {numbers} · {duration(fields['eta_seconds'])} left"
-            )
+            left = duration(fields["eta_seconds"])
+            self.say(f"step {step}/{total} · epoch {fields['epoch']} · {numbers} · {left} left")
 
     def epoch(self, **fields: Any) -> None:
         """Records an epoch."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,7 @@ class Run:
     def __init__(self, config: Config, output: Path, world: World) -> None:
         self.config, self.output, self.world = config, output, world
         settings = config.train
-        pin_memory = world.device.type == "cuda"
-        loader_arguments = dict(rank=world.rank, world_size=world.size, pin_memory=pin_memory)
+        loader_arguments: Any = dict(rank=world.rank, world_size=world.size, pin_memory=world.device.type == "cuda")
         self.train_batches: TrainLoader = train_loader(config, **loader_arguments)
         self.val_batches: ValLoader = val_loader(config, **loader_arguments)
         self.classes = list(self.train_batches.dataset.classes)
@@ -85,7 +85,7 @@ class Run:
             checkpoint.load_start(self.model, config.model.checkpoint, config.model.name)
         self.model.to(world.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         if settings.gradient_checkpointing:
-            self.model.set_grad_checkpointing(True)
+            self.model.set_grad_checkpointing(True)  # type: ignore[operator]
         self.precision = Precision(settings.precision, world.device)
         self.optimizer = create_optimizer(self.model, config, self.global_batch_size)
         self.schedule = Schedule(self.optimizer, config, self.steps_per_epoch, self.global_batch_size)
@@ -193,8 +193,9 @@ class Run:
         last = self.output / "checkpoints" / "last.pt"
         if bad_step:
             kept = f"{last} is from before it" if last.is_file() else "nothing was saved yet"
+            epoch = (bad_step - 1) // self.steps_per_epoch + 1
             raise UsageError(
-                f"the loss of step {bad_step} (epoch {(bad_step - 1) // self.steps_per_epoch + 1}) is not finite; {kept}; "
+                f"the loss of step {bad_step} (epoch {epoch}) is not finite; {kept}; "
                 "try a lower optimizer.lr, more schedule.warmup_epochs, or train.precision=fp32"
             )
         if number:
@@ -343,10 +344,9 @@ class Run:
             return
         saved = checkpoint.read(path)
         hint = "choose another output folder, or move this one away"
-        if saved["config"]["model"]["name"] != self.config.model.name:
-            raise UsageError(
-                f"{path} holds {saved['config']['model']['name']}, the configuration asks for {self.config.model.name}; {hint}"
-            )
+        name = saved["config"]["model"]["name"]
+        if name != self.config.model.name:
+            raise UsageError(f"{path} holds {name}, the configuration asks for {self.config.model.name}; {hint}")
         for key, ours in (("global_batch_size", self.global_batch_size), ("steps_per_epoch", self.steps_per_epoch)):
             if saved[key] != ours:
                 raise UsageError(f"{path} was trained with {key} {saved[key]}, now it would be {ours}; {hint}")
@@ -416,9 +416,10 @@ def seed_everything(*parts: int) -> None:
 
 def path_rates(model: nn.Module) -> dict[str, list[float]]:
     """(attention, conv) rates of every block that mixes two paths, in the network's order."""
+    named: Iterable[tuple[str, Any]] = model.named_modules()
     return {
         name: [module.rate_attention.item(), module.rate_conv.item()]
-        for name, module in model.named_modules()
+        for name, module in named
         if hasattr(module, "rate_attention") and hasattr(module, "rate_conv")
     }
 

@@ -24,8 +24,9 @@ def create_optimizer(model: nn.Module, config: Config, global_batch_size: int) -
         UsageError: timm knows no optimizer of that name.
     """
     settings = config.optimizer
-    if settings.name not in list_optimizers():
-        raise UsageError(f"optimizer.name={settings.name!r} is not one of timm's: {', '.join(list_optimizers())}")
+    known = [str(name) for name in list_optimizers()]
+    if settings.name not in known:
+        raise UsageError(f"optimizer.name={settings.name!r} is not one of timm's: {', '.join(known)}")
     info = get_optimizer_info(settings.name)
     extra: dict[str, Any] = {}
     if info.has_eps:
