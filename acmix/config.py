@@ -226,12 +226,19 @@ def describe(problem: Any) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
         return f"{key}={problem['input']!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
-    near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
-    if not near:
-        last = {known.split(".")[-1]: known for known in known_keys()}
-        near = [last[name] for name in difflib.get_close_matches(key.split(".")[-1], last, n=1, cutoff=0.7)]
+    near = nearest(key)
     hint = f"did you mean {near[0]!r}?" if near else f"sections: {', '.join(Config.model_fields)}"
     return f"unknown key {key!r}; {hint}"
+
+
+def nearest(key: str) -> list[str]:
+    """The known key that an unknown one was probably meant to be, if any: of the same name, or spelt nearly so."""
+    last = {known.split(".")[-1]: known for known in known_keys()}
+    name = key.split(".")[-1]
+    if "." in key and name in last:
+        return [last[name]]
+    near = difflib.get_close_matches(key, [*known_keys(), *Config.model_fields], n=1, cutoff=0.7)
+    return near or [last[each] for each in difflib.get_close_matches(name, last, n=1, cutoff=0.7)]
 
 
 def known_keys() -> list[str]:

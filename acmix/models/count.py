@@ -37,7 +37,9 @@ def cost(name: str, img_size: int | None = None, **kwargs: Any) -> Cost:
     """
     with torch.device("meta"):
         model = create_model(name, **kwargs)
-    return cost_of(model, img_size or timm.get_pretrained_cfg(name).input_size[1])
+    known = timm.get_pretrained_cfg(name)
+    assert known is not None
+    return cost_of(model, img_size or known.input_size[1])
 
 
 def cost_of(model: nn.Module, img_size: int, in_chans: int = 3) -> Cost:

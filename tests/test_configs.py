@@ -1,0 +1,76 @@
+"""The shipped configurations hold the published recipe and say where their figures come from."""
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import yaml
+
+from acmix import config, list_models
+
+CONFIGS = sorted(Path(str(resources.files("acmix"))).glob("configs/**/*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_configuration_loads_by_its_bare_name_and_says_what_it_is(path):
+    settings = config.load(path.name)
+    assert settings.model.name in list_models()
+    header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    for word in ("# bash run.sh", "# hardware:", "# published:", "# ours:"):
+        assert any(line.startswith(word) for line in header), f"{path.name} has no line {word!r}"
+
+
+def test_every_model_has_a_configuration():
+    assert set(list_models()) <= {path.stem for path in CONFIGS}
+
+
+@pytest.mark.parametrize(("size", "drop_path"), [("tiny", 0.2), ("small", 0.3)])
+def test_swin_is_trained_as_published(size, drop_path):
+    settings = config.load(f"acmix_swin_{size}_patch4_window7_224")
+    assert settings.model.drop_path_rate == drop_path
+    assert (settings.train.epochs, settings.train.batch_size, settings.train.clip_grad) == (300, 128, 5.0)
+    assert (settings.optimizer.lr, settings.optimizer.base_batch_size, settings.optimizer.weight_decay) == (
+        5e-4,
+        512,
+        0.05,
+    )
+    assert (settings.schedule.warmup_epochs, settings.schedule.warmup_lr, settings.schedule.min_lr) == (20, 5e-7, 5e-6)
+    assert (settings.augment.mixup, settings.augment.cutmix, settings.augment.label_smoothing) == (0.8, 1.0, 0.1)
+    assert (settings.augment.auto_augment, settings.augment.random_erasing) == ("rand-m9-mstd0.5-inc1", 0.25)
+
+
+def test_a_dumped_configuration_loads_equal(tmp_path):
+    settings = config.load("acmix_swin_digits", ["train.epochs=3", "train.ema_decay=0.99"])
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(config.dump(settings), encoding="utf-8")
+    assert config.load(copy) == settings
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epoch=2", "did you mean 'train.epochs'?"),
+        ("optimiser.lr=1", "did you mean 'optimizer.lr'?"),
+        ("train.lr=1", "did you mean 'optimizer.lr'?"),
+        ("train.epochs=many", "train.epochs='many': input should be a valid integer"),
+        ("train.epochs=0", "train.epochs=0: input should be greater than 0"),
+        ("train.epochs", "is not of the form section.key=value"),
+        ("data.interpolation=cubic", "data.interpolation='cubic'"),
+    ],
+)
+def test_an_override_nobody_reads_is_refused_in_one_line(override, message):
+    with pytest.raises(ValueError) as caught:
+        config.load("acmix_swin_digits", [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_in_powers_of_ten_are_numbers(tmp_path):
+    path = tmp_path / "lr.yaml"
+    path.write_text(yaml.safe_dump({"optimizer": {"lr": "5e-4"}}), encoding="utf-8")
+    assert config.load(path, ["schedule.min_lr=1e-6"]).optimizer.lr == 5e-4
+
+
+def test_a_wrong_name_is_answered_with_the_nearest():
+    with pytest.raises(ValueError, match="did you mean acmix_swin_digits.yaml"):
+        config.load("acmix_swin_digit")
