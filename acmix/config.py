@@ -227,7 +227,9 @@ def describe(problem: Any) -> str:
     if problem["type"] != "extra_forbidden":
         return f"{key}={problem['input']!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
     near = nearest(key)
-    hint = f"did you mean {near[0]!r}?" if near else f"sections: {', '.join(Config.model_fields)}"
+    section = key.partition(".")[0] + "."
+    there = [known for known in known_keys() if known.startswith(section)] or list(Config.model_fields)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(there)}"
     return f"unknown key {key!r}; {hint}"
 
 
@@ -237,7 +239,7 @@ def nearest(key: str) -> list[str]:
     name = key.split(".")[-1]
     if "." in key and name in last:
         return [last[name]]
-    near = difflib.get_close_matches(key, [*known_keys(), *Config.model_fields], n=1, cutoff=0.7)
+    near = difflib.get_close_matches(key, known_keys() if "." in key else list(Config.model_fields), n=1, cutoff=0.7)
     return near or [last[each] for each in difflib.get_close_matches(name, last, n=1, cutoff=0.7)]
 
 

@@ -50,7 +50,7 @@ def test_a_dumped_configuration_loads_equal(tmp_path):
     ("override", "message"),
     [
         ("train.epoch=2", "did you mean 'train.epochs'?"),
-        ("optimiser.lr=1", "did you mean 'optimizer.lr'?"),
+        ("optimiser.lr=1", "did you mean 'optimizer'?"),
         ("train.lr=1", "did you mean 'optimizer.lr'?"),
         ("train.epochs=many", "train.epochs='many': input should be a valid integer"),
         ("train.epochs=0", "train.epochs=0: input should be greater than 0"),
