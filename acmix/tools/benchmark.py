@@ -117,9 +117,7 @@ def benchmark_train(
     check_arguments(models, processes, batch_size, steps, img_size, precision)
     if check_processors(processes):
         threads = threads_each(processes)
-        say(
-            f"no GPU found: a card stands for {threads} CPU thread{'s'[: threads - 1]} here, alone and among {processes}"
-        )
+        say(f"no GPU found: a card is {threads} CPU thread{'s'[: threads - 1]} here, alone and among {processes}")
     rows = []
     for name in models:
         case = Case(name, batch_size, img_size, precision, warmup, steps, result="")
