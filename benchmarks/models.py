@@ -38,9 +38,8 @@ def markdown(table: list[dict[str, str]]) -> str:
         millions = [f"{int(row[key]) / 1e6:.2f} M" for key in ("parameters", "plain_parameters")]
         gmacs = [f"{float(row[key]):.2f}" for key in ("gmacs", "plain_gmacs")]
         published = row["published_top1"] + (" %" if row["published_top1"] != "unknown" else "")
-        lines.append(
-            f"| `{row['model']}` | {millions[0]} | {gmacs[0]} | {millions[1]}, {gmacs[1]} | {published} | {row['our_top1']} |"
-        )
+        cells = [f"`{row['model']}`", millions[0], gmacs[0], f"{millions[1]}, {gmacs[1]}", published, row["our_top1"]]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
