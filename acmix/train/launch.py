@@ -141,8 +141,9 @@ def check_processors(processes: int) -> str:
                 f"{processes} processes need {processes} GPUs; this machine has {present}; N can be 1 to {present}"
             )
         return ""
-    plural = "es" if processes > 1 else ""
-    return f"no GPU found: {processes} process{plural} on the CPU, over gloo, {threads_each(processes)} threads each"
+    threads = threads_each(processes)
+    each = "1 thread" if threads == 1 else f"{threads} threads"
+    return f"no GPU found: {processes} process{'es'[: processes * 2 - 2]} on the CPU over gloo, {each} each"
 
 
 def cores() -> int:
