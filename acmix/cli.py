@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from acmix.errors import UsageError
+from acmix.tools.guard import guarded
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Train and use networks that mix self-attention and convolution (ACmix).",
 )
+# what the parser raises; typer has its own copy of it, or click's
+CommandLineError: Any = typer.BadParameter.__base__
 console = Console(highlight=False, soft_wrap=True)
 
 Checkpoint = Annotated[Path, typer.Argument(help="best.pt, last.pt, or what `acmix convert` wrote.")]
@@ -43,15 +43,16 @@ def train(
     folder = output or Path("runs") / Path(configuration).stem
     summary = run(settings, folder)
     if is_first_process():
-        console.print(f"top-1 {summary['top1']:.2f} % (epoch {summary['best_epoch']}); everything lies in {folder}")
+        top1 = "not measured" if summary["top1"] is None else f"{summary['top1']:.2f} % (epoch {summary['best_epoch']})"
+        console.print(f"top-1 {top1}; everything lies in {folder}")
 
 
 @app.command()
 def evaluate(
     checkpoint: Checkpoint,
     data: DataOption,
-    batch_size: Annotated[int | None, typer.Option(help="Images a process and pass.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Reading processes.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a process and pass.", min=1)] = None,
+    workers: Annotated[int | None, typer.Option(help="Reading processes.", min=0)] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -171,24 +172,6 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def guarded(call: Callable[[], object]) -> None:
-    """Runs a command; what a user can cause ends in one line and status 2, a stop signal in its own status."""
-    from acmix.train.signals import Stopped
-
-    try:
-        call()
-    except Stopped as stopped:
-        sys.exit(stopped.exit_code)
-    except UsageError as error:
-        from acmix.train.launch import write_worker_error
-
-        if not write_worker_error(str(error)):
-            print(f"acmix: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
 def main() -> None:
     """Entry point of `acmix` and `python -m acmix`."""
-    guarded(lambda: app(prog_name="acmix"))
+    guarded(lambda: sys.exit(app(sys.argv[1:] or ["--help"], prog_name="acmix", standalone_mode=False)))

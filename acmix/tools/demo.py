@@ -55,6 +55,6 @@ def demo(data: Path, output: Path, overrides: tuple[str, ...] = ()) -> None:
 
 
 if __name__ == "__main__":
-    from acmix.cli import guarded
+    from acmix.tools.guard import guarded
 
     guarded(lambda: demo(Path("data/digits"), Path("runs/digits"), tuple(sys.argv[1:])))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from acmix.data import UnreadableFiles, val_loader
+from acmix.errors import UsageError
 from acmix.tasks import Evaluation
 from acmix.tasks.classify import evaluate
 from acmix.train.checkpoint import restore_model
@@ -52,6 +53,7 @@ def evaluate_checkpoint(
             updates["workers"] = workers
         config = restored.config.model_copy(update={"data": restored.config.data.model_copy(update=updates)})
         loader = val_loader(config, rank=world.rank, world_size=world.size, batch_size=batch_size)
+        check_classes(restored.classes, list(loader.dataset.classes), checkpoint, data)
         unreadable = UnreadableFiles()
         result = evaluate(
             restored.model,
@@ -63,3 +65,15 @@ def evaluate_checkpoint(
         unreadable.gather()
         unreadable.check()
         return Evaluated(result, config.model.name, unreadable.names, world.is_first)
+
+
+def check_classes(trained: list[str], found: list[str], checkpoint: Path, data: str) -> None:
+    """Refuses data whose labels mean something else; released weights know their classes by number alone."""
+    numbered = [str(label) for label in range(len(trained))]
+    different = [(a, b) for a, b in zip(trained, found, strict=True) if a != b]
+    if different and numbered not in (trained, found):
+        first, other = different[0]
+        raise UsageError(
+            f"{checkpoint} was trained on other classes than those of {data}: {first!r} where there is {other!r}; "
+            "give the data it was trained for"
+        )

@@ -1,0 +1,33 @@
+"""The end of every command: an exit status, and one line where a user can mend what is wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from acmix.errors import UsageError
+
+
+def guarded(call: Callable[[], object]) -> None:
+    """Runs a command; what a user can cause ends in one line and status 2, a stop signal in its own status."""
+    from acmix.train.signals import Stopped
+
+    try:
+        call()
+    except Stopped as stopped:
+        sys.exit(stopped.exit_code)
+    except UsageError as error:
+        fail(str(error))
+    except CommandLineError as error:
+        fail(f"{error.format_message().rstrip('.')}; see --help")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the process with one line, which a launcher prints once for all of its processes."""
+    from acmix.train.launch import write_worker_error
+
+    if not write_worker_error(message):
+        print(f"acmix: error: {message}", file=sys.stderr)
+    sys.exit(2)
