@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -172,6 +173,14 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def parse_and_call() -> None:
+    """Runs the command that was typed; what cannot be parsed is a usage error like any other."""
+    try:
+        sys.exit(app(sys.argv[1:] or ["--help"], prog_name="acmix", standalone_mode=False))
+    except CommandLineError as error:
+        raise UsageError(f"{error.format_message().rstrip('.')}; see --help") from None
+
+
 def main() -> None:
     """Entry point of `acmix` and `python -m acmix`."""
-    guarded(lambda: sys.exit(app(sys.argv[1:] or ["--help"], prog_name="acmix", standalone_mode=False)))
+    guarded(parse_and_call)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from acmix.errors import UsageError
 
@@ -18,8 +19,6 @@ def guarded(call: Callable[[], object]) -> None:
         sys.exit(stopped.exit_code)
     except UsageError as error:
         fail(str(error))
-    except CommandLineError as error:
-        fail(f"{error.format_message().rstrip('.')}; see --help")
     except KeyboardInterrupt:
         sys.exit(130)
 
