@@ -3,7 +3,8 @@
 A checkpoint is a dictionary of tensors and plain values alone:
 
     format "acmix" · version · config · classes · model · step · epoch · metrics       in every one
-    optimizer · scaler · average · best · steps_per_epoch · global_batch_size           in last.pt, to go on from
+    optimizer · scaler · average · epochs_ended · best · meter · unreadable(_of) ·
+    steps_per_epoch · global_batch_size                                                 in last.pt, to go on from
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def save(path: Path, contents: dict[str, Any]) -> None:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        raise UsageError(f"cannot write {path}: {error}; what was saved before is untouched") from error
+        said = " ".join(str(error).split())
+        raise UsageError(f"cannot write {path}: {said}; what was saved before is untouched") from error
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -73,6 +75,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         )
     if contents.get("version") != VERSION:
         raise UsageError(f"{path} has version {contents.get('version')}; this acmix reads version {VERSION}")
+    kinds = {"config": dict, "classes": list, "model": dict}
+    if wrong := [key for key, kind in kinds.items() if not isinstance(contents.get(key), kind)]:
+        raise UsageError(f"{path} lacks {', '.join(wrong)}: it was written by something else; give another checkpoint")
     return contents
 
 
@@ -120,6 +125,8 @@ def load_start(model: nn.Module, path: str, name: str) -> None:
     """
     contents = safe_load(path)
     state = contents.get("average") or contents.get("model", contents)
+    if not isinstance(state, dict):
+        raise UsageError(f"{path} holds no weights; give another model.checkpoint")
     if contents.get("format") != FORMAT:
         state = from_official(state, name)
     load_weights(model, state, path)

@@ -1,4 +1,4 @@
-"""This process's place among all that train together."""
+"""This process's place among all that train together, and how they come to act as one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from acmix.errors import UsageError
+
+# what torchrun tells a process, and what a process alone may assume
+LAUNCHED = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,18 @@ class World:
 
 @contextmanager
 def join() -> Iterator[World]:
-    """Joins the processes that torchrun started, or stands alone; leaves them again at the end."""
+    """Joins the processes that torchrun started, or stands alone; leaves them again at the end.
+
+    Raises:
+        UsageError: more processes than GPUs.
+    """
     size, rank, local_rank = (int(os.environ.get(key, default)) for key, default in LAUNCHED.items())
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
+        if local_rank >= torch.cuda.device_count():
+            present = torch.cuda.device_count()
+            raise UsageError(f"process {local_rank} has no GPU: this machine has {present}; start {present} processes")
         torch.cuda.set_device(device)
     if size == 1:
         yield World(0, 1, device)
@@ -51,8 +63,25 @@ def join() -> Iterator[World]:
         dist.destroy_process_group()
 
 
-# what torchrun tells a process, and what a process alone may assume
-LAUNCHED = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}
+@contextmanager
+def together(world: World) -> Iterator[None]:
+    """Lets every process fail where one does: none is left waiting for it. Every process enters the block.
+
+    Raises:
+        UsageError: on every process, the one that the first of them met.
+    """
+    failure: UsageError | None = None
+    try:
+        yield
+    except UsageError as error:
+        failure = error
+    said: list[Any] = [None if failure is None else str(failure)]
+    if world.size > 1:
+        said *= world.size
+        dist.all_gather_object(said, said[0], group=world.control)
+    for message in said:
+        if message is not None:
+            raise UsageError(message) from failure
 
 
 class Agreement:

@@ -17,6 +17,9 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
+
+from acmix.errors import UsageError
 
 # On a terminal that is no terminal, a line this often.
 PLAIN_SECONDS = 10.0
@@ -28,13 +31,16 @@ class RunLog:
     Args:
         folder: of the run.
         active: whether this process writes.
+        keep: whether it also writes to the folder.
         tensorboard: also write event files for TensorBoard.
         total_steps: of the whole run.
         first_step: where this call begins.
     """
 
-    def __init__(self, folder: Path, *, active: bool, tensorboard: bool, total_steps: int, first_step: int) -> None:
-        self.active = active
+    def __init__(
+        self, folder: Path, *, active: bool, keep: bool, tensorboard: bool, total_steps: int, first_step: int
+    ) -> None:
+        self.folder, self.active = folder, active
         self.console = Console(quiet=not active, highlight=False, soft_wrap=True)
         self.last_line = time.monotonic()
         self.file = self.board = None
@@ -50,13 +56,21 @@ class RunLog:
         self.progress = Progress(*columns, console=self.console, disable=not live)
         self.bar = self.progress.add_task("training", total=total_steps, completed=first_step, numbers="")
         self.is_live = live
-        if active:
-            self.file = open(folder / "log.jsonl", "a", encoding="utf-8")  # noqa: SIM115  closed by close()
+        if active and keep:
+            self.open(tensorboard, first_step)
+            self.progress.start()
+
+    def open(self, tensorboard: bool, first_step: int) -> None:
+        """Opens the files, to go on behind what they hold."""
+        try:
+            self.file = open(self.folder / "log.jsonl", "a", encoding="utf-8")  # noqa: SIM115  closed by close()
             if tensorboard:
                 from torch.utils.tensorboard import SummaryWriter
 
-                self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
-        self.progress.start()
+                # what a killed run told of later steps is told again
+                self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=first_step + 1)
+        except OSError as error:
+            raise UsageError(f"cannot write the log in {self.folder}: {error.strerror}; choose another") from error
 
     def say(self, text: str) -> None:
         """Prints a line above the progress bar."""
@@ -65,8 +79,11 @@ class RunLog:
     def write(self, event: str, **fields: Any) -> None:
         """Appends one record."""
         if self.file is not None:
-            self.file.write(json.dumps({"event": event, "time": time.time(), **fields}) + "\n")
-            self.file.flush()
+            try:
+                self.file.write(json.dumps({"event": event, "time": time.time(), **fields}) + "\n")
+                self.file.flush()
+            except OSError as error:
+                raise UsageError(f"cannot write {self.file.name}: {error.strerror}; the checkpoint is whole") from error
 
     def step(self, step: int, total: int, **fields: Any) -> None:
         """Records a step and moves the bar to it; `step` counts the steps done."""
@@ -102,6 +119,13 @@ class RunLog:
                 if value is not None:
                     self.board.add_scalar(f"{group}/{key}", value, step)
 
+    def list_unreadable(self, names: list[str]) -> None:
+        """Names the files that were left out."""
+        if names:
+            self.say(f"{len(names)} files could not be read and were left out:")
+        for name in names:
+            self.say(f"  {name}")
+
     def close(self) -> None:
         """Ends the bar and closes the files."""
         self.progress.stop()
@@ -109,6 +133,28 @@ class RunLog:
             self.file.close()
         if self.board is not None:
             self.board.close()
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """What an earlier call wrote into summary.json; {} where it wrote nothing yet.
+
+    Raises:
+        UsageError: somebody has changed it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        raise UsageError(f"{path} is not JSON; delete it and run the same command to write it anew") from None
+
+
+def path_rates(model: nn.Module) -> dict[str, list[float]]:
+    """(attention, conv) rates of every block that mixes two paths, in the network's order."""
+    modules: dict[str, Any] = dict(model.named_modules())
+    return {
+        name: [module.rate_attention.item(), module.rate_conv.item()]
+        for name, module in modules.items()
+        if hasattr(module, "rate_attention") and hasattr(module, "rate_conv")
+    }
 
 
 def duration(seconds: float) -> str:

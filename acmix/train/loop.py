@@ -7,9 +7,10 @@ Every draw of chance is a function of the seed and the step (dropout, mixup) or 
 from __future__ import annotations
 
 import json
+import math
+import os
 import random
 import time
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,22 +18,20 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from acmix.config import Config, dump
-from acmix.data import Batch, TrainLoader, UnreadableFiles, ValLoader, train_loader, val_loader
+from acmix.data import Batch, train_loader, val_loader
 from acmix.errors import UsageError
-from acmix.tasks import Classification, Evaluation, build_model
+from acmix.tasks import Classification, Evaluation
 from acmix.tasks.classify import evaluate
-from acmix.train import checkpoint
-from acmix.train.distributed import Agreement, World, join
-from acmix.train.log import RunLog, device_name, duration, provenance
-from acmix.train.meter import Meter
-from acmix.train.optim import Precision, Schedule, create_optimizer
+from acmix.train.distributed import Agreement, World, join, together
+from acmix.train.log import RunLog, device_name, duration, path_rates, provenance, read_summary
+from acmix.train.optim import Schedule
 from acmix.train.plots import draw_curves, draw_paths, write_atomically
 from acmix.train.signals import Stopped, StopRequest
+from acmix.train.state import State, make_folder
 
 
 def train(config: Config, output: Path) -> dict[str, Any]:
@@ -46,76 +45,67 @@ def train(config: Config, output: Path) -> dict[str, Any]:
         What `summary.json` holds, on every process.
 
     Raises:
-        UsageError: something in the configuration, the data or the folder is not fit.
+        UsageError: something in the configuration, the data or the folder is not fit, or training diverged.
         Stopped: Ctrl-C or SIGTERM came; a checkpoint was written.
     """
     with StopRequest() as stop, join() as world:
-        run = Run(config, output, world)
+        run = Run(config, output, world, stop)
         try:
-            return run.to_the_end(stop)
+            return run.to_the_end()
         finally:
             run.log.close()
 
 
 class Run:
-    """One run's state on one process.
+    """One run on one process.
 
     Args:
         config: the run.
         output: its folder.
         world: this process's place.
+        stop: where a signal to stop is noted.
     """
 
-    def __init__(self, config: Config, output: Path, world: World) -> None:
-        self.config, self.output, self.world = config, output, world
+    def __init__(self, config: Config, output: Path, world: World, stop: StopRequest) -> None:
+        self.config, self.output, self.world, self.stop = config, output, world, stop
         settings = config.train
-        loader_arguments: Any = dict(rank=world.rank, world_size=world.size, pin_memory=world.device.type == "cuda")
-        self.train_batches: TrainLoader = train_loader(config, **loader_arguments)
-        self.val_batches: ValLoader = val_loader(config, **loader_arguments)
-        self.classes = list(self.train_batches.dataset.classes)
-        self.steps_per_epoch = self.train_batches.steps_per_epoch
-        self.total_steps = settings.epochs * self.steps_per_epoch
-        self.global_batch_size = settings.batch_size * settings.accumulation * world.size
-        self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
-
+        if settings.deterministic:
+            # cuBLAS reads it when it is first used
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(settings.deterministic)
-        seed_everything(settings.seed)
-        self.model = build_model(config)
-        if config.model.checkpoint:
-            checkpoint.load_start(self.model, config.model.checkpoint, config.model.name)
-        self.model.to(world.device, memory_format=self.memory_format)  # type: ignore[call-overload]
-        if settings.gradient_checkpointing:
-            self.model.set_grad_checkpointing(True)  # type: ignore[operator]
-        self.precision = Precision(settings.precision, world.device)
-        self.optimizer = create_optimizer(self.model, config, self.global_batch_size)
-        self.schedule = Schedule(self.optimizer, config, self.steps_per_epoch, self.global_batch_size)
-        self.average = ModelEmaV3(self.model, decay=settings.ema_decay) if settings.ema_decay else None
-        self.task = Classification(config)
-        self.unreadable = UnreadableFiles()
-
-        self.step = 0
-        self.best: dict[str, Any] = {}
-        self.metrics: dict[str, Any] = {}
-        if world.is_first:
-            make_folder(output)
-        self.resume()
+        with together(world):
+            loader_arguments: Any = dict(rank=world.rank, world_size=world.size, pin_memory=world.device.type == "cuda")
+            self.train_batches = train_loader(config, **loader_arguments)
+            self.val_batches = val_loader(config, **loader_arguments)
+            self.steps_per_epoch = self.train_batches.steps_per_epoch
+            self.total_steps = settings.epochs * self.steps_per_epoch
+            seed_everything(settings.seed)
+            classes = list(self.train_batches.dataset.classes)
+            self.state = State(config, output, world, classes=classes, steps_per_epoch=self.steps_per_epoch)
+            self.global_batch_size = self.state.global_batch_size
+            self.schedule = Schedule(self.state.optimizer, config, self.steps_per_epoch, self.global_batch_size)
+            self.task = Classification(config)
+            if world.is_first:
+                make_folder(output)
+        self.state.resume()
+        self.first_step = self.state.step
+        self.is_finished = self.state.epochs_ended >= settings.epochs
         self.log = RunLog(
             output,
             active=world.is_first,
+            keep=not self.is_finished,
             tensorboard=settings.tensorboard,
             total_steps=self.total_steps,
-            first_step=self.step,
+            first_step=self.first_step,
         )
+        self.agreement = Agreement(world, 3)
+        self.too_many_unreadable = False
         self.in_step = self.wrap()
-
-    @property
-    def epoch(self) -> int:
-        """Epochs that are done."""
-        return self.step // self.steps_per_epoch
 
     def wrap(self) -> nn.Module:
         """The model as a step calls it: compiled if asked for, its gradients averaged over the processes."""
-        module = torch.compile(self.model) if self.config.train.compile else self.model
+        model = self.state.model
+        module = torch.compile(model) if self.config.train.compile else model
         if self.world.size == 1:
             return module  # type: ignore[return-value]
         device_ids = [self.world.device] if self.world.device.type == "cuda" else None
@@ -123,286 +113,268 @@ class Run:
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
-    def to_the_end(self, stop: StopRequest) -> dict[str, Any]:
+    def to_the_end(self) -> dict[str, Any]:
         """Trains the epochs that are left, and writes what came of it."""
-        began, first_step = time.monotonic(), self.step
+        summary_file = self.output / "summary.json"
+        if self.is_finished:
+            self.log.say(
+                f"{self.output}: this run is finished, after {self.state.step} steps; "
+                "raise train.epochs to go on, or choose another output folder"
+            )
+            written = read_summary(summary_file)
+            if written.get("steps") == self.state.step:
+                return written
         self.announce()
-        while self.step < self.total_steps:
-            self.one_epoch(stop)
+        began = time.monotonic()
+        while self.state.epochs_ended < self.config.train.epochs:
+            self.train_epoch()
+            self.end_epoch()
         summary = self.summary()
         if self.world.is_first:
-            text = json.dumps(summary, indent=2)
-            write_atomically(self.output / "summary.json", text.encode())
+            write_atomically(summary_file, json.dumps(summary, indent=2).encode())
             self.log.write("end", **summary)
             self.log.progress.stop()
-            if self.step > first_step:
-                draw_curves(self.output)
-                draw_paths(self.output)
-                self.log.say(f"trained {self.step - first_step} steps in {duration(time.monotonic() - began)}")
-            self.tell_unreadable()
+            self.draw()
+            self.log.say(f"trained {self.state.step - self.first_step} steps in {duration(time.monotonic() - began)}")
+            self.log.list_unreadable(self.state.unreadable.names)
         return summary
 
-    def one_epoch(self, stop: StopRequest) -> None:
-        """Trains to the end of the current epoch, evaluates and saves."""
-        settings, number = self.config.train, self.epoch
-        agreement = Agreement(self.world, 2)
-        meter = Meter(self.world.device)
+    def train_epoch(self) -> None:
+        """Takes the steps that are left of the current epoch."""
+        settings, state = self.config.train, self.state
+        epoch = state.epochs_ended
+        done = state.step - epoch * self.steps_per_epoch
+        if done == 0:
+            state.meter.start_epoch()
+        state.meter.start()
         self.in_step.train()
-        batches = self.train_batches.epoch(number, self.step % self.steps_per_epoch)
-        for _ in range(self.step % self.steps_per_epoch, self.steps_per_epoch):
+        batches = self.train_batches.epoch(epoch, done) if done < self.steps_per_epoch else iter(())
+        for number in range(done + 1, self.steps_per_epoch + 1):
             micro_batches = [next(batches) for _ in range(settings.accumulation)]
-            lr = self.schedule.apply(self.step)
-            seed_everything(settings.seed, self.step, self.world.rank)
+            lr = self.schedule.apply(state.step)
+            seed_everything(settings.seed, state.step, self.world.rank)
             loss, norm = self.one_step(micro_batches)
-            self.step += 1
-            meter.add(loss, norm, self.step, self.global_batch_size)
-            # what is not finite is asked for at once on a CPU; on a GPU that would stop it, so with the log
-            due = self.step % settings.log_every_steps == 0
-            bad_step = meter.first_bad_step() if due or self.world.device.type == "cpu" else 0
-            self.act_on(agreement.exchange(stop.signal, bad_step))
-            if due:
-                self.log_step(meter, lr)
-            if settings.checkpoint_every_steps and self.step % settings.checkpoint_every_steps == 0:
-                self.save_last()
-        agreement.exchange(stop.signal, meter.first_bad_step())
-        self.act_on(agreement.settle())
-        self.end_epoch(number + 1, meter)
+            state.step += 1
+            state.meter.add(loss, norm, self.is_finite(loss, norm), step=state.step, images=self.global_batch_size)
+            to_log = state.step % settings.log_every_steps == 0 or number == self.steps_per_epoch
+            to_save = settings.checkpoint_every_steps and state.step % settings.checkpoint_every_steps == 0
+            # never log or save what comes after a step that was not finite
+            self.listen(now=bool(to_log or to_save))
+            if to_log:
+                self.log_step(lr)
+            if to_save:
+                state.save_last()
 
     def one_step(self, micro_batches: list[Batch]) -> tuple[Tensor, Tensor]:
         """Forward and backward over every micro-batch, then one move of the weights; the loss and the gradient norm."""
+        state = self.state
         total = torch.zeros((), device=self.world.device)
         for i, cpu_batch in enumerate(micro_batches):
             self.note_unreadable(cpu_batch, self.train_batches.dataset)
             batch = cpu_batch.to(self.world.device)
-            batch = batch._replace(images=batch.images.contiguous(memory_format=self.memory_format))
+            batch = batch._replace(images=batch.images.contiguous(memory_format=state.memory_format))
             if isinstance(self.in_step, DistributedDataParallel):
                 # gradients travel once a step, with the last micro-batch
                 self.in_step.require_backward_grad_sync = i == len(micro_batches) - 1
-            with self.precision.autocast():
+            with state.precision.autocast():
                 loss = self.task.loss(self.in_step, batch) / len(micro_batches)
-            self.precision.backward(loss)
+            state.precision.backward(loss)
             total += loss.detach()
-        norm = self.precision.step(self.optimizer, self.model.parameters(), self.config.train.clip_grad)
-        if self.average is not None:
-            self.average.update(self.model, step=self.step)
+        norm = state.precision.step(state.optimizer, state.model.parameters(), self.config.train.clip_grad)
+        if state.average is not None:
+            state.average.update(state.model, step=state.step)
         return total, norm
 
-    def act_on(self, agreed: list[int]) -> None:
-        """Stops, on all processes at the same step, for a signal or a loss that is no number."""
-        number, bad_step = agreed
-        last = self.output / "checkpoints" / "last.pt"
+    def is_finite(self, loss: Tensor, norm: Tensor) -> Tensor:
+        """Whether training can go on after a step; with fp16 the scaler leaves out a step whose gradient is not."""
+        finite = torch.isfinite(loss)
+        return finite if self.state.precision.scaler.is_enabled() else finite & torch.isfinite(norm)
+
+    def listen(self, *, now: bool = False) -> None:
+        """Stops, on all processes at the same place, for a signal, a loss that is no number or too many bad files.
+
+        Args:
+            now: wait for what the others say, and on a GPU for the steps it has not come to yet; otherwise one learns
+                of it at the next call, or where the next one waits.
+        """
+        # on a CPU the loss is there at no cost
+        bad_step = self.state.meter.first_bad_step() if now or self.world.device.type == "cpu" else 0
+        agreed = self.agreement.exchange(self.stop.signal, bad_step, int(self.too_many_unreadable))
+        if now:
+            agreed = self.agreement.settle()
+        signal, bad_step, too_many = agreed
         if bad_step:
-            kept = f"{last} is from before it" if last.is_file() else "nothing was saved yet"
-            epoch = (bad_step - 1) // self.steps_per_epoch + 1
-            raise UsageError(
-                f"the loss of step {bad_step} (epoch {epoch}) is not finite; {kept}; "
-                "try a lower optimizer.lr, more schedule.warmup_epochs, or train.precision=fp32"
-            )
-        if number:
-            self.save_last()
-            message = f"stopped after step {self.step} of {self.total_steps}; run the same command again to go on"
+            self.give_up(f"the loss or the gradient of step {bad_step}")
+        if too_many:
+            self.state.unreadable.gather()
+            self.state.unreadable.check()
+        if signal and not now:
+            self.listen(now=True)
+        if signal:
+            self.state.save_last()
+            message = f"stopped after step {self.state.step} of {self.total_steps}; run the same command again to go on"
             self.log.progress.stop()
             self.log.say(message)
-            raise Stopped(number, message)
+            raise Stopped(signal, message)
 
-    def log_step(self, meter: Meter, lr: float) -> None:
-        """Records the steps since the last record; collective."""
-        loss, norm, speed = meter.read()
+    def give_up(self, what: str) -> None:
+        """Ends a run that has diverged."""
+        last = self.state.last
+        kept = f"{last} is from before it" if last.is_file() else "nothing was saved yet"
+        raise UsageError(
+            f"{what} (epoch {self.state.epochs_ended + 1}) is not finite; {kept}; "
+            "try a lower optimizer.lr, more schedule.warmup_epochs, or train.precision=fp32"
+        )
+
+    def log_step(self, lr: float) -> None:
+        """Records the steps since the last record; every process calls it."""
+        loss, norm, speed = self.state.meter.read()
         if self.world.size > 1:
             mean = torch.tensor(loss, dtype=torch.float64)
             dist.all_reduce(mean, group=self.world.control)
             loss = mean.item() / self.world.size
         cuda = self.world.device.type == "cuda"
         self.log.step(
-            self.step,
+            self.state.step,
             self.total_steps,
-            epoch=(self.step - 1) // self.steps_per_epoch + 1,
+            epoch=self.state.epochs_ended + 1,
             loss=loss,
             lr=lr,
             grad_norm=norm,
             images_per_second=speed,
             processes=self.world.size,
             memory_mib=torch.cuda.max_memory_allocated() / 2**20 if cuda else None,
-            eta_seconds=(self.total_steps - self.step) * self.global_batch_size / speed,
+            eta_seconds=(self.total_steps - self.state.step) * self.global_batch_size / speed,
         )
 
     # --- the end of an epoch ----------------------------------------------------------------------------------------
 
-    def end_epoch(self, number: int, meter: Meter) -> None:
-        """Evaluates, records and saves; `number` counts epochs from 1."""
-        settings = self.config.train
+    def end_epoch(self) -> None:
+        """Evaluates, records and saves."""
+        settings, state = self.config.train, self.state
+        number = state.epochs_ended + 1
         last = number == settings.epochs
-        train_loss, seconds, speed = meter.whole_epoch(self.global_batch_size)
-        result: Evaluation | None = None
-        if last or number % settings.evaluate_every_epochs == 0:
-            result = self.evaluate()
-        self.unreadable.gather()
-        self.unreadable.check()
-        values = asdict(result) if result else dict(top1=None, top5=None, loss=None, images=0)
-        self.metrics = dict(top1=values["top1"], top5=values["top5"], val_loss=values["loss"], images_per_second=speed)
-        is_best = result is not None and result.top1 > self.best.get("top1", -1.0)
+        result = self.evaluate() if last or number % settings.evaluate_every_epochs == 0 else None
+        state.unreadable.gather()
+        state.unreadable.check()
+        state.epochs_ended = number
+        is_best = self.record(number, result)
         if is_best:
-            self.best = dict(top1=values["top1"], top5=values["top5"], epoch=number)
+            state.save_best()
+        if last or number % settings.checkpoint_every_epochs == 0:
+            state.save_last()
+            if self.world.is_first and not last:
+                self.draw()
+
+    def evaluate(self) -> Evaluation:
+        """Accuracy on the validation images."""
+
+        def on_batch(batch: Batch) -> None:
+            self.note_unreadable(batch, self.val_batches.dataset)
+            self.listen()
+
+        result = evaluate(
+            self.state.evaluated_model,
+            self.val_batches,
+            self.world.device,
+            autocast=self.state.precision.autocast,
+            memory_format=self.state.memory_format,
+            on_batch=on_batch,
+        )
+        if not math.isfinite(result.loss):
+            # the last step made weights that no longer compute: keep the checkpoint that does
+            self.give_up(f"the validation loss after step {self.state.step}")
+        return result
+
+    def record(self, number: int, result: Evaluation | None) -> bool:
+        """Writes an epoch's numbers; `number` counts epochs from 1. Returns whether it is the best one so far."""
+        state = self.state
+        train_loss, seconds, speed = state.meter.whole_epoch(self.global_batch_size)
+        values = asdict(result) if result else dict(top1=None, top5=None, loss=None)
+        state.metrics = dict(top1=values["top1"], top5=values["top5"], val_loss=values["loss"], images_per_second=speed)
         self.log.epoch(
             epoch=number,
-            step=self.step,
+            step=state.step,
             train_loss=train_loss,
             val_loss=values["loss"],
             top1=values["top1"],
             top5=values["top5"],
             seconds=seconds,
             images_per_second=speed,
-            rates=path_rates(self.evaluated_model()),
-            unreadable=self.unreadable.names,
+            rates=path_rates(state.evaluated_model),
+            unreadable=state.unreadable.names,
         )
-        if result is not None:
-            self.log.say(
-                f"epoch {number}/{settings.epochs} · train loss {train_loss:.3f} · val loss {result.loss:.3f} · "
-                f"top-1 {result.top1:.2f} % · top-5 {result.top5:.2f} % of {result.images} · "
-                f"{speed:.0f} images/s · {duration(seconds)}"
-            )
-        if is_best and self.world.is_first:
-            weights = self.evaluated_model().state_dict()
-            checkpoint.save(self.output / "checkpoints" / "best.pt", {**self.contents(), "model": weights})
-        if last or number % settings.checkpoint_every_epochs == 0:
-            self.save_last()
-            if self.world.is_first:
-                draw_curves(self.output)
-                draw_paths(self.output)
-
-    def evaluated_model(self) -> nn.Module:
-        """The averaged weights where an average is kept, else the model itself."""
-        return self.model if self.average is None else self.average.module
-
-    def evaluate(self) -> Evaluation:
-        """Accuracy on the validation images."""
-        return evaluate(
-            self.evaluated_model(),
-            self.val_batches,
-            self.world.device,
-            autocast=self.precision.autocast,
-            memory_format=self.memory_format,
-            on_batch=lambda batch: self.note_unreadable(batch, self.val_batches.dataset),
+        measured = (
+            f"val loss {result.loss:.3f} · top-1 {result.top1:.2f} % · top-5 {result.top5:.2f} % of {result.images} · "
+            if result
+            else ""
         )
+        self.log.say(
+            f"epoch {number}/{self.config.train.epochs} · train loss {train_loss:.3f} · {measured}"
+            f"{speed:.0f} images/s · {duration(seconds)}"
+        )
+        is_best = result is not None and result.top1 > state.best.get("top1", -1.0)
+        if is_best:
+            state.best = dict(top1=values["top1"], top5=values["top5"], epoch=number)
+        return is_best
+
+    def draw(self) -> None:
+        """Draws what the log holds so far."""
+        draw_curves(self.output)
+        draw_paths(self.output)
 
     def note_unreadable(self, batch: Batch, dataset: Any) -> None:
-        """Keeps the names of files that could not be read, and gives up where they are too many."""
+        """Keeps the names of files that could not be read, and notes where they are too many."""
         if (batch.failed >= 0).any():
-            self.unreadable.add(batch, dataset)
-            self.unreadable.check()
-
-    def tell_unreadable(self) -> None:
-        """Lists the files that could not be read."""
-        if self.unreadable.names:
-            self.log.say(f"{len(self.unreadable.names)} files could not be read and were left out:")
-            for name in self.unreadable.names:
-                self.log.say(f"  {name}")
-
-    # --- what lies in the folder ------------------------------------------------------------------------------------
-
-    def contents(self) -> dict[str, Any]:
-        """What every checkpoint of this run holds, but for the weights."""
-        return dict(
-            config=self.config.model_dump(mode="json"),
-            classes=self.classes,
-            step=self.step,
-            epoch=self.epoch,
-            metrics=self.metrics,
-        )
-
-    def save_last(self) -> None:
-        """Writes all that a later call needs to go on as if nothing had happened."""
-        if self.world.is_first:
-            checkpoint.save(
-                self.output / "checkpoints" / "last.pt",
-                {
-                    **self.contents(),
-                    "model": self.model.state_dict(),
-                    "average": None if self.average is None else self.average.module.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "scaler": self.precision.scaler.state_dict(),
-                    "best": self.best,
-                    "unreadable": {split: sorted(names) for split, names in self.unreadable.by_split.items()},
-                    "unreadable_of": dict(self.unreadable.sizes),
-                    "steps_per_epoch": self.steps_per_epoch,
-                    "global_batch_size": self.global_batch_size,
-                },
-            )
-        if self.world.size > 1:
-            dist.barrier(group=self.world.control)
-
-    def resume(self) -> None:
-        """Goes on from last.pt where there is one.
-
-        Raises:
-            UsageError: it belongs to another model or to other batches.
-        """
-        path = self.output / "checkpoints" / "last.pt"
-        if self.world.size > 1:
-            dist.barrier(group=self.world.control)
-        if not path.is_file():
-            return
-        saved = checkpoint.read(path)
-        hint = "choose another output folder, or move this one away"
-        name = saved["config"]["model"]["name"]
-        if name != self.config.model.name:
-            raise UsageError(f"{path} holds {name}, the configuration asks for {self.config.model.name}; {hint}")
-        for key, ours in (("global_batch_size", self.global_batch_size), ("steps_per_epoch", self.steps_per_epoch)):
-            if saved[key] != ours:
-                raise UsageError(f"{path} was trained with {key} {saved[key]}, now it would be {ours}; {hint}")
-        checkpoint.load_weights(self.model, saved["model"], str(path))
-        if (saved["average"] is None) != (self.average is None):
-            raise UsageError(f"{path} was trained with another train.ema_decay; {hint}")
-        if self.average is not None:
-            checkpoint.load_weights(self.average.module, saved["average"], str(path))
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.precision.scaler.load_state_dict(saved["scaler"])
-        self.step, self.best, self.metrics = saved["step"], saved["best"], saved["metrics"]
-        self.unreadable.by_split = {split: set(names) for split, names in saved["unreadable"].items()}
-        self.unreadable.sizes.update(saved["unreadable_of"])
+            self.state.unreadable.add(batch, dataset)
+            try:
+                self.state.unreadable.check()
+            except UsageError:
+                # the other processes hear of it when they next listen, and end with this one
+                self.too_many_unreadable = True
 
     def announce(self) -> None:
         """Says what is about to run, and keeps it in the folder."""
         if not self.world.is_first:
             return
         write_atomically(self.output / "config.yaml", dump(self.config).encode())
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
         made_by = provenance(self.world.device)
         self.log.write(
             "start",
             **made_by,
             processes=self.world.size,
-            precision=self.precision.name,
+            precision=self.state.precision.name,
             config=self.config.model_dump(mode="json"),
-            parameters=parameters,
+            parameters=self.state.parameters,
             steps_per_epoch=self.steps_per_epoch,
-            first_step=self.step,
+            first_step=self.first_step,
         )
-        if self.step:
-            state = "already at its end" if self.step >= self.total_steps else "going on"
-            self.log.say(f"{self.output}: {state} after step {self.step} of {self.total_steps}")
+        if self.first_step:
+            self.log.say(f"{self.output}: going on after step {self.first_step} of {self.total_steps}")
         self.log.say(
-            f"{self.config.model.name} · {parameters:,} parameters · {self.world.size} × {made_by['device']} · "
-            f"{self.precision.name} · {self.global_batch_size} images a step · {self.steps_per_epoch} steps × "
-            f"{self.config.train.epochs} epochs · {len(self.train_batches.dataset)} training images"
+            f"{self.config.model.name} · {self.state.parameters:,} parameters · {self.world.size} × "
+            f"{made_by['device']} · {self.state.precision.name} · {self.global_batch_size} images a step · "
+            f"{self.steps_per_epoch} steps × {self.config.train.epochs} epochs · "
+            f"{len(self.train_batches.dataset)} training images"
         )
 
     def summary(self) -> dict[str, Any]:
         """The run in numbers; top1 and top5 are those of best.pt."""
+        state = self.state
         return dict(
             model=self.config.model.name,
-            top1=self.best.get("top1"),
-            top5=self.best.get("top5"),
-            best_epoch=self.best.get("epoch"),
-            last_top1=self.metrics.get("top1"),
-            images_per_second=self.metrics.get("images_per_second"),
-            epochs=self.epoch,
-            steps=self.step,
-            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            top1=state.best.get("top1"),
+            top5=state.best.get("top5"),
+            best_epoch=state.best.get("epoch"),
+            last_top1=state.metrics.get("top1"),
+            images_per_second=state.metrics.get("images_per_second"),
+            epochs=state.epochs_ended,
+            steps=state.step,
+            parameters=state.parameters,
             device=device_name(self.world.device),
             processes=self.world.size,
-            precision=self.precision.name,
-            unreadable=self.unreadable.names,
+            precision=state.precision.name,
+            unreadable=state.unreadable.names,
         )
 
 
@@ -412,28 +384,3 @@ def seed_everything(*parts: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-def path_rates(model: nn.Module) -> dict[str, list[float]]:
-    """(attention, conv) rates of every block that mixes two paths, in the network's order."""
-    named: Iterable[tuple[str, Any]] = model.named_modules()
-    return {
-        name: [module.rate_attention.item(), module.rate_conv.item()]
-        for name, module in named
-        if hasattr(module, "rate_attention") and hasattr(module, "rate_conv")
-    }
-
-
-def make_folder(output: Path) -> None:
-    """Makes the run's folder and proves that it can be written to.
-
-    Raises:
-        UsageError: it cannot.
-    """
-    try:
-        (output / "checkpoints").mkdir(parents=True, exist_ok=True)
-        probe = output / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(f"cannot write to the output folder {output}: {error.strerror}; choose another") from error

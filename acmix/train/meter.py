@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,39 +13,66 @@ class Meter:
     """Loss, gradient norm and speed, kept where they were made and read only when asked for."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.sum, self.bad = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
-        self.epoch_sum, self.epoch_steps = torch.zeros((), device=device), 0
+        self.sum = torch.zeros((), device=device)
         self.norm = torch.zeros((), device=device)
-        self.steps = self.images = 0
-        self.began = self.since = time.monotonic()
+        self.bad = torch.zeros((), dtype=torch.int64, device=device)
+        self.epoch_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.steps = self.images = self.epoch_steps = 0
+        self.seconds = self.epoch_seconds = 0.0
+        self.start()
 
-    def add(self, loss: Tensor, norm: Tensor, step: int, images: int) -> None:
-        """Takes in one step; `step` counts from 1."""
+    def start(self) -> None:
+        """Starts the clock, before a run of steps."""
+        self.before = time.monotonic()
+
+    def start_epoch(self) -> None:
+        """Forgets the epoch before."""
+        self.epoch_sum.zero_()
+        self.epoch_steps, self.epoch_seconds = 0, 0.0
+
+    def add(self, loss: Tensor, norm: Tensor, finite: Tensor, *, step: int, images: int) -> None:
+        """Takes in one step; `step` counts from 1, `finite` says whether training may go on after it."""
         self.sum += loss
         self.epoch_sum += loss
         self.norm = norm
-        self.bad = torch.where((self.bad == 0) & ~torch.isfinite(loss), torch.full_like(self.bad, step), self.bad)
+        self.bad = torch.where((self.bad == 0) & ~finite, torch.full_like(self.bad, step), self.bad)
         self.steps += 1
         self.epoch_steps += 1
         self.images += images
+        self.tick()
+
+    def tick(self) -> None:
+        """Adds the time since the last tick."""
+        now = time.monotonic()
+        self.seconds += now - self.before
+        self.epoch_seconds += now - self.before
+        self.before = now
 
     def first_bad_step(self) -> int:
-        """The first step whose loss was not finite, or 0; waits for the device."""
+        """The first step that was not finite, or 0; waits for the device."""
         return int(self.bad.item())
 
     def read(self) -> tuple[float, float, float]:
         """Mean loss, last gradient norm and images a second since the last call."""
-        loss, norm = self.sum.item() / max(self.steps, 1), float(self.norm)
-        now = time.monotonic()
-        speed = self.images / max(now - self.since, 1e-9)
+        loss, norm = self.sum.item() / max(self.steps, 1), self.norm.item()
+        # the device has only now come to the end of these steps
+        self.tick()
+        speed = self.images / max(self.seconds, 1e-9)
         self.sum.zero_()
         self.steps = self.images = 0
-        self.since = now
+        self.seconds = 0.0
         return loss, norm, speed
 
     def whole_epoch(self, images_per_step: int) -> tuple[float, float, float]:
-        """Mean loss, seconds, and images a second since the epoch began."""
+        """Mean loss, seconds, and images a second of the epoch's steps."""
         loss = self.epoch_sum.item() / max(self.epoch_steps, 1)
-        seconds = time.monotonic() - self.began
-        return loss, seconds, self.epoch_steps * images_per_step / max(seconds, 1e-9)
+        return loss, self.epoch_seconds, self.epoch_steps * images_per_step / max(self.epoch_seconds, 1e-9)
+
+    def state(self) -> dict[str, float]:
+        """What a checkpoint keeps of an epoch under way."""
+        return dict(loss_sum=self.epoch_sum.item(), steps=self.epoch_steps, seconds=self.epoch_seconds)
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes over what a checkpoint kept."""
+        self.epoch_sum.fill_(state["loss_sum"])
+        self.epoch_steps, self.epoch_seconds = state["steps"], state["seconds"]

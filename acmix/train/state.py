@@ -1,0 +1,218 @@
+"""All of a run that changes while it trains, and its way into the run's folder and back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from acmix.config import Config
+from acmix.data import UnreadableFiles
+from acmix.errors import UsageError
+from acmix.tasks import build_model
+from acmix.train import checkpoint
+from acmix.train.distributed import World, together
+from acmix.train.meter import Meter
+from acmix.train.optim import Precision, create_optimizer
+
+
+class State:
+    """Model, average, optimizer and the place in the run, on one process.
+
+    Args:
+        config: the run.
+        folder: of the run.
+        world: this process's place.
+        classes: names, in the order of the labels.
+        steps_per_epoch: optimizer steps.
+
+    Raises:
+        UsageError: no such model or optimizer, or the weights to start from do not fit.
+    """
+
+    def __init__(self, config: Config, folder: Path, world: World, *, classes: list[str], steps_per_epoch: int) -> None:
+        settings = config.train
+        self.config, self.world, self.classes = config, world, classes
+        self.steps_per_epoch = steps_per_epoch
+        self.global_batch_size = settings.batch_size * settings.accumulation * world.size
+        self.last, self.best_path = (folder / "checkpoints" / name for name in ("last.pt", "best.pt"))
+        self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
+
+        self.model = build_model(config)
+        if config.model.checkpoint and not self.last.is_file():
+            checkpoint.load_start(self.model, config.model.checkpoint, config.model.name)
+        self.model.to(world.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        if settings.gradient_checkpointing:
+            keep_less_for_backward(self.model, config.model.name)
+        self.precision = Precision(settings.precision, world.device)
+        self.optimizer = create_optimizer(self.model, config, self.global_batch_size)
+        self.average = ModelEmaV3(self.model, decay=settings.ema_decay) if settings.ema_decay else None
+        self.meter = Meter(world.device)
+        self.unreadable = UnreadableFiles()
+
+        # optimizer steps that are done; epochs that are trained, evaluated and recorded
+        self.step = self.epochs_ended = 0
+        self.best: dict[str, Any] = {}
+        self.metrics: dict[str, Any] = {}
+        self.saved_at: tuple[int, int] | None = None
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The averaged weights where an average is kept, else the model itself."""
+        return self.model if self.average is None else self.average.module
+
+    @property
+    def parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    # --- into the folder --------------------------------------------------------------------------------------------
+
+    def save_last(self) -> None:
+        """Writes all that a later call needs to go on as if nothing had happened; every process calls it.
+
+        Raises:
+            UsageError: on every process, where the first cannot write.
+        """
+        place = self.step, self.epochs_ended
+        if self.saved_at == place:
+            return
+        with together(self.world):
+            if self.world.is_first:
+                checkpoint.save(self.last, {**self.described(), **self.to_go_on()})
+        self.saved_at = place
+
+    def save_best(self) -> None:
+        """Writes the weights that were just evaluated; every process calls it."""
+        with together(self.world):
+            if self.world.is_first:
+                checkpoint.save(self.best_path, {**self.described(), "model": self.evaluated_model.state_dict()})
+
+    def described(self) -> dict[str, Any]:
+        """What every checkpoint of a run holds, but for the weights."""
+        return dict(
+            config=self.config.model_dump(mode="json"),
+            classes=self.classes,
+            step=self.step,
+            epoch=self.step // self.steps_per_epoch,
+            metrics=self.metrics,
+        )
+
+    def to_go_on(self) -> dict[str, Any]:
+        """What last.pt holds beside that."""
+        return dict(
+            model=self.model.state_dict(),
+            average=None if self.average is None else self.average.module.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            scaler=self.precision.scaler.state_dict(),
+            epochs_ended=self.epochs_ended,
+            best=self.best,
+            meter=self.meter.state(),
+            unreadable={split: sorted(names) for split, names in self.unreadable.by_split.items()},
+            unreadable_of=dict(self.unreadable.sizes),
+            steps_per_epoch=self.steps_per_epoch,
+            global_batch_size=self.global_batch_size,
+        )
+
+    # --- and back ---------------------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Goes on from last.pt where there is one; every process calls it.
+
+        Raises:
+            UsageError: it cannot be read, or belongs to another model, optimizer, data or batch.
+        """
+        with together(self.world):
+            if self.last.is_file():
+                saved = checkpoint.read(self.last)
+                self.check_fits(saved)
+                self.take(saved)
+        if self.world.size > 1:
+            steps: list[Any] = [None] * self.world.size
+            dist.all_gather_object(steps, self.step, group=self.world.control)
+            if len(set(steps)) > 1:
+                raise UsageError(
+                    f"the processes found different checkpoints in {self.last.parent}, of steps {sorted(set(steps))}; "
+                    "put the output folder where every machine sees the same files"
+                )
+
+    def check_fits(self, saved: dict[str, Any]) -> None:
+        """Refuses a checkpoint that this run cannot go on from."""
+        hint = "choose another output folder, or move this one away"
+        if lacking := sorted(self.to_go_on().keys() - saved.keys()):
+            raise UsageError(f"{self.last} holds weights alone, without {', '.join(lacking)}; {hint}")
+        then, now = saved["config"], self.config
+        for key, was, asked in (
+            ("model.name", then["model"]["name"], now.model.name),
+            ("optimizer.name", then["optimizer"]["name"], now.optimizer.name),
+            ("train.ema_decay", then["train"]["ema_decay"], now.train.ema_decay),
+            ("train.seed", then["train"]["seed"], now.train.seed),
+            ("global batch size", saved["global_batch_size"], self.global_batch_size),
+            ("steps per epoch", saved["steps_per_epoch"], self.steps_per_epoch),
+        ):
+            if was != asked:
+                raise UsageError(f"{self.last} was trained with {key} {was}, now it would be {asked}; {hint}")
+        if saved["classes"] != self.classes:
+            raise UsageError(f"{self.last} was trained on other classes than those of {now.data.dir}; {hint}")
+
+    def take(self, saved: dict[str, Any]) -> None:
+        """Takes over what a checkpoint holds."""
+        where = str(self.last)
+        checkpoint.load_weights(self.model, saved["model"], where)
+        if self.average is not None:
+            checkpoint.load_weights(self.average.module, saved["average"], where)
+        load_optimizer(self.optimizer, saved["optimizer"], where)
+        self.precision.scaler.load_state_dict(saved["scaler"])
+        self.step, self.epochs_ended = saved["step"], saved["epochs_ended"]
+        self.best, self.metrics = saved["best"], saved["metrics"]
+        self.meter.load_state(saved["meter"])
+        self.unreadable.by_split = {split: set(names) for split, names in saved["unreadable"].items()}
+        self.unreadable.sizes.update(saved["unreadable_of"])
+        self.saved_at = self.step, self.epochs_ended
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], where: str) -> None:
+    """Takes over an optimizer's moments; weight decay, betas, ... stay as configured now.
+
+    Raises:
+        UsageError: the parameters are grouped in another way.
+    """
+    now, then = optimizer.state_dict()["param_groups"], saved["param_groups"]
+    if [len(group["params"]) for group in now] != [len(group["params"]) for group in then]:
+        raise UsageError(
+            f"{where} groups the parameters in another way (optimizer.weight_decay was 0, or is now); "
+            "set it as it was, or choose another output folder"
+        )
+    # some optimizers count their steps in the groups; the schedule sets lr
+    groups = [{**old, **new, "lr": old["lr"]} for old, new in zip(then, now, strict=True)]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+
+
+def keep_less_for_backward(model: nn.Module, name: str) -> None:
+    """Turns gradient checkpointing on."""
+    try:
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
+    except (AttributeError, AssertionError):
+        raise UsageError(f"{name} has no gradient checkpointing; set train.gradient_checkpointing=false") from None
+
+
+def make_folder(output: Path) -> None:
+    """Makes a run's folder, proves that it can be written to, and removes what a killed run left half written.
+
+    Raises:
+        UsageError: it cannot be written to.
+    """
+    checkpoints = output / "checkpoints"
+    try:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        probe = output / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+        for unfinished in checkpoints.glob(".*.tmp"):
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write to the output folder {output}: {error.strerror}; choose another") from error
