@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -21,26 +22,35 @@ def create_optimizer(model: nn.Module, config: Config, global_batch_size: int) -
     One-dimensional parameters and those of the model's `no_weight_decay()` are not decayed.
 
     Raises:
-        UsageError: timm knows no optimizer of that name.
+        UsageError: timm knows no optimizer of that name, or it cannot work here.
     """
     settings = config.optimizer
     known = [str(name) for name in list_optimizers()]
     if settings.name not in known:
-        raise UsageError(f"optimizer.name={settings.name!r} is not one of timm's: {', '.join(known)}")
+        near = difflib.get_close_matches(settings.name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(known)}"
+        raise UsageError(f"optimizer.name={settings.name!r} is not one of timm's; {hint}")
     info = get_optimizer_info(settings.name)
+    if info.second_order:
+        raise UsageError(f"optimizer.name={settings.name!r} needs second derivatives; choose another")
     extra: dict[str, Any] = {}
     if info.has_eps:
         extra["eps"] = settings.eps
-    if info.has_betas:
+    # an optimizer that takes three betas keeps its own
+    if info.has_betas and info.num_betas == 2:
         extra["betas"] = settings.betas
-    return create_optimizer_v2(
-        model,
-        opt=settings.name,
-        lr=settings.lr * lr_scale(config, global_batch_size),
-        weight_decay=settings.weight_decay,
-        momentum=settings.momentum,
-        **extra,
-    )
+    try:
+        return create_optimizer_v2(
+            model,
+            opt=settings.name,
+            lr=settings.lr * lr_scale(config, global_batch_size),
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            **extra,
+        )
+    except (ImportError, AssertionError, RuntimeError, ValueError, TypeError) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"optimizer.name={settings.name!r} cannot be used here: {said}; choose another") from error
 
 
 def lr_scale(config: Config, global_batch_size: int) -> float:
@@ -67,7 +77,8 @@ class Schedule:
         self.optimizer = optimizer
         self.cosine = CosineLRScheduler(
             optimizer,
-            t_initial=max(total, 1),
+            # timm complains about a single step, which begins at the peak anyway
+            t_initial=max(total, 2),
             lr_min=config.schedule.min_lr * scale,
             warmup_t=min(round(config.schedule.warmup_epochs * steps_per_epoch), total),
             warmup_lr_init=config.schedule.warmup_lr * scale,
@@ -81,6 +92,9 @@ class Schedule:
         return self.optimizer.param_groups[0]["lr"]
 
 
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
 class Precision:
     """The number format of a run, and with it the order: scale, backward, unscale, clip, step.
 
@@ -89,16 +103,18 @@ class Precision:
         device: where the run computes.
 
     Raises:
-        UsageError: fp16 on a CPU.
+        UsageError: fp16 on a CPU, or no such format.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
         if name == "auto":
             name = "fp32" if device.type != "cuda" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        if name not in PRECISIONS:
+            raise UsageError(f"precision {name!r} is none of auto, {', '.join(PRECISIONS)}")
         if name == "fp16" and device.type == "cpu":
             raise UsageError("train.precision=fp16 needs a GPU; use fp32 or bf16 on a CPU")
         self.name, self.device = name, device
-        self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+        self.dtype = PRECISIONS[name]
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
 
     def autocast(self) -> AbstractContextManager[Any]:
