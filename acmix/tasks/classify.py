@@ -140,10 +140,10 @@ def evaluate(
 
 
 def scores(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums over a batch (b, K): hits of the first guess, hits of five guesses, cross-entropy, count."""
-    counted = weights > 0
-    logits, targets = logits[counted], targets[counted]
+    """Sums over the rows of weight > 0 of a batch (b, K): hits of the first guess and of five, cross-entropy, count."""
+    counted = weights > 0  # (b,)
     guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices  # (b, 5)
-    hits = guesses == targets[:, None]
-    losses = F.cross_entropy(logits, targets, reduction="sum") if len(targets) else logits.sum()
-    return torch.stack([hits[:, 0].sum(), hits.sum(), losses, counted.sum()]).double()
+    hits = (guesses == targets[:, None]) & counted[:, None]  # (b, 5)
+    # chosen, not multiplied: what a blank image gives need not be a number
+    losses = F.cross_entropy(logits, targets, reduction="none").double().where(counted, 0.0)  # (b,)
+    return torch.stack([hits[:, 0].sum(), hits.sum(), losses.sum(), counted.sum()])
