@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from acmix import ops
+from acmix.errors import UsageError
 
 
 class ConvPath(nn.Module):
@@ -46,9 +47,9 @@ class ConvPath(nn.Module):
     ) -> None:
         super().__init__()
         if heads < 1 or head_dim < 1:
-            raise ValueError(f"heads={heads}, head_dim={head_dim}; both must be at least 1")
+            raise UsageError(f"heads={heads}, head_dim={head_dim}; both must be at least 1")
         if conv_size < 1 or conv_size % 2 == 0:
-            raise ValueError(f"conv_size={conv_size}; the convolution path needs an odd kernel, e.g. {conv_size + 1}")
+            raise UsageError(f"conv_size={conv_size}; the convolution path needs an odd kernel, e.g. {conv_size + 1}")
         self.heads, self.head_dim, self.conv_size = heads, head_dim, conv_size
         self.pieces = 3 * heads if pieces is None else pieces
         self.stride, self.dilation = stride, dilation

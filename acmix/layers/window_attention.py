@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from acmix import ops
+from acmix.errors import UsageError
 from acmix.layers.conv_path import ConvPath
 
 
@@ -34,7 +35,7 @@ class WindowAttention(nn.Module):
         super().__init__()
         if dim % heads:
             divisors = [n for n in range(1, dim + 1) if dim % n == 0]
-            raise ValueError(f"{heads} heads do not divide {dim} channels; numbers of heads that do: {divisors}")
+            raise UsageError(f"{heads} heads do not divide {dim} channels; numbers of heads that do: {divisors}")
         self.heads, self.head_dim, self.window = heads, dim // heads, window
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from acmix.errors import UsageError
 from acmix.ops import library as _library  # noqa: F401  registers torch.ops.acmix
 from acmix.ops.dispatch import explain, use
 
@@ -57,7 +58,7 @@ def conv_path(
 
     Source: ACmix, section 4.1, equations 8–12; `docs/equations.md` has each line.
     """
-    rows, columns = pair(shift)
+    rows, columns = pair(shift, "shift")
     expect(pieces.dim() == 5, f"pieces has shape {tuple(pieces.shape)}; expected (B, H, W, P, D)")
     expect(kernels.dim() == 4, f"kernels has shape {tuple(kernels.shape)}; expected (M*D, T, k, k)")
     maps, side = kernels.shape[1], kernels.shape[3]
@@ -65,14 +66,16 @@ def conv_path(
         tuple(fc_weight.shape) == (maps, pieces.shape[3]),
         f"fc_weight has shape {tuple(fc_weight.shape)}; expected ({maps}, {pieces.shape[3]}): kernels' T, pieces' P",
     )
-    expect(fc_bias is None or tuple(fc_bias.shape) == (maps,), f"fc_bias must have shape ({maps},)")
+    if fc_bias is not None:
+        expect(fc_bias.shape == (maps,), f"fc_bias has shape {tuple(fc_bias.shape)}; expected ({maps},): kernels' T")
     expect(kernels.shape[2] == side and side % 2 == 1, f"kernels are {kernels.shape[2]}×{side}; expected odd squares")
     expect(
         kernels.shape[0] % pieces.shape[4] == 0,
         f"{kernels.shape[0]} output channels are no multiple of the pieces' {pieces.shape[4]} channels",
     )
     expect(stride >= 1 and dilation >= 1, f"stride={stride}, dilation={dilation}; both must be at least 1")
-    expect(stride == 1 or shift in (0, (0, 0)), "shift goes with stride=1 only")
+    if stride != 1:
+        expect(rows == columns == 0, f"shift={shift} with stride={stride}; a shift goes with stride=1 only")
     return torch.ops.acmix.conv_path(autocast(pieces), fc_weight, fc_bias, kernels, stride, dilation, [rows, columns])
 
 
@@ -95,32 +98,35 @@ def window_attention(
         qkv: (B, H, W, 3, N, D); a projection's output (B, H, W, 3·C), head-major, viewed so. Any strides will do.
         bias_table: ((2·wh − 1)·(2·ww − 1), N), B's entry for each difference of positions; None for no bias.
         window: (wh, ww) in pixels, or one number for both.
-        shift: (rows, columns), or one number for both, each less than the window's.
+        shift: (rows, columns), or one number for both; as a roll, it counts modulo the map's sides.
         scale: what q·k is multiplied by; D^-½ by default.
 
     Returns:
         (B, H, W, C), channels head-major, in the dtype of `qkv`. The softmax is taken in float32 or better.
 
     Raises:
-        ValueError: the shapes do not fit each other.
+        ValueError: the shapes do not fit each other, or a window without pixels.
 
     Source: Swin Transformer, section 3.2; ACmix, section 4.3.
     """
-    (wh, ww), (rows, columns) = pair(window), pair(shift)
+    (wh, ww), (rows, columns) = pair(window, "window"), pair(shift, "shift")
     expect(qkv.dim() == 6 and qkv.shape[3] == 3, f"qkv has shape {tuple(qkv.shape)}; expected (B, H, W, 3, N, D)")
     expect(wh >= 1 and ww >= 1, f"window=({wh}, {ww}); both sides must be at least 1")
     entries = (2 * wh - 1) * (2 * ww - 1)
-    expect(
-        bias_table is None or tuple(bias_table.shape) == (entries, qkv.shape[4]),
-        f"bias_table must have shape ({entries}, {qkv.shape[4]}): positions in a ({wh}, {ww}) window, heads",
-    )
+    if bias_table is not None:
+        expect(
+            bias_table.shape == (entries, qkv.shape[4]),
+            f"bias_table has shape {tuple(bias_table.shape)}; expected ({entries}, {qkv.shape[4]}): "
+            f"differences of positions in a ({wh}, {ww}) window, heads",
+        )
     scale = qkv.shape[5] ** -0.5 if scale is None else scale
     return torch.ops.acmix.window_attention(autocast(qkv), bias_table, [wh, ww], [rows, columns], scale)
 
 
-def pair(value: int | Sequence[int]) -> tuple[int, int]:
+def pair(value: int | Sequence[int], name: str = "size") -> tuple[int, int]:
     """(rows, columns) of a number or a pair."""
     if isinstance(value, (tuple, list)):
+        expect(len(value) == 2, f"{name}={value}; expected a number or two")
         rows, columns = value
         return rows, columns
     return value, value  # type: ignore[return-value]
@@ -129,7 +135,7 @@ def pair(value: int | Sequence[int]) -> tuple[int, int]:
 def expect(holds: bool, message: str) -> None:
     """Refuses arguments that do not fit."""
     if not holds:
-        raise ValueError(message)
+        raise UsageError(message)
 
 
 def autocast(data: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from acmix.errors import UsageError
 from acmix.ops import reference
 
 OPERATORS = ("conv_path", "window_attention")
@@ -79,10 +80,10 @@ def use(name: str) -> Iterator[None]:
     chosen = next((each for each in IMPLEMENTATIONS if each.name == name), None)
     if chosen is None:
         names = ", ".join(repr(each.name) for each in IMPLEMENTATIONS)
-        raise ValueError(f"no implementation {name!r}; there are {names}")
+        raise UsageError(f"no implementation {name!r}; there are {names}")
     if not chosen.functions:
         reason = chosen.can_run(Case(OPERATORS[0], "cpu", torch.float32))
-        raise ValueError(f"implementation {name!r} cannot run: {reason}; `acmix.ops.explain()` lists what can")
+        raise UsageError(f"implementation {name!r} cannot run: {reason}; `acmix.ops.explain()` lists what can")
     before, _forced = _forced, name
     try:
         yield
@@ -105,7 +106,7 @@ def choose(case: Case) -> Implementation:
             if reason is None:
                 return each
             if _forced:
-                raise ValueError(f"implementation {_forced!r} cannot run {case.operator} on {case.device}: {reason}")
+                raise UsageError(f"implementation {_forced!r} cannot run {case.operator} on {case.device}: {reason}")
     raise AssertionError("the reference runs every case")
 
 

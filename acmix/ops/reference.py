@@ -31,8 +31,9 @@ def conv_path(
     shift: tuple[int, int],
 ) -> Tensor:
     """f_t = Σ_p fc[t, p]·F_p + b_t, then out[d·M+m] = Σ_t S[d·M+m, t] ⋆ f_t[d]; see `acmix.ops.conv_path`."""
-    maps = conv_path_maps(roll(pieces, shift), fc_weight, fc_bias)  # (B, D·T, H, W)
-    out = F.conv2d(maps, kernels.to(maps.dtype), groups=pieces.shape[4], **geometry(kernels, stride, dilation))
+    maps = conv_path_maps(planes_of(roll(pieces, shift)), fc_weight, fc_bias)  # (B, D, T, H·W)
+    image = as_image(maps, *pieces.shape[1:3])  # (B, D·T, H, W)
+    out = F.conv2d(image, kernels.to(maps.dtype), groups=pieces.shape[4], **geometry(kernels, stride, dilation))
     return roll_back(out.permute(0, 2, 3, 1), shift).contiguous()  # (B, Ho, Wo, D·M)
 
 
@@ -47,13 +48,13 @@ def conv_path_backward(
     shift: tuple[int, int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of pieces, fc_weight, fc_bias (empty where there is none) and kernels."""
-    rolled = roll(pieces, shift)
-    batch, height, width, _, channels = rolled.shape
-    maps = conv_path_maps(rolled, fc_weight, fc_bias)  # (B, D·T, H, W)
+    planes = planes_of(roll(pieces, shift))  # (B, D, P, H·W)
+    height, width = pieces.shape[1:3]
+    maps = conv_path_maps(planes, fc_weight, fc_bias)  # (B, D, T, H·W)
     place = geometry(kernels, stride, dilation)
     grad_maps, grad_kernels, _ = torch.ops.aten.convolution_backward(
         roll(grad, shift).permute(0, 3, 1, 2).contiguous(),
-        maps,
+        as_image(maps, height, width),
         kernels.to(maps.dtype),
         None,
         [place["stride"]] * 2,
@@ -61,13 +62,14 @@ def conv_path_backward(
         [place["dilation"]] * 2,
         False,
         [0, 0],
-        channels,
+        pieces.shape[4],
         [True, True, False],
     )
-    grad_maps = grad_maps.view(batch, channels, -1, height, width)  # (B, D, T, H, W)
-    grad_rolled = torch.einsum("bdthw,tp->bhwpd", grad_maps, fc_weight.to(grad_maps.dtype))  # (B, H, W, P, D)
-    grad_fc = torch.einsum("bdthw,bhwpd->tp", grad_maps, rolled)  # (T, P)
-    grad_bias = grad_maps.sum((0, 1, 3, 4)) if fc_bias is not None else grad_fc.new_empty(0)  # (T,)
+    grad_maps = grad_maps.flatten(2).view_as(maps)  # (B, D, T, H·W)
+    grad_planes = fc_weight.to(maps.dtype).T @ grad_maps  # (B, D, P, H·W)
+    grad_rolled = grad_planes.unflatten(3, (height, width)).permute(0, 3, 4, 2, 1)  # (B, H, W, P, D)
+    grad_fc = torch.einsum("bdtx,bdpx->tp", grad_maps, planes)  # (T, P)
+    grad_bias = grad_maps.sum((0, 1, 3)) if fc_bias is not None else grad_fc.new_empty(0)  # (T,)
     return (
         roll_back(grad_rolled, shift).contiguous(),
         grad_fc.to(fc_weight.dtype),
@@ -76,12 +78,22 @@ def conv_path_backward(
     )
 
 
-def conv_path_maps(pieces: Tensor, fc_weight: Tensor, fc_bias: Tensor | None) -> Tensor:
-    """The T maps f_t of each channel, group by group: (B, H, W, P, D) -> (B, D·T, H, W)."""
-    maps = torch.einsum("bhwpd,tp->bdthw", pieces, fc_weight.to(pieces.dtype))  # (B, D, T, H, W)
-    if fc_bias is not None:
-        maps = maps + fc_bias.to(maps.dtype)[:, None, None]
-    return maps.flatten(1, 2)
+def planes_of(pieces: Tensor) -> Tensor:
+    """Each channel's pieces side by side: (B, H, W, P, D) -> (B, D, P, H·W)."""
+    return pieces.permute(0, 4, 3, 1, 2).flatten(3)
+
+
+def conv_path_maps(planes: Tensor, fc_weight: Tensor, fc_bias: Tensor | None) -> Tensor:
+    """The T maps f_t of each channel: (B, D, P, H·W) -> (B, D, T, H·W)."""
+    maps = fc_weight.to(planes.dtype) @ planes
+    return maps if fc_bias is None else maps + fc_bias.to(maps.dtype)[:, None]
+
+
+def as_image(maps: Tensor, height: int, width: int) -> Tensor:
+    """(B, D, T, H·W) -> (B, D·T, H, W), with the strides of a fresh tensor."""
+    # Sides of 1 may carry any stride, and PyTorch's convolution of one pixel in float64 fails at some of them.
+    batch, channels, count, _ = maps.shape
+    return maps.flatten().view(batch, channels * count, height, width)
 
 
 def geometry(kernels: Tensor, stride: int, dilation: int) -> dict[str, Any]:
@@ -177,7 +189,7 @@ def hidden_pairs(size: tuple[int, int], window: tuple[int, int], shift: tuple[in
     kinds = []
     for side, length, step in zip(size, window, shift, strict=True):
         position = torch.arange(-(-side // length) * length)
-        kinds.append((position >= side - step).long() + (position >= side).long())
+        kinds.append((position >= side - step % side).long() + (position >= side).long())
     region = (kinds[0][:, None] * 3 + kinds[1][None, :])[None, :, :, None, None, None]
     (labels,) = split_windows(region, window)  # (1, G, 1, L, 1)
     labels = labels.flatten(2).squeeze(0)  # (G, L)

@@ -1,0 +1,82 @@
+"""The one checker of an implementation: its output and every gradient, against float64 and what the reference makes.
+
+from check import check
+check(case, "triton", torch.float16, device="cuda")
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from cases import Case
+from torch import Tensor
+
+from acmix import ops
+
+# How many times the reference's own error in the same dtype an implementation may make.
+OUTPUT_FACTOR, GRADIENT_FACTOR = 2.0, 3.0
+
+
+@dataclass(frozen=True)
+class Error:
+    """One tensor's largest error over the largest value, the implementation's and the reference's."""
+
+    tensor: str
+    ours: float
+    reference: float
+    bound: float
+
+    def __str__(self) -> str:
+        return f"{self.tensor}: {self.ours:.2e}, reference {self.reference:.2e}, bound {self.bound:.2e}"
+
+
+def results(case: Case, implementation: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The output and the gradient of every tensor, for an upstream gradient that is the same in every dtype."""
+    with ops.use(implementation):
+        out = case.call(tensors)
+        draw = torch.Generator().manual_seed(1)
+        upstream = torch.randn(out.shape, generator=draw).to(out)
+        grads = torch.autograd.grad(out, list(tensors.values()), upstream)
+    for (name, tensor), grad in zip(tensors.items(), grads, strict=True):
+        assert grad.dtype == tensor.dtype, f"{case.name}: gradient of {name} is {grad.dtype}, not {tensor.dtype}"
+        assert grad.shape == tensor.shape, f"{case.name}: gradient of {name}"
+    return {"output": out.detach(), **{f"grad {name}": grad for name, grad in zip(tensors, grads, strict=True)}}
+
+
+def relative_error(found: Tensor, exact: Tensor) -> float:
+    """max|found − exact| / max|exact|; infinite where something is not finite."""
+    assert found.shape == exact.shape, f"{tuple(found.shape)} is not {tuple(exact.shape)}"
+    if not exact.numel():
+        return 0.0
+    if not found.isfinite().all():
+        return float("inf")
+    return ((found.double() - exact).abs().max() / exact.abs().max().clamp_min(1e-300)).item()
+
+
+def errors(case: Case, implementation: str, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> list[Error]:
+    """Measures an implementation and the reference against the reference in float64, on inputs rounded to `dtype`."""
+    tensors = case.tensors(dtype, device, seed)
+    exact = results(case, "reference", {name: doubled(tensor) for name, tensor in tensors.items()})
+    reference = results(case, "reference", tensors)
+    ours = results(case, implementation, tensors)
+    found = []
+    for name, value in exact.items():
+        error, theirs = relative_error(ours[name], value), relative_error(reference[name], value)
+        factor = OUTPUT_FACTOR if name == "output" else GRADIENT_FACTOR
+        # the reference can be exact by luck; one rounding of the largest value is never a fault
+        found.append(Error(name, error, theirs, factor * max(theirs, torch.finfo(dtype).eps)))
+    return found
+
+
+def check(case: Case, implementation: str, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> list[Error]:
+    """Fails where the output is more than twice, or a gradient more than three times as wrong as the reference's."""
+    found = errors(case, implementation, dtype, device, seed)
+    wrong = [error for error in found if not error.ours <= error.bound]
+    assert not wrong, f"{case.name}, {implementation}, {dtype}: " + "; ".join(map(str, wrong))
+    return found
+
+
+def doubled(tensor: Tensor) -> Tensor:
+    """The same numbers in float64, of which gradients can be asked."""
+    return tensor.detach().double().requires_grad_()
