@@ -50,6 +50,10 @@ class ConvPath(nn.Module):
             raise UsageError(f"heads={heads}, head_dim={head_dim}; both must be at least 1")
         if conv_size < 1 or conv_size % 2 == 0:
             raise UsageError(f"conv_size={conv_size}; the convolution path needs an odd kernel, e.g. {conv_size + 1}")
+        if stride < 1 or dilation < 1:
+            raise UsageError(f"stride={stride}, dilation={dilation}; both must be at least 1")
+        if pieces is not None and pieces < 1:
+            raise UsageError(f"pieces={pieces}; the convolution path needs at least 1, or None for 3 a head")
         self.heads, self.head_dim, self.conv_size = heads, head_dim, conv_size
         self.pieces = 3 * heads if pieces is None else pieces
         self.stride, self.dilation = stride, dilation

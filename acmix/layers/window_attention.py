@@ -33,7 +33,9 @@ class WindowAttention(nn.Module):
         self, dim: int, heads: int, window: tuple[int, int], *, qkv_bias: bool = True, conv_path: bool = True
     ) -> None:
         super().__init__()
-        if dim % heads:
+        if min(window) < 1:
+            raise UsageError(f"window={window}; both sides must be at least 1")
+        if heads < 1 or dim % heads:
             divisors = [n for n in range(1, dim + 1) if dim % n == 0]
             raise UsageError(f"{heads} heads do not divide {dim} channels; numbers of heads that do: {divisors}")
         self.heads, self.head_dim, self.window = heads, dim // heads, window
