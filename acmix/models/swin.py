@@ -19,6 +19,7 @@ from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
+from acmix.errors import UsageError
 from acmix.layers import WindowAttention
 from acmix.models.registry import register_variants
 from acmix.ops import pair
@@ -70,8 +71,8 @@ class SwinTransformer(nn.Module):
     ) -> None:
         super().__init__()
         if len(depths) != len(num_heads):
-            raise ValueError(f"depths={tuple(depths)} and num_heads={tuple(num_heads)} expected one entry a stage each")
-        self.num_classes, self.global_pool = num_classes, global_pool
+            raise UsageError(f"depths={tuple(depths)} and num_heads={tuple(num_heads)} expected one entry a stage each")
+        self.num_classes, self.global_pool, self.patch_size = num_classes, global_pool, pair(patch_size)
         self.num_features = self.head_hidden_size = embed_dim * 2 ** (len(depths) - 1)
         self.patch_embed = PatchEmbed(
             img_size,
@@ -114,7 +115,12 @@ class SwinTransformer(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, 3, h, w) -> (B, H, W, C), normalised."""
-        return self.norm(self.layers(self.patch_embed(x)))
+        return self.norm(self.layers(self.embed(x)))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """(B, 3, h, w) -> (B, ceil(h/patch), ceil(w/patch), C); zeros fill the last patches."""
+        rows, columns = self.patch_size
+        return self.patch_embed(F.pad(x, (0, missing(x.shape[3], columns), 0, missing(x.shape[2], rows))))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, H, W, C) -> (B, num_classes), or the pooled features (B, C)."""
@@ -147,10 +153,10 @@ class SwinTransformer(nn.Module):
             The maps, and unless `intermediates_only` the last normalised one before them.
         """
         if output_fmt not in ("NCHW", "NHWC"):
-            raise ValueError(f"output_fmt={output_fmt!r}; expected 'NCHW' or 'NHWC'")
+            raise UsageError(f"output_fmt={output_fmt!r}; expected 'NCHW' or 'NHWC'")
         wanted, last = feature_take_indices(len(self.layers), indices)
         maps: list[Tensor] = []
-        x = self.patch_embed(x)
+        x = self.embed(x)
         for i, stage in enumerate(self.layers):
             if stop_early and i > last:
                 break
@@ -284,12 +290,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        # A side that one window covers is not shifted.
-        shift = (
-            self.shift[0] if x.shape[1] > self.window[0] else 0,
-            self.shift[1] if x.shape[2] > self.window[1] else 0,
+        # A side that one window covers is not shifted. No comparison, which would fix a size that export leaves open.
+        rows, columns = (
+            torch.sym_min(step, step * torch.sym_max(length - side, 0))
+            for length, side, step in zip(x.shape[1:3], self.window, self.shift, strict=True)
         )
-        x = x + self.drop_path(self.drop(self.attn(self.norm1(x), shift)))
+        x = x + self.drop_path(self.drop(self.attn(self.norm1(x), (rows, columns))))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -303,10 +309,16 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, ceil(H/2), ceil(W/2), 2·C); an odd side gets a row of zeros."""
-        x = F.pad(x, (0, 0, 0, -x.shape[2] % 2, 0, -x.shape[1] % 2))
+        x = F.pad(x, (0, 0, 0, missing(x.shape[2], 2), 0, missing(x.shape[1], 2)))
         # neighbours in the order (0, 0), (1, 0), (0, 1), (1, 1) of (row, column)
         x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).permute(0, 1, 3, 4, 2, 5).flatten(3)  # (B, H/2, W/2, 4·C)
         return self.reduction(self.norm(x))
+
+
+def missing(length: int, step: int) -> int:
+    """How much `length` lacks to a multiple of `step`."""
+    # not `-length % step`: a compiler simplifies this form where the length is symbolic, ten times as fast in the end
+    return (length + step - 1) // step * step - length
 
 
 def init_weights(module: nn.Module) -> None:
