@@ -31,7 +31,7 @@ class ConvPath(nn.Module):
         stride: output pixels lie at every stride-th input pixel.
         dilation: pixels between two taps.
 
-    Source: ACmix, section 4.2, "improved shift and summation".
+    Source: ACmix, "Improved shift and summation".
     """
 
     def __init__(

@@ -26,7 +26,7 @@ class WindowAttention(nn.Module):
         qkv_bias: whether the shared projection has a bias.
         conv_path: whether there is a convolution path.
 
-    Source: ACmix, section 4.3; Swin Transformer, section 3.2.
+    Source: ACmix, "Integration of self-attention and convolution"; Swin Transformer.
     """
 
     def __init__(

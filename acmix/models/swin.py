@@ -48,7 +48,7 @@ class SwinTransformer(nn.Module):
         drop_path_rate: chance to skip the last block; falls linearly to 0 at the first.
         conv_path: False gives plain Swin.
 
-    Source: Swin Transformer (ICCV 2021); ACmix (CVPR 2022), section 4.3 and table 1.
+    Source: Swin Transformer (ICCV 2021); ACmix (CVPR 2022).
     """
 
     def __init__(

@@ -56,7 +56,7 @@ def conv_path(
     Raises:
         ValueError: the shapes do not fit each other, an even kernel, or a shift together with a stride.
 
-    Source: ACmix, section 4.1, equations 8–12; `docs/equations.md` has each line.
+    Source: ACmix, "Improved shift and summation"; `docs/equations.md` leads from each equation to its code.
     """
     rows, columns = pair(shift, "shift")
     expect(pieces.dim() == 5, f"pieces has shape {tuple(pieces.shape)}; expected (B, H, W, P, D)")
@@ -107,7 +107,7 @@ def window_attention(
     Raises:
         ValueError: the shapes do not fit each other, or a window without pixels.
 
-    Source: Swin Transformer, section 3.2; ACmix, section 4.3.
+    Source: Swin Transformer, "Shifted window based self-attention"; padding that is not attended is ours.
     """
     (wh, ww), (rows, columns) = pair(window, "window"), pair(shift, "shift")
     expect(qkv.dim() == 6 and qkv.shape[3] == 3, f"qkv has shape {tuple(qkv.shape)}; expected (B, H, W, 3, N, D)")
