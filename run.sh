@@ -41,4 +41,6 @@ else
     module=acmix.train.launch
 fi
 bash "$root/scripts/setup.sh" demo
+# CPU threads that spin while they wait make a step ten times slower when anything else runs on the machine
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 exec "$root/.venv/bin/python" -m "$module" "$@"
