@@ -195,4 +195,6 @@ def device_name(device: torch.device) -> str:
     except OSError:
         lines = []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()} ({torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name} ({threads} thread{'s' if threads > 1 else ''})"
