@@ -179,11 +179,19 @@ def provenance(device: torch.device) -> dict[str, Any]:
         else None
     )
     return dict(
-        command=shlex.join(["acmix", *sys.argv[1:]]),
+        command=command(),
         commit=git.stdout.strip() if git is not None and git.returncode == 0 else None,
         versions=dict(python=platform.python_version(), torch=torch.__version__, timm=timm.__version__),
         device=device_name(device),
     )
+
+
+def command() -> str:
+    """The line that started this process, without the folders that programs lie in."""
+    program, *rest = sys.orig_argv
+    if rest and Path(rest[0]).name == "acmix":
+        return shlex.join(["acmix", *rest[1:]])
+    return shlex.join([Path(program).name, *rest])
 
 
 def device_name(device: torch.device) -> str:
