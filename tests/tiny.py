@@ -125,6 +125,8 @@ def call(arguments: list[str], environment: dict[str, str], place: str) -> None:
         os.dup2(os.open(f"{place}.{kind}", os.O_CREAT | os.O_WRONLY), number)
     os.environ.update(environment)
     torch.set_num_threads(1)
+    # as in a process that a user starts; this one's own way would be handed down
+    multiprocessing.set_start_method(None, force=True)
     sys.argv = ["acmix", *arguments]
     from acmix.cli import main
 

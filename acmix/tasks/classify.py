@@ -35,13 +35,22 @@ def build_model(config: Config, **overrides: Any) -> nn.Module:
         UsageError: no such model, or arguments it does not take.
     """
     settings = config.model
-    kwargs = dict(num_classes=settings.num_classes, in_chans=settings.in_chans, drop_path_rate=settings.drop_path_rate)
+    kwargs: dict[str, Any] = dict(
+        num_classes=settings.num_classes, in_chans=settings.in_chans, drop_path_rate=settings.drop_path_rate
+    )
     if takes_img_size(settings.name):
         kwargs["img_size"] = config.data.img_size
     if settings.name.startswith("acmix_"):
         kwargs["conv_path"] = settings.conv_path
+    kwargs.update(settings.args, **overrides)
     try:
-        return create_model(settings.name, **{**kwargs, **settings.args, **overrides})
+        try:
+            return create_model(settings.name, **kwargs)
+        except TypeError as error:
+            # many of timm's models know no drop path: a rate of 0 asks for nothing
+            if "'drop_path_rate'" not in str(error) or kwargs.pop("drop_path_rate"):
+                raise
+            return create_model(settings.name, **kwargs)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise UsageError(f"cannot build model {settings.name!r}: {' '.join(str(error).split())}") from error
 

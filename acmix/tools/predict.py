@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from acmix.data import evaluation_transform, read_image
 from acmix.errors import UsageError
@@ -47,7 +47,7 @@ def predict(checkpoint: Path, images: Sequence[str], top: int = 5) -> Iterator[P
     transform = evaluation_transform(restored.config.data, restored.config.model.in_chans)
     for image in images:
         try:
-            pixels: Tensor = transform(read_image(image))  # (in_chans, h, w)
+            pixels: Any = transform(read_image(image))  # (in_chans, h, w)
         except UsageError as error:
             yield Prediction(image, [], str(error))
             continue

@@ -33,6 +33,9 @@ from acmix.train.plots import draw_curves, draw_paths, write_atomically
 from acmix.train.signals import Stopped, StopRequest
 from acmix.train.state import State, make_folder
 
+# Pictures of a run under way are no older than this and an epoch; drawing them takes a second.
+DRAW_SECONDS = 60.0
+
 
 def train(config: Config, output: Path) -> dict[str, Any]:
     """Trains as configured, or goes on with what an earlier call left in the output folder.
@@ -100,6 +103,7 @@ class Run:
         )
         self.agreement = Agreement(world, 3)
         self.too_many_unreadable = False
+        self.drawn = time.monotonic()
         self.in_step = self.wrap()
 
     def wrap(self) -> nn.Module:
@@ -263,7 +267,7 @@ class Run:
             state.save_best()
         if last or number % settings.checkpoint_every_epochs == 0:
             state.save_last()
-            if self.world.is_first and not last:
+            if self.world.is_first and not last and time.monotonic() - self.drawn > DRAW_SECONDS:
                 self.draw()
 
     def evaluate(self) -> Evaluation:
@@ -320,6 +324,7 @@ class Run:
 
     def draw(self) -> None:
         """Draws what the log holds so far."""
+        self.drawn = time.monotonic()
         draw_curves(self.output)
         draw_paths(self.output)
 

@@ -1,0 +1,199 @@
+"""`acmix` as one types it: what it prints, and with which status it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from images import make_image_folder
+from PIL import Image
+from tiny import CLASSES, one_error, start, tiny_config, write_config
+
+from acmix import cli
+from acmix.train.loop import train
+
+COMMANDS = ["train", "evaluate", "predict", "convert", "report", "models", "benchmark"]
+TOY = Path(__file__).parent / "data" / "official_checkpoint_toy.pth"
+
+
+class Hostile:
+    """Unpickled, it would make a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, Any]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("cli")
+    return make_image_folder(root / "images", CLASSES, train_per_class=4, val_per_class=3, size=40)
+
+
+@pytest.fixture(scope="module")
+def best(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained checkpoint."""
+    output = tmp_path_factory.mktemp("cli") / "run"
+    train(tiny_config(data, "train.epochs=1"), output)
+    return output / "checkpoints" / "best.pt"
+
+
+@pytest.fixture
+def acmix(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """Calls the entry point: status, standard output, standard error."""
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["acmix", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        code = end.value.code
+        output, errors = capfd.readouterr()
+        return 0 if code is None else int(code), output, errors
+
+    return call
+
+
+def test_every_help_fits_one_screen(acmix) -> None:
+    status, said, _ = acmix()
+    assert status == 0
+    assert [command for command in COMMANDS if f"\n  {command} " not in said] == []
+    for command in COMMANDS:
+        status, said, errors = acmix(command, "--help")
+        assert (status, errors) == (0, "")
+        assert 5 < len(said.splitlines()) <= 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trai"], "No such command 'trai'"),
+        (["train"], "Missing argument 'CONFIG'"),
+        (["train", "--fast"], "No such option: --fast"),
+        (["evaluate", "x.pt"], "Missing option '--data'"),
+        (["evaluate", "x.pt", "--data", ".", "--batch-size", "0"], "--batch-size"),
+        (["train", "nothing.yaml"], "no configuration 'nothing.yaml'"),
+        (["train", "{tiny}", "--data", "/no/such/place"], "/no/such/place"),
+        (["train", "{tiny}"], "add --data DIR"),
+        (["train", "{tiny}", "--data", "{data}", "train.epoch=3"], "did you mean 'train.epochs'?"),
+        (["train", "{tiny}", "--data", "{data}", "train.epochs=many"], "train.epochs='many'"),
+        (["train", "{tiny}", "--data", "{data}", "epochs"], "is not of the form section.key=value"),
+        (["train", "{tiny}", "--data", "{data}", "model.num_classes=9"], "add model.num_classes=4"),
+        (["train", "{tiny}", "--data", "{data}", "train.precision=fp16"], "needs a GPU"),
+        (["train", "{tiny}", "--data", "{data}", "--output", "{tiny}/x"], "cannot write to the output folder"),
+        (["evaluate", "nothing.pt", "--data", "{data}"], "there is no checkpoint nothing.pt"),
+        (["evaluate", "{best}", "--data", "{data}", "--precision", "fp16"], "needs a GPU"),
+        (["evaluate", "{best}", "--data", "{data}", "--precision", "fp8"], "none of auto, fp32, bf16, fp16"),
+        (["evaluate", "{toy}", "--data", "{data}"], "run `acmix convert {toy} NEW.pt` first"),
+        (["predict", "{toy}", "{image}"], "run `acmix convert {toy} NEW.pt` first"),
+        (["predict", "{best}", "{image}", "--top", "0"], "--top 0: expected at least 1"),
+        (["predict", "{best}"], "Missing argument 'IMAGE...'"),
+        (["predict", "{hostile}", "{image}"], "nothing was executed"),
+        (["evaluate", "{hostile}", "--data", "{data}"], "nothing was executed"),
+        (["predict", "{torn}", "{image}"], "is truncated or not a checkpoint"),
+        (["models", "vgg"], "no model matches 'vgg'"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(
+    acmix, data: Path, best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = {
+        "tiny": write_config(tmp_path / "tiny.yaml"),
+        "data": data,
+        "best": best,
+        "toy": TOY,
+        "image": next(data.rglob("*.JPEG")),
+        "hostile": tmp_path / "hostile.pt",
+        "torn": tmp_path / "torn.pt",
+    }
+    places["hostile"].write_bytes(pickle.dumps({"model": Hostile(tmp_path / "executed")}, protocol=2))
+    places["torn"].write_bytes(best.read_bytes()[:9000])
+    status, _, errors = acmix(*[argument.format(**places) for argument in arguments])
+    assert status == 2
+    one_error(errors, said.format(**places))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_train_says_where_everything_lies(acmix, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = write_config(tmp_path / "mine.yaml")
+    status, said, errors = acmix("train", config, "--data", data, "train.epochs=1")
+    assert (status, errors) == (0, "")
+    assert said.splitlines()[-1].startswith("top-1 ")
+    assert said.splitlines()[-1].endswith("everything lies in runs/mine")
+    assert (tmp_path / "runs" / "mine" / "summary.json").is_file()
+    status, said, _ = acmix("train", config, "--data", data, "train.epochs=1")
+    assert status == 0
+    assert "this run is finished" in said
+
+
+def test_evaluate_measures_what_training_measured(acmix, data: Path, best: Path) -> None:
+    summary = json.loads((best.parent.parent / "summary.json").read_text())
+    status, said, errors = acmix("evaluate", best, "--data", data, "--json")
+    measured = json.loads(said)
+    assert (status, errors) == (0, "")
+    assert (measured["top1"], measured["top5"], measured["images"]) == (summary["top1"], summary["top5"], 12)
+    status, said, _ = acmix("evaluate", best, "--data", data, "--batch-size", "5", "--precision", "bf16")
+    assert status == 0
+    assert said.startswith("acmix_swin_tiny_patch4_window7_224: top-1 ")
+    assert "12 images" in said
+
+
+def test_evaluate_refuses_data_of_other_classes(acmix, data: Path, best: Path, tmp_path: Path) -> None:
+    images = make_image_folder(tmp_path, CLASSES, train_per_class=1, val_per_class=1, size=32)
+    for split in ("train", "val"):
+        (images / split / "class_01").rename(images / split / "zebra")
+    status, _, errors = acmix("evaluate", best, "--data", images)
+    assert status == 2
+    one_error(errors, "was trained on other classes", "'class_01' where there is 'class_02'")
+
+
+def test_a_converted_official_checkpoint_evaluates_and_predicts(acmix, data: Path, tmp_path: Path) -> None:
+    ours = tmp_path / "ours.pt"
+    assert acmix("convert", TOY, ours)[0] == 0
+    status, said, errors = acmix("predict", ours, next(data.rglob("*.JPEG")), "--top", "1", "--json")
+    assert (status, errors) == (0, "")
+    assert json.loads(said)["classes"][0][0].isdigit()
+
+
+def test_predict_names_classes_of_any_kind_of_picture(acmix, data: Path, best: Path, tmp_path: Path) -> None:
+    picture = Image.open(next((data / "val" / "class_00").iterdir()))
+    files = []
+    for mode in ("L", "RGBA", "CMYK", "I;16", "1"):
+        files.append(tmp_path / f"picture_{mode.replace(';', '')}.{'jpg' if mode == 'CMYK' else 'png'}")
+        grey = picture.convert("L").point(lambda value: value * 257, "I").convert("I;16") if mode == "I;16" else None
+        (grey or picture.convert(mode)).save(files[-1])
+    status, said, errors = acmix("predict", best, *files, "--top", "2")
+    assert (status, errors) == (0, "")
+    lines = said.splitlines()
+    assert lines[::3] == [str(file) for file in files]
+    assert all("%  class_0" in line for line in lines[1::3] + lines[2::3])
+
+
+def test_predict_goes_on_past_an_unreadable_picture(acmix, data: Path, best: Path, tmp_path: Path) -> None:
+    good = sorted((data / "val" / "class_00").iterdir())[:2]
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"\x89PNG but no picture")
+    status, said, errors = acmix("predict", best, good[0], bad, tmp_path / "absent.png", good[1], "--json")
+    assert status == 2
+    answers = [json.loads(line) for line in said.splitlines()]
+    assert [Path(answer["image"]).name for answer in answers] == ["0000.JPEG", "bad.png", "absent.png", "0001.JPEG"]
+    assert [answer["error"] is None for answer in answers] == [True, False, False, True]
+    assert len(answers[0]["classes"]) == CLASSES
+    assert sum(probability for _, probability in answers[0]["classes"]) == pytest.approx(1, abs=1e-5)
+    assert [line.startswith("acmix: error: ") for line in errors.splitlines()] == [True, True]
+
+
+def test_python_dash_m_acmix_is_the_command(tmp_path: Path) -> None:
+    process = start("train", "nothing.yaml")
+    said, errors = process.communicate(timeout=120)
+    assert (process.returncode, said) == (2, "")
+    one_error(errors, "no configuration 'nothing.yaml'")
