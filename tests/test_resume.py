@@ -128,6 +128,17 @@ def test_one_command_is_killed_then_stopped_and_ends_with_the_same_bits(
     assert sorted(path.name for path in unfinished.parent.iterdir()) == ["best.pt", "last.pt"]
 
 
+def test_a_signal_to_the_whole_group_leaves_the_reading_processes_to_the_last_step(data: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "tiny.yaml", data, "train.epochs=400", "data.workers=1")
+    process = start("train", config, "--output", tmp_path / "run", module="acmix")
+    wait_for(has_step(tmp_path / "run", 3))
+    os.killpg(process.pid, signal.SIGTERM)
+    said, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (143, "")
+    assert said.count("stopped after step") == 1
+    assert last(tmp_path / "run")["step"] >= 3
+
+
 def test_two_processes_stop_together_and_go_on(data: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     config = write_config(tmp_path / "tiny.yaml", "", "train.epochs=400", "train.accumulation=1")

@@ -13,7 +13,6 @@ processes get equally many batches and every image counts once.
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,6 +23,7 @@ from acmix.config import Config
 from acmix.data.batch import Batch, collate
 from acmix.data.dataset import PADDING, ImageDataset, open_dataset, seed_of
 from acmix.data.stream import StreamDataset, is_stream, open_stream, read_evaluation, read_training
+from acmix.data.worker import start_worker
 from acmix.errors import UsageError
 
 MOST_WORKERS = 8
@@ -211,12 +211,6 @@ def make_loader(
         # its own, so that starting an epoch leaves the training's generator alone
         generator=torch.Generator(),
     )
-
-
-def start_worker(_worker: int) -> None:
-    """Prepares a reading process; torch has already set it to one thread and to end quietly with its parent."""
-    # Ctrl-C goes to the whole foreground group; the trainer still needs its readers to finish the step
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def worker_count(config: Config) -> int:

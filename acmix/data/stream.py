@@ -7,7 +7,6 @@ the same: every process reads the whole split and keeps each world_size-th row.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +20,7 @@ from acmix.data.batch import Batch, collate
 from acmix.data.dataset import PADDING, Row, seed_of, seeded
 from acmix.data.image import evaluation_transform, to_rgb, training_transform
 from acmix.data.sources import data_folder
+from acmix.data.worker import start_worker
 from acmix.errors import UsageError
 
 # what timm, webdataset and datasets raise on data that is not what they expect
@@ -238,7 +238,7 @@ def batches(stream: StreamDataset, epoch: int, *, workers: int, pin_memory: bool
         collate_fn=collate_or_message,
         num_workers=workers,
         pin_memory=pin_memory,
-        worker_init_fn=ignore_interrupt,
+        worker_init_fn=start_worker,
         generator=generator,
     )
     for batch in loader:
@@ -251,8 +251,3 @@ def collate_or_message(rows: list[Row | str]) -> Batch | str:
     """A batch, or the message that one of the rows is."""
     messages = [row for row in rows if isinstance(row, str)]
     return messages[0] if messages else collate(rows)
-
-
-def ignore_interrupt(_worker: int) -> None:
-    """Leaves Ctrl-C to the trainer."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,26 @@
+"""A reading process: it ends when its trainer says so, and at nobody else's signal."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+
+
+def start_worker(_worker: int) -> None:
+    """Prepares a reading process; torch has already set it to one thread and to end quietly with its parent."""
+    # Ctrl-C goes to the whole foreground group; the trainer still needs its readers to finish the step
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # so does SIGTERM where a batch system or systemd ends a job; only the trainer's own means this process
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=end_when_the_trainer_says_so, daemon=True).start()
+
+
+def end_when_the_trainer_says_so() -> None:
+    """Waits for SIGTERM, and ends this process where its trainer sent it."""
+    trainer = multiprocessing.parent_process()
+    while trainer is not None and signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer.pid:
+        pass
+    os._exit(0)
