@@ -46,7 +46,7 @@ BANS = (
     Ban(r"\b(TODO|FIXME|XXX)\b(?!\(when )", "name a condition one can check: TODO" + "(when torch >= 3)"),
     Ban(r"(?<![\w./:\"'~-])/(home|Users|root|tmp|work|mnt)/\w", "take the path as an argument"),
     Ban(r"[\"'](/home|/Users|/root|/tmp|/work|/mnt)\b", "take the path as an argument", CODE),
-    Ban(r"index-url|find-links|pythonhosted\.org|download\.pytorch\.org", "leave the package index to the user's pip"),
+    Ban(r"index[-]url|find[-]links", "leave the package index to the user's pip"),
     Ban(
         r"(?<![\w.])print\(",
         "return it, or raise; tools print",
