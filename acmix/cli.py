@@ -113,7 +113,7 @@ def convert(
     """Turn official checkpoints and configurations into ours, or ours into official ones."""
     from acmix.tools.convert import convert as run
 
-    console.print(str(run(source, destination, name=name)), markup=False)
+    console.print(run(source, destination, name=name).summary, markup=False)
 
 
 @app.command()
