@@ -19,7 +19,7 @@ from torch import Tensor
 from acmix.ops import library as _library  # noqa: F401  registers torch.ops.acmix
 from acmix.ops.dispatch import explain, use
 
-__all__ = ["conv_path", "explain", "use", "window_attention"]
+__all__ = ["conv_path", "explain", "local_attention", "use", "window_attention"]
 
 
 def conv_path(
@@ -116,6 +116,50 @@ def window_attention(
     )
     scale = qkv.shape[5] ** -0.5 if scale is None else scale
     return torch.ops.acmix.window_attention(autocast(qkv), bias_table, [wh, ww], [rows, columns], scale)
+
+
+def local_attention(
+    qkv: Tensor,
+    position: Tensor | None = None,
+    *,
+    size: int,
+    stride: int = 1,
+    dilation: int = 1,
+    scale: float | None = None,
+) -> Tensor:
+    """Lets every stride-th pixel attend to the K×K pixels around it.
+
+        out_i = softmax_j(scale·q_i·(k_j − p_j))·v_j      j in the neighbourhood of i, mirrored at the border
+
+    A logit with the relative position p_i − p_j gives the same softmax: p_i is the same for all j. The mirror goes by
+    index, so a map may be smaller than the neighbourhood.
+
+    Args:
+        qkv: (B, H, W, 3, N, D), of any strides.
+        position: p, (H, W, D), shared by heads; None for no position.
+        size: K, odd; pixels on the side of a neighbourhood.
+        stride: queries lie at every stride-th pixel, and neighbourhoods around them.
+        dilation: pixels between two neighbours.
+        scale: what the product is multiplied by; D^-½ by default.
+
+    Returns:
+        (B, ceil(H/stride), ceil(W/stride), C), channels head-major, in the dtype of `qkv`. The softmax is taken in
+        float32 or better.
+
+    Raises:
+        ValueError: the shapes do not fit each other, or an even size.
+
+    Source: ACmix, section 4.3, "local self-attention"; the position term is the released code's.
+    """
+    expect(qkv.dim() == 6 and qkv.shape[3] == 3, f"qkv has shape {tuple(qkv.shape)}; expected (B, H, W, 3, N, D)")
+    expect(size >= 1 and size % 2 == 1, f"size={size}: a neighbourhood has an odd side, so that it has a middle")
+    expect(stride >= 1 and dilation >= 1, f"stride={stride}, dilation={dilation}; both must be at least 1")
+    expect(
+        position is None or tuple(position.shape) == (*qkv.shape[1:3], qkv.shape[5]),
+        f"position must have shape (H, W, D) = ({qkv.shape[1]}, {qkv.shape[2]}, {qkv.shape[5]})",
+    )
+    scale = qkv.shape[5] ** -0.5 if scale is None else scale
+    return torch.ops.acmix.local_attention(autocast(qkv), position, size, stride, dilation, scale)
 
 
 def pair(value: int | Sequence[int]) -> tuple[int, int]:
