@@ -74,7 +74,8 @@ class ACmix2d(nn.Module):
         weight = torch.cat([each.weight for each in projections])  # (3·C, in_channels, 1, 1)
         bias = torch.cat([each.bias for each in projections if each.bias is not None])  # (3·C,)
         qkv = F.conv2d(x, weight, bias).permute(0, 2, 3, 1)  # (B, H, W, 3·C)
-        qkv = qkv.unflatten(3, (3, self.heads, self.head_dim))  # (B, H, W, 3, N, D)
+        # not `unflatten`, behind which an ONNX graph no longer knows that H and W may be any
+        qkv = qkv.view(*qkv.shape[:3], 3, self.heads, self.head_dim)  # (B, H, W, 3, N, D)
         attention = ops.local_attention(
             qkv, self.positions(qkv), size=self.attention_size, stride=self.stride, dilation=self.dilation
         )  # (B, Ho, Wo, C)
@@ -95,9 +96,8 @@ class ACmix2d(nn.Module):
     def positions(self, qkv: Tensor) -> Tensor:
         """p of every pixel, (H, W, D)."""
         height, width = qkv.shape[1:3]
-        like = dict(device=qkv.device, dtype=self.position.weight.dtype)
-        x = torch.linspace(-1.0, 1.0, width, **like).expand(height, width)
-        y = torch.linspace(-1.0, 1.0, height, **like)[:, None].expand(height, width)
+        x = evenly_spaced(width, self.position.weight).expand(height, width)
+        y = evenly_spaced(height, self.position.weight)[:, None].expand(height, width)
         return self.position(torch.stack([x, y])[None])[0].permute(1, 2, 0)  # (H, W, D)
 
     def gmacs(self, height: int, width: int) -> float:
@@ -116,6 +116,12 @@ class ACmix2d(nn.Module):
             f"{self.in_channels}, {self.out_channels}, heads={self.heads}, attention_size={self.attention_size}, "
             f"conv_size={self.conv_size}, stride={self.stride}, dilation={self.dilation}"
         )
+
+
+def evenly_spaced(count: int, like: Tensor) -> Tensor:
+    """`torch.linspace(-1, 1, count)` like a tensor; unlike it, an exported graph takes any count."""
+    step = torch.arange(count, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+    return (2 * step / step[-1:].clamp(min=1) - 1).to(like.dtype)
 
 
 def memory_format_of(x: Tensor) -> torch.memory_format:
@@ -153,4 +159,6 @@ def check_numbers(
         if value > WIDEST_NEIGHBOURHOOD:
             raise ValueError(f"{name}={value} looks like a channel count; it is a side in pixels, usually {usual}")
         if value % 2 == 0:
-            raise ValueError(f"{name}={value}; an odd side is needed, so that it has a middle: {value - 1} or {value + 1}")
+            raise ValueError(
+                f"{name}={value}; an odd side is needed, so that it has a middle: {value - 1} or {value + 1}"
+            )
