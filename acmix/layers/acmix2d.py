@@ -38,6 +38,9 @@ class ACmix2d(nn.Module):
     Source: ACmix, section 4; the ResNet form of the released code.
     """
 
+    # how its weights came about; `replace_conv` also makes layers that start as "transferred"
+    start = "drawn"
+
     def __init__(
         self,
         in_channels: int,
