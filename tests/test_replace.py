@@ -170,8 +170,9 @@ def test_a_pretrained_network_is_unchanged_at_step_0(dtype: torch.dtype) -> None
     x = torch.randn(2, 3, 32, 32, dtype=dtype)
     with torch.no_grad():
         expected = model(x)
-        changed = replace_conv(model, ["conv1", "layer[1-4].*.conv2"], identity=True)
+        changed = replace_conv(model, ["conv1", "layer[13].*.conv2"], identity=True)
         error = relative_error(changed(x), expected)
     starts = {name: each.start for name, each in changed.named_modules() if hasattr(each, "start")}
-    assert (starts["conv1"], starts["layer4.1.conv2"], len(starts)) == ("transferred", "gated", 9)
+    starts = {name: start for name, start in starts.items() if not name.endswith(".acmix")}
+    assert (starts["conv1"], starts["layer3.1.conv2"], len(starts)) == ("transferred", "gated", 5)
     assert error < (1e-12 if dtype == torch.float64 else 1e-5)

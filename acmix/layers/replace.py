@@ -173,9 +173,11 @@ def transfer(conv: nn.Conv2d, acmix: ACmix2d) -> bool:
     rank = min(path.fc_weight.shape)
     # output channel d·N + n: for each d, a matrix of (n, tap) × input channel that the first `rank` pieces factor
     weight = conv.weight.double().view(width, heads, conv.in_channels, -1)  # (D, N, I, k²)
-    left, sizes, right = torch.linalg.svd(weight.transpose(2, 3).flatten(1, 2), full_matrices=False)
+    weight = weight.transpose(2, 3).flatten(1, 2)  # (D, N·k², I)
+    sizes = torch.linalg.svdvals(weight)
     if bool((sizes[:, rank:] > 16 * torch.finfo(conv.weight.dtype).eps * sizes[:, :1]).any()):
         return False
+    left, sizes, right = torch.linalg.svd(weight, full_matrices=False)
     root = sizes[:, :rank].sqrt()  # (D, R), R at most `rank`
     count = root.shape[1]
     left, right = left[:, :, :count] * root[:, None], root[:, :, None] * right[:, :count]  # (D, N·k², R), (D, R, I)
