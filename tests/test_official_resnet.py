@@ -205,7 +205,8 @@ def test_files_are_converted_both_ways_with_the_name_and_sizes_read_off_the_weig
     save_file(released, tmp_path / "released.safetensors")
     for source in ("released.pth", "released.safetensors"):
         done = convert(tmp_path / source, tmp_path / "ours.pt")
-        assert "acmix_resnet26, 5 classes" in done.summary
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        assert f"acmix_resnet26, 5 classes, 224 pixels, {parameters:,} parameters" in done.summary
         restored = restore_model(tmp_path / "ours.pt")
         assert restored.config.model.conv_path == conv_path
         assert restored.config.optimizer.name == "momentum"

@@ -26,6 +26,8 @@ from acmix.train.checkpoint import FORMAT, VERSION
 YAML = (".yaml", ".yml")
 PICKLE = (".pt", ".pth")
 TENSORS = ".safetensors"
+# what a batch norm saves beside its parameters
+STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ def _swin_settings(content: dict[str, Any], name: str | None, source: Path) -> t
 
 
 def _described(settings: config.Config, weights: dict[str, Any]) -> str:
-    parameters = sum(tensor.numel() for tensor in weights.values())
+    parameters = sum(tensor.numel() for key, tensor in weights.items() if not key.endswith(STATISTICS))
     model = settings.model
     return f"{model.name}, {model.num_classes} classes, {settings.data.img_size} pixels, {parameters:,} parameters"
 
