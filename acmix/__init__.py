@@ -4,8 +4,18 @@ Importing this package registers its models with timm.
 """
 
 from acmix import ops
-from acmix.layers import ConvPath
+from acmix.layers import ACmix1d, ACmix2d, ConvPath, replace_conv
 from acmix.models import create_model, list_models
 from acmix.models.official import from_official, to_official
 
-__all__ = ["ConvPath", "create_model", "from_official", "list_models", "ops", "to_official"]
+__all__ = [
+    "ACmix1d",
+    "ACmix2d",
+    "ConvPath",
+    "create_model",
+    "from_official",
+    "list_models",
+    "ops",
+    "replace_conv",
+    "to_official",
+]

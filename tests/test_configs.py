@@ -39,6 +39,19 @@ def test_swin_is_trained_as_published(size, drop_path):
     assert (settings.augment.auto_augment, settings.augment.random_erasing) == ("rand-m9-mstd0.5-inc1", 0.25)
 
 
+@pytest.mark.parametrize(("depth", "top1"), [(26, "76.1"), (38, "77.4"), (50, "77.8")])
+def test_resnet_is_trained_as_published(depth, top1):
+    settings = config.load(f"acmix_resnet{depth}")
+    optimizer, schedule, augment = settings.optimizer, settings.schedule, settings.augment
+    assert (settings.train.epochs, schedule.name, schedule.warmup_epochs) == (90, "cosine", 5)
+    assert (optimizer.name, optimizer.momentum, optimizer.weight_decay) == ("momentum", 0.9, 1e-4)
+    assert (optimizer.lr, optimizer.base_batch_size) == (0.1, 256)
+    assert (augment.label_smoothing, augment.hflip, augment.scale) == (0.1, 0.5, (0.08, 1.0))
+    assert (augment.mixup, augment.cutmix, augment.random_erasing) == (0.0, 0.0, 0.0)
+    assert (augment.color_jitter, augment.auto_augment) == (None, None)
+    assert f"# published: {top1} % top-1" in config.find(f"acmix_resnet{depth}").read_text(encoding="utf-8")
+
+
 def test_a_dumped_configuration_loads_equal(tmp_path):
     settings = config.load("acmix_swin_digits", ["train.epochs=3", "train.ema_decay=0.99"])
     copy = tmp_path / "copy.yaml"

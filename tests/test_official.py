@@ -205,7 +205,7 @@ def test_weights_that_are_ours_already_are_told_so(toy):
         from_official(from_official(toy, TINY), TINY)
 
 
-@pytest.mark.parametrize("name", ["acmix_swin_tiny_patch4_window7", "acmix_resnet50", "resnet50", ""])
+@pytest.mark.parametrize("name", ["acmix_swin_tiny_patch4_window7", "acmix_pvt_tiny", "resnet50", ""])
 def test_a_name_without_a_table_is_refused(toy, name):
     with pytest.raises(UsageError, match="acmix_swin_"):
         from_official(toy, name)
@@ -234,7 +234,7 @@ def test_every_row_that_renames_or_drops_has_a_reason():
     changed = [row for row in rows if row.ours != row.official or row.shape not in ("", row.official_shape)]
     assert len(changed) == 12
     assert all(row.reason != "the same tensor" for row in changed)
-    assert [family.names for family in FAMILIES] == ["acmix_swin_*"]
+    assert [family.names for family in FAMILIES] == ["acmix_swin_*", "acmix_resnet*", "acmix2d"]
 
 
 def test_parameters_counted_in_the_released_layout_are_the_published_number():

@@ -1,6 +1,9 @@
 """Modules that hold parameters and call operators; none knows a kernel."""
 
+from acmix.layers.acmix1d import ACmix1d
+from acmix.layers.acmix2d import ACmix2d
 from acmix.layers.conv_path import ConvPath
+from acmix.layers.replace import GatedACmix2d, replace_conv
 from acmix.layers.window_attention import WindowAttention
 
-__all__ = ["ConvPath", "WindowAttention"]
+__all__ = ["ACmix1d", "ACmix2d", "ConvPath", "GatedACmix2d", "WindowAttention", "replace_conv"]

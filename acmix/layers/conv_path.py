@@ -26,7 +26,7 @@ class ConvPath(nn.Module):
         heads: N, heads of the attention; also the output channels for each of the D channels.
         head_dim: D, channels a head.
         pieces: P, pieces of D channels that q, k and v hold together; 3·N by default.
-        conv_size: k, odd.
+        conv_size: k, odd; or (ky, kx), as (1, k) on a map of one row. Where it stands k² it is then ky·kx.
         bias: whether fc has one: yes in the transformer families, no in the convolutional ones.
         stride: output pixels lie at every stride-th input pixel.
         dilation: pixels between two taps.
@@ -40,7 +40,7 @@ class ConvPath(nn.Module):
         head_dim: int,
         *,
         pieces: int | None = None,
-        conv_size: int = 3,
+        conv_size: int | tuple[int, int] = 3,
         bias: bool = True,
         stride: int = 1,
         dilation: int = 1,
@@ -48,8 +48,10 @@ class ConvPath(nn.Module):
         super().__init__()
         if heads < 1 or head_dim < 1:
             raise UsageError(f"heads={heads}, head_dim={head_dim}; both must be at least 1")
-        if conv_size < 1 or conv_size % 2 == 0:
-            raise UsageError(f"conv_size={conv_size}; the convolution path needs an odd kernel, e.g. {conv_size + 1}")
+        sides = (conv_size, conv_size) if isinstance(conv_size, int) else conv_size
+        for side in sides:
+            if side < 1 or side % 2 == 0:
+                raise UsageError(f"conv_size={conv_size}; the convolution path needs an odd kernel, e.g. {side + 1}")
         if stride < 1 or dilation < 1:
             raise UsageError(f"stride={stride}, dilation={dilation}; both must be at least 1")
         if pieces is not None and pieces < 1:
@@ -57,10 +59,10 @@ class ConvPath(nn.Module):
         self.heads, self.head_dim, self.conv_size = heads, head_dim, conv_size
         self.pieces = 3 * heads if pieces is None else pieces
         self.stride, self.dilation = stride, dilation
-        taps = conv_size * conv_size
+        taps = sides[0] * sides[1]
         self.fc_weight = nn.Parameter(torch.empty(taps, self.pieces))
         self.fc_bias = nn.Parameter(torch.empty(taps)) if bias else None
-        self.kernels = nn.Parameter(torch.empty(heads * head_dim, taps, conv_size, conv_size))
+        self.kernels = nn.Parameter(torch.empty(heads * head_dim, taps, *sides))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -69,10 +71,9 @@ class ConvPath(nn.Module):
         nn.init.uniform_(self.fc_weight, -bound, bound)
         if self.fc_bias is not None:
             nn.init.uniform_(self.fc_bias, -bound, bound)
-        taps = self.conv_size * self.conv_size
         with torch.no_grad():
-            # S[:, t] is one-hot at (t // k, t % k)
-            self.kernels.copy_(torch.eye(taps).view(taps, self.conv_size, self.conv_size).expand_as(self.kernels))
+            # S[:, t] is one-hot at (t // kx, t % kx)
+            self.kernels.copy_(torch.eye(self.kernels.shape[1]).view(self.kernels.shape[1:]).expand_as(self.kernels))
 
     def forward(self, pieces: Tensor, shift: int | Sequence[int] = 0) -> Tensor:
         """(B, H, W, P, D) -> (B, ceil(H/stride), ceil(W/stride), N·D), channels d-major; `shift` as in `acmix.ops`."""

@@ -7,6 +7,7 @@ from typing import Any
 import timm
 from torch import nn
 
+from acmix.models import resnet as _resnet  # noqa: F401  registers its variants
 from acmix.models import swin as _swin  # noqa: F401  registers its variants
 
 

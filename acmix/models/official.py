@@ -3,7 +3,8 @@
 Every key of a file is renamed, reshaped or dropped by a row of its family's table. A key that no row names, or one that
 the model needs and the file lacks, is an error that lists both sides. A released Swin differs from ours in four ways:
 patches are merged at the end of a stage, the classifier is called `head`, the convolution path's tensors have other
-names and shapes, and two tables that follow from the sizes alone are saved.
+names and shapes, and two tables that follow from the sizes alone are saved. A released ResNet differs in the names
+within its modules, and a lone module, "acmix2d", in the same.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from acmix.errors import UsageError
+from acmix.models.official_resnet import LayerLayout, ResNetLayout, read_layer, read_resnet
 from acmix.models.official_swin import SwinLayout, read_swin
 from acmix.models.official_table import Layout
 
@@ -24,9 +26,10 @@ def from_official(state_dict: Mapping[str, Any], name: str) -> dict[str, Tensor]
     """Renames a released checkpoint's weights to this library's names; strict both ways.
 
     Args:
-        state_dict: the released names and tensors, or the whole checkpoint that has them under `model`. Depths, widths,
-            heads and windows are read off the tensors, so small models convert too.
-        name: the model the weights are meant for, e.g. `acmix_swin_tiny_patch4_window7_224`.
+        state_dict: the released names and tensors, or the whole checkpoint that has them under `model` or
+            `state_dict`. Depths, widths, heads and windows are read off the tensors, so small models convert too.
+        name: the model the weights are meant for, e.g. `acmix_swin_tiny_patch4_window7_224` or `acmix_resnet50`;
+            "acmix2d" for those of a single module.
 
     Returns:
         What `model.load_state_dict` takes: our names, the same numbers, sharing memory where no shape changes.
@@ -48,7 +51,8 @@ def to_official(
     Args:
         state_dict: our names and tensors, or a whole checkpoint of ours.
         name: the model the weights belong to.
-        img_size: side in pixels of the images, or (height, width), that masks are made for; None: as `name` says.
+        img_size: side in pixels of the images, or (height, width), that masks are made for; None: as `name` says. A
+            ResNet has no masks and works at any size.
 
     Returns:
         The released names, in the released order.
@@ -61,20 +65,27 @@ def to_official(
     pairs = list(layout.pairs())
     table = [Move(pair.ours, pair.official, pair.shape, pair.official_shape) for pair in pairs]
     found = _translate(weights, table, f"the layout of {name}", "official")
-    found |= layout.tables(img_size or int(name.rsplit("_", 1)[1]))
+    found |= layout.tables(img_size)
     return {pair.official: found[pair.official] for pair in pairs if pair.official in found}
 
 
-def architecture(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads a Swin's sizes off its weights, released or ours, under timm's argument names.
+def architecture(state_dict: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
+    """Reads a network's sizes off its weights, released or ours, under the names of the constructor's arguments.
+
+    Args:
+        state_dict: names and tensors, or the whole checkpoint.
+        name: a model of the family to read them as, where the weights do not tell.
 
     Returns:
-        `embed_dim`, `depths`, `num_heads`, `window_size`, `mlp_ratio`, `patch_size`, `qkv_bias`, `in_chans`,
-        `num_classes`, `conv_path`, and `img_size`: what saved masks tell of it, else None.
+        Of a Swin `embed_dim`, `depths`, `num_heads`, `window_size`, `mlp_ratio`, `patch_size`, `qkv_bias`, `in_chans`,
+        `num_classes`, `conv_path`, and `img_size`: what saved masks tell of it, else None. Of a ResNet `layers`,
+        `width`, `heads`, `in_chans`, `num_classes`, `conv_path`. Of a single module `in_channels`, `out_channels`,
+        `heads`, `conv_size`.
     """
     weights = _weights(state_dict)
-    layout = SwinLayout.of(weights)
-    return layout.settings() | {"img_size": layout.masked_size(weights)}
+    layout = family_of(weights, name).sizes(weights)
+    masked = {"img_size": layout.masked_size(weights)} if isinstance(layout, SwinLayout) else {}
+    return layout.settings() | masked
 
 
 @dataclass(frozen=True)
@@ -83,9 +94,24 @@ class Family:
 
     names: str
     read: Callable[[Mapping[str, Tensor], str], Layout]
+    sizes: Callable[[Mapping[str, Tensor]], Layout]
+    # how one of the keys looks that tell these weights from other families'
+    tell: str
 
 
-FAMILIES = (Family("acmix_swin_*", read_swin),)
+FAMILIES = (
+    Family("acmix_swin_*", read_swin, SwinLayout.of, "layers.*"),
+    Family("acmix_resnet*", read_resnet, ResNetLayout.of, "layer1.*"),
+    Family("acmix2d", read_layer, LayerLayout.of, "rate*"),
+)
+
+
+def family_of(state_dict: Mapping[str, Any], name: str | None = None) -> Family:
+    """The family that weights look like; where they look like none, that of `name`, or the first."""
+    weights = _weights(state_dict)
+    alike = (family for family in FAMILIES if any(fnmatch.fnmatchcase(key, family.tell) for key in weights))
+    named = (family for family in FAMILIES if name and fnmatch.fnmatchcase(name, family.names))
+    return next(alike, None) or next(named, FAMILIES[0])
 
 
 @dataclass(frozen=True)
@@ -139,8 +165,11 @@ def _family(name: str) -> Family:
 
 def _weights(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors by name, out of a checkpoint's wrapping and without the prefix that DistributedDataParallel sets."""
-    inner = state_dict.get("model") if isinstance(state_dict, Mapping) else None
-    weights = inner if isinstance(inner, Mapping) else state_dict
+    weights: Any = state_dict
+    for key in ("model", "state_dict"):
+        if isinstance(state_dict, Mapping) and isinstance(state_dict.get(key), Mapping):
+            weights = state_dict[key]
+            break
     if not isinstance(weights, Mapping) or not weights:
         raise UsageError(f"expected names and tensors, or a checkpoint with them under 'model', not {_said(weights)}")
     for key, value in weights.items():

@@ -86,6 +86,8 @@ class SwinLayout:
     windows: tuple[int, ...]
     qkv_bias: bool
     conv_path: bool
+    # what the variant is named for
+    img_size: int = 224
 
     @classmethod
     def of(cls, weights: Mapping[str, Tensor], name: str = "acmix_swin_tiny_patch4_window7_224") -> SwinLayout:
@@ -121,6 +123,7 @@ class SwinLayout:
             windows=tuple(windows),
             qkv_bias=not blocks or any(key.endswith("attn.qkv.bias") for key in weights),
             conv_path=not blocks or any(key.endswith(path_keys) for key in weights),
+            img_size=named["img_size"],
         )
 
     def settings(self) -> dict[str, Any]:
@@ -176,8 +179,9 @@ class SwinLayout:
             )
             yield Pair(official, ours, theirs, here)
 
-    def tables(self, img_size: int | tuple[int, int]) -> dict[str, Tensor]:
+    def tables(self, img_size: int | tuple[int, int] | None) -> dict[str, Tensor]:
         """The index tables and masks that the released code saves, made for images of that size."""
+        img_size = img_size or self.img_size
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         result = {}
         for i, (depth, window) in enumerate(zip(self.depths, self.windows, strict=True)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -46,6 +46,10 @@ class Layout(Protocol):
         """Every tensor under both names, in the released order."""
         ...
 
-    def tables(self, img_size: int | tuple[int, int]) -> dict[str, Tensor]:
-        """What the released code saves beside the weights, for images of that size."""
+    def settings(self) -> dict[str, Any]:
+        """The sizes under the names of the constructor's arguments."""
+        ...
+
+    def tables(self, img_size: int | tuple[int, int] | None) -> dict[str, Tensor]:
+        """What the released code saves beside the weights, for images of that size; None: as the name says."""
         ...

@@ -2,11 +2,12 @@
 
 Each is a `torch.library` operator (`torch.ops.acmix.…`) with a shape function and a gradient, so it goes through
 `torch.compile(fullgraph=True)`, `torch.export`, meta tensors and autocast as one node. Which kernel computes it is
-decided when it runs: see `use` and `explain`.
+decided when it runs: see `use` and `explain`. A graph meant for another runtime (`torch.jit.trace`,
+`torch.onnx.export`) holds an operator's definition instead, in PyTorch's own operators.
 
 Shapes
     B batch · H, W height and width of the map · N heads · D channels a head · C = N·D
-    P pieces of D channels · T maps made by fc · k side of the kernels · M output channels for each of the D
+    P pieces of D channels · T maps made by fc · ky, kx sides of the kernels · M output channels for each of the D
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from torch import Tensor
 
 from acmix.errors import UsageError
 from acmix.ops import library as _library  # noqa: F401  registers torch.ops.acmix
+from acmix.ops import local, reference
 from acmix.ops.dispatch import explain, use
 
-__all__ = ["conv_path", "explain", "use", "window_attention"]
+__all__ = ["conv_path", "explain", "local_attention", "use", "window_attention"]
 
 
 def conv_path(
@@ -43,7 +45,8 @@ def conv_path(
             as (B, H, W, 3·N, D) is this; any strides will do.
         fc_weight: (T, P), shared by all channels and pixels.
         fc_bias: (T,) or None.
-        kernels: S, (M·D, T, k, k) with k odd; output channels run d-major, unlike an attention's.
+        kernels: S, (M·D, T, ky, kx) with odd sides, often the same; output channels run d-major, unlike an
+            attention's.
         stride: output pixels lie at every stride-th input pixel.
         dilation: pixels between two taps of a kernel.
         shift: (rows, columns), or one number for both; the map is rolled by −shift first, so that it is zero-padded
@@ -60,15 +63,18 @@ def conv_path(
     """
     rows, columns = pair(shift, "shift")
     expect(pieces.dim() == 5, f"pieces has shape {tuple(pieces.shape)}; expected (B, H, W, P, D)")
-    expect(kernels.dim() == 4, f"kernels has shape {tuple(kernels.shape)}; expected (M*D, T, k, k)")
-    maps, side = kernels.shape[1], kernels.shape[3]
+    expect(kernels.dim() == 4, f"kernels has shape {tuple(kernels.shape)}; expected (M*D, T, ky, kx)")
+    maps, rows_of_taps, columns_of_taps = kernels.shape[1:]
     expect(
         tuple(fc_weight.shape) == (maps, pieces.shape[3]),
         f"fc_weight has shape {tuple(fc_weight.shape)}; expected ({maps}, {pieces.shape[3]}): kernels' T, pieces' P",
     )
     if fc_bias is not None:
         expect(fc_bias.shape == (maps,), f"fc_bias has shape {tuple(fc_bias.shape)}; expected ({maps},): kernels' T")
-    expect(kernels.shape[2] == side and side % 2 == 1, f"kernels are {kernels.shape[2]}×{side}; expected odd squares")
+    expect(
+        rows_of_taps % 2 == 1 and columns_of_taps % 2 == 1,
+        f"kernels are {rows_of_taps}×{columns_of_taps}; expected odd sides, so that there is a middle",
+    )
     expect(
         kernels.shape[0] % pieces.shape[4] == 0,
         f"{kernels.shape[0]} output channels are no multiple of the pieces' {pieces.shape[4]} channels",
@@ -76,7 +82,8 @@ def conv_path(
     expect(stride >= 1 and dilation >= 1, f"stride={stride}, dilation={dilation}; both must be at least 1")
     if stride != 1:
         expect(rows == columns == 0, f"shift={shift} with stride={stride}; a shift goes with stride=1 only")
-    return torch.ops.acmix.conv_path(autocast(pieces), fc_weight, fc_bias, kernels, stride, dilation, [rows, columns])
+    operator = reference.conv_path if leaves_pytorch() else torch.ops.acmix.conv_path
+    return operator(autocast(pieces), fc_weight, fc_bias, kernels, stride, dilation, (rows, columns))
 
 
 def window_attention(
@@ -123,6 +130,55 @@ def window_attention(
     return torch.ops.acmix.window_attention(autocast(qkv), bias_table, [wh, ww], [rows, columns], scale)
 
 
+def local_attention(
+    qkv: Tensor,
+    position: Tensor | None = None,
+    *,
+    size: int | Sequence[int],
+    stride: int = 1,
+    dilation: int = 1,
+    scale: float | None = None,
+) -> Tensor:
+    """Lets every stride-th pixel attend to the Ky×Kx pixels around it.
+
+        out_i = softmax_j(scale·q_i·(k_j − p_j))·v_j      j in the neighbourhood of i, mirrored at the border
+
+    A logit with the relative position p_i − p_j gives the same softmax: p_i is the same for all j. The mirror goes by
+    index, so a map may be smaller than the neighbourhood.
+
+    Args:
+        qkv: (B, H, W, 3, N, D), of any strides.
+        position: p, (H, W, D), shared by heads; None for no position.
+        size: (Ky, Kx) in pixels, or one number for both; odd. (1, K) makes a map of one row a sequence.
+        stride: queries lie at every stride-th pixel, and neighbourhoods around them.
+        dilation: pixels between two neighbours.
+        scale: what the product is multiplied by; D^-½ by default.
+
+    Returns:
+        (B, ceil(H/stride), ceil(W/stride), C), channels head-major, in the dtype of `qkv`. The softmax is taken in
+        float32 or better.
+
+    Raises:
+        ValueError: the shapes do not fit each other, or an even size.
+
+    Source: ACmix's ResNet form; the position term is the released code's.
+    """
+    expect(qkv.dim() == 6 and qkv.shape[3] == 3, f"qkv has shape {tuple(qkv.shape)}; expected (B, H, W, 3, N, D)")
+    rows, columns = pair(size, "size")
+    expect(
+        rows >= 1 and rows % 2 == 1 and columns >= 1 and columns % 2 == 1,
+        f"size={size}: a neighbourhood has odd sides, so that it has a middle",
+    )
+    expect(stride >= 1 and dilation >= 1, f"stride={stride}, dilation={dilation}; both must be at least 1")
+    expect(
+        position is None or tuple(position.shape) == (*qkv.shape[1:3], qkv.shape[5]),
+        f"position must have shape (H, W, D) = ({qkv.shape[1]}, {qkv.shape[2]}, {qkv.shape[5]})",
+    )
+    scale = float(qkv.shape[5] ** -0.5 if scale is None else scale)
+    operator = local.local_attention if leaves_pytorch() else torch.ops.acmix.local_attention
+    return operator(autocast(qkv), position, (rows, columns), stride, dilation, scale)
+
+
 def pair(value: int | Sequence[int], name: str = "size") -> tuple[int, int]:
     """(rows, columns) of a number or a pair."""
     if isinstance(value, (tuple, list)):
@@ -136,6 +192,13 @@ def expect(holds: bool, message: str) -> None:
     """Refuses arguments that do not fit."""
     if not holds:
         raise UsageError(message)
+
+
+def leaves_pytorch() -> bool:
+    """Whether a graph is being made for a runtime that knows nothing of our operators."""
+    if torch.compiler.is_dynamo_compiling():
+        return False
+    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
 
 
 def autocast(data: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from acmix.errors import UsageError
-from acmix.ops import reference
+from acmix.ops import local, reference
 
-OPERATORS = ("conv_path", "window_attention")
+OPERATORS = ("conv_path", "window_attention", "local_attention")
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Implementation:
     can_run: Callable[[Case], str | None]
 
 
-def functions_of(module: Any) -> dict[str, Callable[..., Any]]:
-    """The operators and gradients that a module of implementations defines."""
+def functions_of(*modules: Any) -> dict[str, Callable[..., Any]]:
+    """The operators and gradients that modules of implementations define."""
     names = [name + suffix for name in OPERATORS for suffix in ("", "_backward")]
-    return {name: getattr(module, name) for name in names if hasattr(module, name)}
+    return {name: getattr(module, name) for module in modules for name in names if hasattr(module, name)}
 
 
 def not_in_this_version(_: Case) -> str:
@@ -59,7 +59,7 @@ def not_in_this_version(_: Case) -> str:
 IMPLEMENTATIONS = [
     Implementation("triton", {}, not_in_this_version),
     Implementation("cpu", {}, not_in_this_version),
-    Implementation("reference", functions_of(reference), lambda case: None),
+    Implementation("reference", functions_of(reference, local), lambda case: None),
 ]
 
 # A plain global, not a context variable: autograd runs gradients in threads of its own.

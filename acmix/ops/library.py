@@ -6,6 +6,7 @@ What computes them is chosen when they run, below this layer, so a compiled or e
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor
@@ -112,6 +113,45 @@ def _differentiate_window_attention(ctx, grad):
 _window_attention.register_autograd(_differentiate_window_attention, setup_context=_save_window_attention)
 
 
+@torch.library.custom_op("acmix::local_attention", mutates_args=())
+def _local_attention(
+    qkv: Tensor, position: Tensor | None, size: Sequence[int], stride: int, dilation: int, scale: float
+) -> Tensor:
+    return dispatch.run("local_attention", qkv, position, tuple(size), stride, dilation, scale)
+
+
+@torch.library.custom_op("acmix::local_attention_backward", mutates_args=())
+def _local_attention_backward(
+    grad: Tensor, qkv: Tensor, position: Tensor | None, size: Sequence[int], stride: int, dilation: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    return dispatch.run("local_attention_backward", grad, qkv, position, tuple(size), stride, dilation, scale)
+
+
+@_local_attention.register_fake
+def _(qkv, position, size, stride, dilation, scale):
+    batch, height, width, _, heads, channels = qkv.shape
+    return qkv.new_empty(batch, (height - 1) // stride + 1, (width - 1) // stride + 1, heads * channels)
+
+
+@_local_attention_backward.register_fake
+def _(grad, qkv, position, size, stride, dilation, scale):
+    return qkv.new_empty(qkv.shape), qkv.new_empty(0) if position is None else position.new_empty(position.shape)
+
+
+def _save_local_attention(ctx, inputs, output):
+    qkv, position, *ctx.settings = inputs
+    ctx.save_for_backward(qkv, position)
+
+
+def _differentiate_local_attention(ctx, grad):
+    qkv, position = ctx.saved_tensors
+    grad_qkv, grad_position = torch.ops.acmix.local_attention_backward(grad, qkv, position, *ctx.settings)
+    return grad_qkv, None if position is None else grad_position, None, None, None, None
+
+
+_local_attention.register_autograd(_differentiate_local_attention, setup_context=_save_local_attention)
+
+
 # --- multiply-adds --------------------------------------------------------------------------------------------------
 # torch's counter speaks of floating point operations: two for each multiply-add.
 
@@ -119,19 +159,19 @@ _window_attention.register_autograd(_differentiate_window_attention, setup_conte
 @register_flop_formula(torch.ops.acmix.conv_path)
 def _(pieces, fc_weight, fc_bias, kernels, stride, dilation, shift, *, out_shape=None, **_) -> int:
     batch, height, width, count, channels = pieces
-    maps, side = kernels[1], kernels[3]
+    maps, taps = kernels[1], kernels[2] * kernels[3]
     assert out_shape is not None
     through_fc = batch * height * width * channels * maps * count
-    through_kernels = out_shape[0] * out_shape[1] * out_shape[2] * kernels[0] * maps * side * side
+    through_kernels = out_shape[0] * out_shape[1] * out_shape[2] * kernels[0] * maps * taps
     return 2 * (through_fc + through_kernels)
 
 
 @register_flop_formula(torch.ops.acmix.conv_path_backward)
 def _(grad, pieces, fc_weight, fc_bias, kernels, stride, dilation, shift, **_) -> int:
     batch, height, width, count, channels = pieces
-    maps, side = kernels[1], kernels[3]
+    maps, taps = kernels[1], kernels[2] * kernels[3]
     through_fc = batch * height * width * channels * maps * count
-    through_kernels = grad[0] * grad[1] * grad[2] * kernels[0] * maps * side * side
+    through_kernels = grad[0] * grad[1] * grad[2] * kernels[0] * maps * taps
     return 2 * (3 * through_fc + 2 * through_kernels)
 
 
@@ -143,6 +183,17 @@ def _(qkv, bias_table, window, shift, scale, **_) -> int:
 @register_flop_formula(torch.ops.acmix.window_attention_backward)
 def _(grad, qkv, bias_table, window, shift, scale, **_) -> int:
     return 2 * 5 * products_of_windows(qkv, window)
+
+
+@register_flop_formula(torch.ops.acmix.local_attention)
+def _(qkv, position, size, stride, dilation, scale, *, out_shape=None, **_) -> int:
+    assert out_shape is not None
+    return 2 * 2 * prod(size) * prod(out_shape)
+
+
+@register_flop_formula(torch.ops.acmix.local_attention_backward)
+def _(grad, qkv, position, size, stride, dilation, scale, **_) -> int:
+    return 2 * 5 * prod(size) * prod(grad)
 
 
 def products_of_windows(qkv: Sequence[int], window: Sequence[int]) -> int:

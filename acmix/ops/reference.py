@@ -5,7 +5,8 @@ between is made again.
 
 Shapes
     B batch · H, W height and width of the map · N heads · D channels a head · C = N·D
-    P pieces of D channels (3·N where q, k and v have N heads) · T maps made by fc (k²) · k side of the kernels
+    P pieces of D channels (3·N where q, k and v have N heads) · T maps made by fc (k²)
+    ky, kx sides of the kernels, both k where they are square
     M output channels for each of the D channels (N) · wh, ww sides of a window · L = wh·ww · G windows in a map
 """
 
@@ -58,7 +59,7 @@ def conv_path_backward(
         kernels.to(maps.dtype),
         None,
         [place["stride"]] * 2,
-        [place["padding"]] * 2,
+        place["padding"],
         [place["dilation"]] * 2,
         False,
         [0, 0],
@@ -98,7 +99,7 @@ def as_image(maps: Tensor, height: int, width: int) -> Tensor:
 
 def geometry(kernels: Tensor, stride: int, dilation: int) -> dict[str, Any]:
     """Stride, dilation, and the zero padding that makes the output ceil(H/stride) × ceil(W/stride)."""
-    return {"stride": stride, "dilation": dilation, "padding": dilation * (kernels.shape[-1] // 2)}
+    return {"stride": stride, "dilation": dilation, "padding": [dilation * (side // 2) for side in kernels.shape[2:]]}
 
 
 # --- window attention -----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 from collections.abc import Callable
@@ -14,15 +15,19 @@ import yaml
 from safetensors import SafetensorError
 
 from acmix import config
-from acmix.config_official import is_official, read_official, write_official
+from acmix.config_official import NAMES, is_official, read_official, write_official
 from acmix.errors import UsageError
-from acmix.models.official import architecture, from_official, to_official
+from acmix.models.official import architecture, family_of, from_official, to_official
+from acmix.models.official_resnet import check_name, variant_of
+from acmix.models.resnet import VARIANTS
 from acmix.safe_load import safe_load
 from acmix.train.checkpoint import FORMAT, VERSION
 
 YAML = (".yaml", ".yml")
 PICKLE = (".pt", ".pth")
 TENSORS = ".safetensors"
+# what a batch norm saves beside its parameters
+STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
 
 @dataclass(frozen=True)
@@ -131,15 +136,44 @@ def _convert_ours(content: dict[str, Any], destination: Path, source: Path, name
         _write_ours({key: content[key] for key in keys if key in content} | {"model": weights}, destination)
         return f"our weights as safetensors, {_described(settings, weights)}"
     official = to_official(weights, settings.model.name, img_size=settings.data.img_size)
-    # of the configuration, what it takes to build the network again; training may have settings the layout lacks
-    network = write_official(config.Config(model=settings.model, data=config.Data(img_size=settings.data.img_size)))
-    kept = {"MODEL": network["MODEL"], "DATA": {"IMG_SIZE": settings.data.img_size}}
-    _write(destination, lambda path: torch.save({"model": official, "config": kept}, path))
+    released: dict[str, Any] = {"model": official}
+    if settings.model.name in NAMES:
+        # of the configuration, what it takes to build the network again; training may have settings the layout lacks
+        network = write_official(config.Config(model=settings.model, data=config.Data(img_size=settings.data.img_size)))
+        released["config"] = {"MODEL": network["MODEL"], "DATA": {"IMG_SIZE": settings.data.img_size}}
+    _write(destination, lambda path: torch.save(released, path))
     return f"our weights to the released layout, {_described(settings, weights)}; the names of the classes are left out"
 
 
 def _settings(content: dict[str, Any], name: str | None, source: Path) -> tuple[config.Config, str]:
-    """The configuration for released weights, and what to say about it.
+    """The configuration for released weights, and what to say about it."""
+    family = family_of(content, name).names
+    if name and not fnmatch.fnmatchcase(name, family):
+        raise UsageError(
+            f"the weights in {source} are not {name}'s: they look like those of {family}; give such a name, or none"
+        )
+    if family == "acmix2d":
+        raise UsageError(
+            f"{source} holds one module and no model; read it with acmix.from_official(state_dict, 'acmix2d')"
+        )
+    return (_resnet_settings if family == "acmix_resnet*" else _swin_settings)(content, name, source)
+
+
+def _resnet_settings(content: dict[str, Any], name: str | None, source: Path) -> tuple[config.Config, str]:
+    """The published recipe for a ResNet, with the sizes that the weights tell."""
+    sizes = architecture(content, name)
+    name = name or variant_of(sizes["layers"]) or "acmix_resnet50"
+    check_name(name)
+    usual = dict(width=64, heads=4) | VARIANTS[name]
+    tree = config.load(name).model_dump(mode="json")
+    tree["model"] |= {key: sizes[key] for key in ("num_classes", "in_chans", "conv_path")}
+    tree["model"]["args"] = {key: sizes[key] for key in usual if sizes[key] != usual[key]}
+    note = "; training settings are those of the published recipe"
+    return config.validate(tree, where=f"the configuration for {source}"), note
+
+
+def _swin_settings(content: dict[str, Any], name: str | None, source: Path) -> tuple[config.Config, str]:
+    """The configuration for a Swin.
 
     Training settings come from the configuration in the file, the network's sizes from the weights themselves.
     """
@@ -170,7 +204,7 @@ def _settings(content: dict[str, Any], name: str | None, source: Path) -> tuple[
 
 
 def _described(settings: config.Config, weights: dict[str, Any]) -> str:
-    parameters = sum(tensor.numel() for tensor in weights.values())
+    parameters = sum(tensor.numel() for key, tensor in weights.items() if not key.endswith(STATISTICS))
     model = settings.model
     return f"{model.name}, {model.num_classes} classes, {settings.data.img_size} pixels, {parameters:,} parameters"
 

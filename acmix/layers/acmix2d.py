@@ -1,0 +1,167 @@
+"""ACmix as a drop-in for a convolution: local attention and a convolution path on one projection.
+
+Shapes: B batch · H, W map · Ho, Wo of the output · N heads · D channels a head · C = N·D output channels
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from acmix import ops
+from acmix.layers.conv_path import ConvPath
+
+# No neighbourhood is meant to be as wide as this; a number of channels in the wrong place is.
+WIDEST_NEIGHBOURHOOD = 63
+
+
+class ACmix2d(nn.Module):
+    """Puts local attention and a k×k convolution of the same q, k and v in the place of a 3×3 convolution.
+
+        out_i = α · softmax_j(D^-½·q_i·(k_j − p_j))·v_j + β · conv path(q, k, v)_i        p = position(x, y)
+
+    x and y run from −1 to 1 over the map. Both rates start at 0.5. All maps of at least one pixel work.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: C, channels of the output.
+        heads: N, a divisor of C; "auto" takes the largest of 8, 7, … 1 that leaves 8 channels a head, if any does.
+        attention_size: K, odd; pixels on the side of a pixel's neighbourhood.
+        conv_size: k, odd; side of the convolution.
+        stride: pixels between two outputs.
+        dilation: pixels between two neighbours, and between two taps.
+
+    Raises:
+        ValueError: a number that cannot work, with those that can.
+
+    Source: ACmix, section 4; the ResNet form of the released code.
+    """
+
+    # how its weights came about; `replace_conv` also makes layers that start as "transferred"
+    start = "drawn"
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        heads: int | str = 4,
+        attention_size: int = 7,
+        conv_size: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+    ) -> None:
+        super().__init__()
+        check_numbers(in_channels, out_channels, attention_size, conv_size, stride, dilation)
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.heads = choose_heads(out_channels, heads)
+        self.head_dim = out_channels // self.heads
+        self.attention_size, self.conv_size = attention_size, conv_size
+        self.stride, self.dilation = stride, dilation
+        self.query = nn.Conv2d(in_channels, out_channels, 1)
+        self.key = nn.Conv2d(in_channels, out_channels, 1)
+        self.value = nn.Conv2d(in_channels, out_channels, 1)
+        self.position = nn.Conv2d(2, self.head_dim, 1)
+        self.conv_path = ConvPath(
+            self.heads, self.head_dim, conv_size=conv_size, bias=False, stride=stride, dilation=dilation
+        )
+        self.rate_attention = nn.Parameter(torch.full((1,), 0.5))
+        self.rate_conv = nn.Parameter(torch.full((1,), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, C, ceil(H/stride), ceil(W/stride)) in the memory format of the input."""
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(f"the input has shape {tuple(x.shape)}; expected (B, {self.in_channels}, H, W)")
+        projections = (self.query, self.key, self.value)
+        weight = torch.cat([each.weight for each in projections])  # (3·C, in_channels, 1, 1)
+        bias = torch.cat([each.bias for each in projections if each.bias is not None])  # (3·C,)
+        qkv = F.conv2d(x, weight, bias).permute(0, 2, 3, 1)  # (B, H, W, 3·C)
+        # not `unflatten`, behind which an ONNX graph no longer knows that H and W may be any
+        qkv = qkv.view(*qkv.shape[:3], 3, self.heads, self.head_dim)  # (B, H, W, 3, N, D)
+        attention = ops.local_attention(
+            qkv, self.positions(qkv), size=self.attention_size, stride=self.stride, dilation=self.dilation
+        )  # (B, Ho, Wo, C)
+        # d-major channels are added to head-major ones index by index: released weights were trained so. β goes into
+        # the kernels, which are small; the path's output then need not be kept for the gradient of β.
+        path = self.conv_path
+        conv = ops.conv_path(
+            qkv.flatten(3, 4),
+            path.fc_weight,
+            None,
+            self.rate_conv * path.kernels,
+            stride=self.stride,
+            dilation=self.dilation,
+        )  # (B, Ho, Wo, C)
+        out = (self.rate_attention * attention + conv).permute(0, 3, 1, 2)  # (B, C, Ho, Wo)
+        return out.contiguous(memory_format=memory_format_of(x))
+
+    def positions(self, qkv: Tensor) -> Tensor:
+        """p of every pixel, (H, W, D)."""
+        height, width = qkv.shape[1:3]
+        x = evenly_spaced(width, self.position.weight).expand(height, width)
+        y = evenly_spaced(height, self.position.weight)[:, None].expand(height, width)
+        return self.position(torch.stack([x, y])[None])[0].permute(1, 2, 0)  # (H, W, D)
+
+    def gmacs(self, height: int, width: int) -> float:
+        """10⁹ multiply-adds for one input map of height × width pixels: what torch's FlopCounterMode counts, halved."""
+        pixels = height * width
+        out_pixels = ((height - 1) // self.stride + 1) * ((width - 1) // self.stride + 1)
+        taps = self.conv_size**2
+        projections = pixels * (3 * self.in_channels * self.out_channels + 2 * self.head_dim)
+        attention = 2 * out_pixels * self.attention_size**2 * self.out_channels
+        fc = pixels * 3 * self.out_channels * taps
+        kernels = out_pixels * self.out_channels * taps * taps
+        return (projections + attention + fc + kernels) / 1e9
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, heads={self.heads}, attention_size={self.attention_size}, "
+            f"conv_size={self.conv_size}, stride={self.stride}, dilation={self.dilation}"
+        )
+
+
+def evenly_spaced(count: int, like: Tensor) -> Tensor:
+    """`torch.linspace(-1, 1, count)` like a tensor; unlike it, an exported graph takes any count."""
+    step = torch.arange(count, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+    return (2 * step / step[-1:].clamp(min=1) - 1).to(like.dtype)
+
+
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """channels_last where the input lies so and not also the plain way, as after a convolution."""
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def choose_heads(channels: int, heads: int | str) -> int:
+    """A number of heads that divides the channels, or an error that lists those that do."""
+    divisors = [n for n in range(1, channels + 1) if channels % n == 0]
+    if heads == "auto":
+        return max((n for n in divisors if n <= 8 and channels // n >= 8), default=1)
+    if not isinstance(heads, int) or heads not in divisors:
+        raise ValueError(f"heads={heads!r} does not divide {channels} channels; use one of {divisors}, or 'auto'")
+    return heads
+
+
+def check_numbers(
+    in_channels: int, out_channels: int, attention_size: int, conv_size: int, stride: int, dilation: int
+) -> None:
+    """Refuses numbers that cannot work, in particular channel counts that slipped into the place of a size."""
+    for name, value in {
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "attention_size": attention_size,
+        "conv_size": conv_size,
+        "stride": stride,
+        "dilation": dilation,
+    }.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}={value!r}; expected a whole number from 1 up")
+    for name, value, usual in (("attention_size", attention_size, 7), ("conv_size", conv_size, 3)):
+        if value > WIDEST_NEIGHBOURHOOD:
+            raise ValueError(f"{name}={value} looks like a channel count; it is a side in pixels, usually {usual}")
+        if value % 2 == 0:
+            raise ValueError(
+                f"{name}={value}; an odd side is needed, so that it has a middle: {value - 1} or {value + 1}"
+            )
