@@ -21,6 +21,7 @@ ALLOWED = {
     "safe_load": {"errors"},
     "ops": {"errors"},
     "layers": {"ops", "errors"},
+    "integrations": {"layers", "errors"},
     "models": {"layers", "ops", "safe_load", "errors"},
     "data": {"config", "errors"},
     "tasks": {"models", "layers", "ops", "data", "config", "errors"},
