@@ -50,3 +50,11 @@ def test_every_link_to_a_file_leads_to_one(page):
     folder = (ROOT / page).parent
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", read(page)):
         assert target.startswith("http") or (folder / target).exists(), f"{page} links to {target}"
+
+
+def test_the_costs_of_the_layer_are_the_measured_ones():
+    page = read("docs/in_your_model.md")
+    table = page.partition("<!-- costs:")[2].partition("<!-- end of costs -->")[0]
+    shown = dict(re.findall(r"^\| (.*?) \| ([\d.]+) \|$", table, flags=re.MULTILINE))
+    measured = {row["what"]: row["value"] for row in saved("acmix2d.csv") if "MiB" not in row["what"]}
+    assert shown == measured
