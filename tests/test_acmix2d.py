@@ -330,19 +330,6 @@ def test_export_holds_for_any_batch_and_size(stride: int, tmp_path: Path) -> Non
         torch.testing.assert_close(exported(x), module(x), rtol=0, atol=1e-5)
 
 
-# row 15
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("options", [{}, {"stride": 2, "dilation": 2}], ids=str)
-def test_trace_holds_for_other_sizes(options: dict) -> None:
-    module = layer(**options).eval()
-    with torch.no_grad():
-        traced = torch.jit.trace(module, torch.randn(1, 8, 9, 7))
-        assert "acmix::" not in str(traced.inlined_graph)
-        for shape in ((1, 8, 9, 7), (2, 8, 12, 5), (1, 8, 3, 4)):
-            x = torch.randn(shape)
-            torch.testing.assert_close(traced(x), module(x), rtol=0, atol=1e-5)
-
-
 # row 13
 @pytest.mark.parametrize("options", [{}, {"stride": 2, "dilation": 3}], ids=str)
 @pytest.mark.usefixtures("empty_is_nan")
