@@ -170,10 +170,9 @@ def local_attention(
         f"size={size}: a neighbourhood has odd sides, so that it has a middle",
     )
     expect(stride >= 1 and dilation >= 1, f"stride={stride}, dilation={dilation}; both must be at least 1")
-    expect(
-        position is None or tuple(position.shape) == (*qkv.shape[1:3], qkv.shape[5]),
-        f"position must have shape (H, W, D) = ({qkv.shape[1]}, {qkv.shape[2]}, {qkv.shape[5]})",
-    )
+    if position is not None and tuple(position.shape) != (*qkv.shape[1:3], qkv.shape[5]):
+        # written only where it is wrong: an open size in a message would be fixed by torch.compile
+        raise ValueError(f"position must have shape (H, W, D) = ({qkv.shape[1]}, {qkv.shape[2]}, {qkv.shape[5]})")
     scale = float(qkv.shape[5] ** -0.5 if scale is None else scale)
     operator = local.local_attention if leaves_pytorch() else torch.ops.acmix.local_attention
     return operator(autocast(qkv), position, (rows, columns), stride, dilation, scale)

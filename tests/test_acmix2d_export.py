@@ -1,0 +1,83 @@
+"""ACmix2d in graphs: those for PyTorch hold our operators, those for other runtimes PyTorch's own; sizes stay free."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from acmix.layers import ACmix2d
+
+SIZES = [(2, 6, 9, 11), (3, 6, 9, 11), (1, 6, 20, 5), (1, 6, 1, 1), (1, 6, 2, 15)]
+needs_onnx = pytest.mark.skipif(
+    any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
+    reason="the extra `export` is not installed",
+)
+
+
+def layer_and_input() -> tuple[ACmix2d, torch.Tensor]:
+    torch.manual_seed(0)
+    return ACmix2d(6, 8, heads=2, attention_size=3, stride=2, dilation=2).eval(), torch.randn(SIZES[0])
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_trace_needs_nothing_of_ours_and_takes_any_size() -> None:
+    layer, x = layer_and_input()
+    file = io.BytesIO()
+    traced = torch.jit.trace(layer, x)
+    assert "acmix::" not in str(traced.inlined_graph)
+    torch.jit.save(traced, file)
+    file.seek(0)
+    loaded = torch.jit.load(file)
+    for size in SIZES:
+        x = torch.randn(size)
+        torch.testing.assert_close(loaded(x), layer(x), rtol=1e-5, atol=1e-6)
+
+
+def test_an_exported_program_holds_our_operators_and_takes_any_size() -> None:
+    layer, x = layer_and_input()
+    rows, columns = torch.export.Dim("rows", min=3), torch.export.Dim("columns", min=3)
+    program = torch.export.export(
+        layer, (x,), dynamic_shapes={"x": {0: torch.export.Dim("batch"), 2: rows, 3: columns}}
+    )
+    assert {"acmix.conv_path.default", "acmix.local_attention.default"} <= {str(n.target) for n in program.graph.nodes}
+    for size in SIZES[:3]:
+        x = torch.randn(size)
+        torch.testing.assert_close(program.module()(x), layer(x))
+
+
+@needs_onnx
+@pytest.mark.parametrize("dynamo", [False, True], ids=["traced", "exported"])
+def test_onnx_takes_any_size(dynamo: bool, tmp_path: Path) -> None:
+    import onnxruntime
+
+    layer, x = layer_and_input()
+    names = {0: "batch", 2: "rows", 3: "columns"}
+    free = (
+        {"dynamic_shapes": {"x": {dim: torch.export.Dim(name) for dim, name in names.items()}}}
+        if dynamo
+        else {"dynamic_axes": {"x": names}}
+    )
+    file = str(tmp_path / "layer.onnx")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            layer, (x,), file, input_names=["x"], output_names=["y"], dynamo=dynamo, verbose=False, **free
+        )
+    session = onnxruntime.InferenceSession(file)
+    for size in SIZES:
+        x = torch.randn(size)
+        (y,) = session.run(None, {"x": x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(y), layer(x), rtol=1e-5, atol=1e-6)
+
+
+def test_one_compiled_graph_takes_any_size() -> None:
+    layer, _ = layer_and_input()
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in SIZES[:3]:
+        x = torch.randn(size)
+        torch.testing.assert_close(compiled(x), layer(x))
