@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acmix import ops
+from acmix.errors import UsageError
 from acmix.layers.acmix2d import check_numbers, choose_heads, evenly_spaced
 from acmix.layers.conv_path import ConvPath
 
@@ -67,7 +68,7 @@ class ACmix1d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, L) -> (B, C, ceil(L/stride))."""
         if x.dim() != 3 or x.shape[1] != self.in_channels:
-            raise ValueError(f"the input has shape {tuple(x.shape)}; expected (B, {self.in_channels}, L)")
+            raise UsageError(f"the input has shape {tuple(x.shape)}; expected (B, {self.in_channels}, L)")
         projections = (self.query, self.key, self.value)
         weight = torch.cat([each.weight for each in projections])  # (3·C, in_channels, 1)
         bias = torch.cat([each.bias for each in projections if each.bias is not None])  # (3·C,)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acmix import ops
+from acmix.errors import UsageError
 from acmix.layers.conv_path import ConvPath
 
 # No neighbourhood is meant to be as wide as this; a number of channels in the wrong place is.
@@ -72,7 +73,7 @@ class ACmix2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, C, ceil(H/stride), ceil(W/stride)) in the memory format of the input."""
         if x.dim() != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(f"the input has shape {tuple(x.shape)}; expected (B, {self.in_channels}, H, W)")
+            raise UsageError(f"the input has shape {tuple(x.shape)}; expected (B, {self.in_channels}, H, W)")
         projections = (self.query, self.key, self.value)
         weight = torch.cat([each.weight for each in projections])  # (3·C, in_channels, 1, 1)
         bias = torch.cat([each.bias for each in projections if each.bias is not None])  # (3·C,)
@@ -140,7 +141,7 @@ def choose_heads(channels: int, heads: int | str) -> int:
     if heads == "auto":
         return max((n for n in divisors if n <= 8 and channels // n >= 8), default=1)
     if not isinstance(heads, int) or heads not in divisors:
-        raise ValueError(f"heads={heads!r} does not divide {channels} channels; use one of {divisors}, or 'auto'")
+        raise UsageError(f"heads={heads!r} does not divide {channels} channels; use one of {divisors}, or 'auto'")
     return heads
 
 
@@ -157,11 +158,11 @@ def check_numbers(
         "dilation": dilation,
     }.items():
         if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r}; expected a whole number from 1 up")
+            raise UsageError(f"{name}={value!r}; expected a whole number from 1 up")
     for name, value, usual in (("attention_size", attention_size, 7), ("conv_size", conv_size, 3)):
         if value > WIDEST_NEIGHBOURHOOD:
-            raise ValueError(f"{name}={value} looks like a channel count; it is a side in pixels, usually {usual}")
+            raise UsageError(f"{name}={value} looks like a channel count; it is a side in pixels, usually {usual}")
         if value % 2 == 0:
-            raise ValueError(
+            raise UsageError(
                 f"{name}={value}; an odd side is needed, so that it has a middle: {value - 1} or {value + 1}"
             )
