@@ -58,3 +58,8 @@ def test_the_costs_of_the_layer_are_the_measured_ones():
     shown = dict(re.findall(r"^\| (.*?) \| ([\d.]+) \|$", table, flags=re.MULTILINE))
     measured = {row["what"]: row["value"] for row in saved("acmix2d.csv") if "MiB" not in row["what"]}
     assert shown == measured
+
+
+def test_the_readme_s_accuracy_of_the_demo_is_the_saved_one():
+    (demo,) = [row for row in saved("digits.csv") if row["run"] == "ACmix-Swin"]
+    assert f"reached {demo['top1']} % top-1" in read("README.md")
