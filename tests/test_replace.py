@@ -176,3 +176,19 @@ def test_a_pretrained_network_is_unchanged_at_step_0(dtype: torch.dtype) -> None
     starts = {name: start for name, start in starts.items() if not name.endswith(".acmix")}
     assert (starts["conv1"], starts["layer3.1.conv2"], len(starts)) == ("transferred", "gated", 5)
     assert error < (1e-12 if dtype == torch.float64 else 1e-5)
+
+
+def test_a_checkpoint_from_before_the_replacement_loads_into_gated_layers():
+    before = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)).double()
+    after = replace_conv(copy.deepcopy(before), ["2"], identity=True)
+    assert after[2].start == "gated"
+    with torch.no_grad():
+        after[2].conv.weight.zero_()
+    after.load_state_dict(before.state_dict())
+    x = torch.randn(2, 8, 7, 9, dtype=torch.float64)
+    assert torch.equal(after(x), before(x))
+    # its own checkpoints load as ever, and what is missing from them is still missed
+    own = after.state_dict()
+    after.load_state_dict(own)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        after.load_state_dict({key: value for key, value in own.items() if key != "2.gate"})

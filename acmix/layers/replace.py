@@ -31,10 +31,23 @@ class GatedACmix2d(nn.Module):
         super().__init__()
         self.conv, self.acmix = conv, acmix
         self.gate = nn.Parameter(conv.weight.new_zeros(1))
+        self.register_load_state_dict_pre_hook(take_convolution)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, I, H, W) -> (B, O, ceil(H/stride), ceil(W/stride))."""
         return self.conv(x) + self.gate * self.acmix(x)
+
+
+def take_convolution(layer: GatedACmix2d, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Lets a checkpoint from before the replacement load: its weights become `conv`'s, all else stays as it is."""
+    if f"{prefix}weight" not in state_dict:
+        return
+    for name in ("weight", "bias"):
+        if f"{prefix}{name}" in state_dict:
+            state_dict[f"{prefix}conv.{name}"] = state_dict.pop(f"{prefix}{name}")
+    for name, tensor in layer.state_dict().items():
+        if not name.startswith("conv."):
+            state_dict[f"{prefix}{name}"] = tensor
 
 
 def replace_conv(
