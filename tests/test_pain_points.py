@@ -8,6 +8,7 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 PAGE = TESTS.parent / "docs" / "pain_points.md"
 ROWS = re.findall(r"^\| (\d+) \| .*? \| (.*) \|$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+FILES = ("test_acmix2d", "test_acmix2d_costs")
 
 
 def test_every_pain_point_has_a_test_or_says_not_yet() -> None:
@@ -25,9 +26,9 @@ def test_every_test_that_the_page_names_exists() -> None:
 
 def test_rows_in_the_layer_s_tests_are_rows_of_the_page() -> None:
     """A comment `# row N` above a test and the page agree on which layer test holds which row at least once."""
-    source = (TESTS / "test_acmix2d.py").read_text(encoding="utf-8")
+    source = "".join((TESTS / f"{name}.py").read_text(encoding="utf-8") for name in FILES)
     marked = {
         int(n) for line in re.findall(r"^# rows? ([\d, ]+)$", source, flags=re.MULTILINE) for n in line.split(",")
     }
-    named = {int(number) for number, holds in ROWS if "test_acmix2d.py::" in holds}
+    named = {int(number) for number, holds in ROWS if any(f"{name}.py::" in holds for name in FILES)}
     assert named == marked
