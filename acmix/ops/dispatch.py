@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from acmix.errors import UsageError
-from acmix.ops import local, reference
+from acmix.ops import cpu, cpu_build, local, reference
 
 OPERATORS = ("conv_path", "window_attention", "local_attention")
 
@@ -37,11 +37,19 @@ class Implementation:
         name: what `use` calls it.
         functions: operator's name, or that with `_backward`, to the function.
         can_run: the reason why a case is out of its reach, or None where it runs it.
+        why_not: the reason why it runs nothing on this machine, or None.
     """
 
     name: str
     functions: dict[str, Callable[..., Any]]
     can_run: Callable[[Case], str | None]
+    why_not: Callable[[], str | None] = lambda: None
+
+    def reason_against(self, case: Case) -> str | None:
+        """Why it does not run a case, or None where it does."""
+        if not {case.operator, case.operator + "_backward"} <= self.functions.keys():
+            return f"has no kernel for {case.operator} in this version of acmix"
+        return self.can_run(case) or self.why_not()
 
 
 def functions_of(*modules: Any) -> dict[str, Callable[..., Any]]:
@@ -50,17 +58,26 @@ def functions_of(*modules: Any) -> dict[str, Callable[..., Any]]:
     return {name: getattr(module, name) for module in modules for name in names if hasattr(module, name)}
 
 
-def not_in_this_version(_: Case) -> str:
-    """The reason of an implementation whose kernels are not written yet."""
-    return "not in this version of acmix: its kernels are still to be written"
+def cpu_can_run(case: Case) -> str | None:
+    """The reason why a case is out of the CPU kernels' reach."""
+    if case.device != "cpu":
+        return f"runs on a CPU only, and the data is on {case.device}"
+    if case.dtype not in (torch.float32, torch.bfloat16):
+        return f"takes float32 and bfloat16, and the data is {str(case.dtype).removeprefix('torch.')}"
+    return None
 
 
 # Fastest first; the reference runs everything and comes last.
 IMPLEMENTATIONS = [
-    Implementation("triton", {}, not_in_this_version),
-    Implementation("cpu", {}, not_in_this_version),
+    Implementation("triton", {}, lambda case: None),
+    Implementation("cpu", functions_of(cpu), cpu_can_run, cpu_build.why_not),
     Implementation("reference", functions_of(reference, local), lambda case: None),
 ]
+
+HINT = (
+    'To force one: `with acmix.ops.use("reference"): ...`. '
+    "CPU kernels: `acmix build` builds them, ACMIX_CPU_KERNELS=0 switches them off"
+)
 
 # A plain global, not a context variable: autograd runs gradients in threads of its own.
 _forced: str | None = None
@@ -81,8 +98,8 @@ def use(name: str) -> Iterator[None]:
     if chosen is None:
         names = ", ".join(repr(each.name) for each in IMPLEMENTATIONS)
         raise UsageError(f"no implementation {name!r}; there are {names}")
-    if not chosen.functions:
-        reason = chosen.can_run(Case(OPERATORS[0], "cpu", torch.float32))
+    reason = chosen.why_not() if chosen.functions else "has no kernels in this version of acmix"
+    if reason:
         raise UsageError(f"implementation {name!r} cannot run: {reason}; `acmix.ops.explain()` lists what can")
     before, _forced = _forced, name
     try:
@@ -102,7 +119,7 @@ def choose(case: Case) -> Implementation:
     """The implementation that runs a case."""
     for each in IMPLEMENTATIONS:
         if _forced in (None, each.name):
-            reason = each.can_run(case)
+            reason = each.reason_against(case)
             if reason is None:
                 return each
             if _forced:
@@ -122,6 +139,8 @@ class Table(str):
 def explain(device: str | None = None, dtype: torch.dtype = torch.float32) -> Table:
     """Tells which implementation runs each operator, and why each other one does not.
 
+    To know, it builds the CPU kernels if they were never built here, as the first call of an operator would.
+
     Args:
         device: "cpu" or "cuda"; the GPU where there is one, by default.
         dtype: the dtype of the data.
@@ -135,8 +154,8 @@ def explain(device: str | None = None, dtype: torch.dtype = torch.float32) -> Ta
         case = Case(operator, device, dtype)
         chosen = choose(case)
         for each in IMPLEMENTATIONS:
-            reason = each.can_run(case) or "can run; a faster one does, or another is forced"
+            reason = each.reason_against(case) or "can run; a faster one does, or another is forced"
             rows.append((operator, each.name, "runs" if each is chosen else reason))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     lines = [f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}" for row in rows]
-    return Table("\n".join([*lines, 'To force one: `with acmix.ops.use("reference"): ...`']))
+    return Table("\n".join([*lines, HINT]))

@@ -1,0 +1,377 @@
+"""Builds the CPU kernels with the machine's own compiler, once, and loads them.
+
+A library lies in a cache folder under a name made from all that decides what is in it: sources, flags, CPU, compiler.
+It is loaded from there only if nobody else could have written it and its checksum holds; otherwise it is built. Of
+many processes one builds, and the others wait for it. Importing this module builds nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch  # before any kernel: its OpenMP runtime has to be the one in the process
+
+from acmix.errors import UsageError
+
+KERNELS = Path(__file__).parent / "kernels"
+# g++ first: on Linux torch runs on GNU's OpenMP, which clang's code cannot call
+COMPILERS = ("g++", "c++", "clang++")
+NATIVE = "-march=native" if platform.machine().lower() in ("x86_64", "amd64", "i686") else "-mcpu=native"
+FLAGS = ("-O3", NATIVE, "-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+# said before a build
+EXPECTED = "under a minute"
+
+_found: dict[Path, ctypes.CDLL | str] = {}
+_guard = threading.Lock()
+
+
+class CannotBuild(UsageError):
+    """Says in one line why there are no CPU kernels here."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A library that is loaded.
+
+    Args:
+        library: its functions, by name.
+        path: where it lies.
+        seconds: how long it took to build; 0 where it was there.
+    """
+
+    library: ctypes.CDLL
+    path: Path
+    seconds: float
+
+
+def library(sources: Path = KERNELS) -> ctypes.CDLL:
+    """Returns the loaded kernels; builds them where they are not built, and remembers what came of it.
+
+    Args:
+        sources: folder of *.cpp and *.h; the tests build smaller ones.
+
+    Raises:
+        CannotBuild: the reason, also at every later call in this process.
+    """
+    with _guard:
+        if sources not in _found:
+            try:
+                _found[sources] = build(sources=sources).library
+            except CannotBuild as error:
+                _found[sources] = str(error)
+    found = _found[sources]
+    if isinstance(found, str):
+        raise CannotBuild(found)
+    return found
+
+
+@cache
+def why_not() -> str | None:
+    """Tells why the kernels cannot run on this machine, or None where they can; the first call may build them."""
+    try:
+        library()
+    except CannotBuild as error:
+        if not is_off() and os.environ.get("LOCAL_RANK", "0") == "0":
+            say(f"acmix: no CPU kernels, the slower reference runs: {error}\n")
+        return str(error)
+    return None
+
+
+def build(*, force: bool = False, sources: Path = KERNELS) -> Built:
+    """Builds the kernels, or finds them built, and loads them.
+
+    Args:
+        force: build although they are built.
+        sources: folder of *.cpp and *.h.
+
+    Raises:
+        CannotBuild: they are switched off, no compiler or one that fails, no folder to write to.
+    """
+    if is_off():
+        raise CannotBuild("switched off by ACMIX_CPU_KERNELS=0 in the environment; unset it to use them")
+    if os.name != "posix":
+        raise CannotBuild(f"built on Linux and macOS only, and this is {platform.system()}")
+    folders = cache_folders()
+    what = f"acmix-{key(contents(sources), FLAGS, cpu(), loaded_openmp())}"
+    try:
+        compiler = find_compiler()
+    except CannotBuild:
+        # built ahead, where there was a compiler
+        built = None if force else find_built(folders, f"{what}-*.so")
+        if built is None:
+            raise
+        return built
+    name = f"{what}-{key(compiler)}.so"
+    built = None if force else find_built(folders, name)
+    if built is not None:
+        return built
+    try:
+        return build_once(make_folder(folders) / name, sources, compiler, force)
+    except OSError as error:
+        raise CannotBuild(f"{error}; see that there is space, or name another folder with ACMIX_CACHE") from error
+
+
+def is_off() -> bool:
+    """Whether the user wants none."""
+    return os.environ.get("ACMIX_CPU_KERNELS") == "0"
+
+
+def say(text: str) -> None:
+    """Writes to the user at once, past any pipe that output goes into."""
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
+# The folder
+
+
+def cache_folders() -> list[Path]:
+    """Where a library may lie: the user's cache, and a private folder where that cannot be had."""
+    named = os.environ.get("ACMIX_CACHE")
+    if not named:
+        base = os.environ.get("XDG_CACHE_HOME", "")
+        named = os.path.join(base if os.path.isabs(base) else "~/.cache", "acmix")
+    named = os.path.expanduser(named)
+    # the private one keeps its last link: one that lies in a folder for all could be turned elsewhere
+    private = Path(tempfile.gettempdir()).resolve() / f"acmix-{os.getuid()}"
+    return [*([] if named.startswith("~") else [Path(named).resolve()]), private]
+
+
+def make_folder(folders: Iterable[Path]) -> Path:
+    """The first folder that can be made and written to, by nobody else."""
+    refused = []
+    for folder in folders:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            refused.append(f"{folder} ({error.strerror})")
+            continue
+        if not is_ours(folder):
+            refused.append(f"{folder} (others can write to it)")
+        elif not os.access(folder, os.W_OK):
+            refused.append(f"{folder} (read only)")
+        else:
+            return folder
+    raise CannotBuild(f"no folder to keep them in: {', '.join(refused)}; set ACMIX_CACHE to one that only you write to")
+
+
+def is_ours(path: Path) -> bool:
+    """Whether nobody but this user, or root, could have put there what lies at the path."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return not path.is_symlink() and status.st_uid in (0, os.getuid()) and not status.st_mode & 0o022
+
+
+def find_built(folders: Iterable[Path], pattern: str) -> Built | None:
+    """The newest library of that name that is whole and loads."""
+    for folder in filter(is_ours, folders):
+        for path in sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True):
+            found = load(path)
+            if found is not None:
+                return Built(found, path, 0.0)
+    return None
+
+
+def load(path: Path) -> ctypes.CDLL | None:
+    """Loads a library, or returns None where that would not be safe.
+
+    A file cut short ends the process when it is loaded; hence the checksum, which is written last.
+    """
+    try:
+        if not is_ours(path) or path.with_suffix(".sha256").read_text() != checksum(path):
+            return None
+        return ctypes.CDLL(str(path))
+    except OSError:
+        return None
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock that ends with the process at the latest."""
+    import fcntl  # not on Windows
+
+    with open(path, "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            # a process that was forked meanwhile holds the file open too
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+# The name
+
+
+def key(*parts: object) -> str:
+    """A short name for what has these parts."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def contents(sources: Path) -> list[tuple[str, str]]:
+    """Names and checksums of the sources."""
+    return [(path.name, checksum(path)) for path in sorted(sources.iterdir()) if path.suffix in (".cpp", ".h")]
+
+
+def cpu() -> list[str]:
+    """What `native` means here."""
+    about = [sys.platform, platform.machine(), platform.processor()]
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return about
+    told = ("model name", "flags", "Features", "CPU implementer", "CPU part", "CPU variant")
+    return about + sorted({line for line in lines if line.startswith(told)})
+
+
+def loaded_openmp() -> str | None:
+    """The OpenMP runtime that torch brought into this process, as a path.
+
+    A second one would be a second team of threads that spin for the same cores.
+    """
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    paths = {fields[5] for fields in (line.split(maxsplit=5) for line in lines) if len(fields) == 6}
+    found = sorted(path for path in paths if re.match(r"lib(gomp|iomp5|omp)\b.*\.so", Path(path).name))
+    # other packages bring runtimes of their own
+    home = str(Path(torch.__file__).resolve().parent)
+    return next((path for path in found if path.startswith(home)), found[0] if found else None)
+
+
+# The compiler
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """How to call it, and what it says of itself."""
+
+    command: tuple[str, ...]
+    version: str
+
+
+def find_compiler() -> Compiler:
+    """The compiler that CXX names, or the first on the PATH."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    if named:
+        path = shutil.which(named[0])
+        if path is None:
+            raise CannotBuild(f"CXX is {named[0]!r}, which is no program on the PATH; unset it or name a C++ compiler")
+        command = (path, *named[1:])
+    else:
+        path = next(filter(None, map(shutil.which, COMPILERS)), None)
+        if path is None:
+            raise CannotBuild(
+                f"no C++ compiler on the PATH ({', '.join(COMPILERS)}); install one, as by `apt install g++`, or set CXX"
+            )
+        command = (path,)
+    return Compiler(command, call([*command, "--version"]))
+
+
+def call(command: list[str]) -> str:
+    """Runs a compiler; what it complains of first is the reason why there are no kernels."""
+    english = {**os.environ, "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, env=english
+        )
+    except OSError as error:
+        raise CannotBuild(f"{command[0]} does not run ({error.strerror}); set CXX to a C++ compiler") from error
+    if done.returncode:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        first = next((line for line in lines if "error" in line.lower()), lines[0] if lines else "it said nothing")
+        raise CannotBuild(f"{command[0]} ended with status {done.returncode}: {first}; set CXX to another compiler")
+    return done.stdout
+
+
+def openmp_flags(compiler: Compiler, folder: Path) -> tuple[list[str], list[str]] | None:
+    """Flags to compile and to link with threads; None where the compiler has none that go with torch's."""
+    runtime = loaded_openmp()
+    if runtime and "gomp" in Path(runtime).name and "clang" in compiler.version:
+        return None
+    # the very file, since its name may be torch's own
+    link = [runtime] if runtime else ["-fopenmp"]
+    source = folder / "openmp.cc"
+    source.write_text(
+        '#include <omp.h>\nextern "C" int threads() { return omp_get_max_threads(); }\n', encoding="utf-8"
+    )
+    try:
+        call([*compiler.command, "-fopenmp", "-fPIC", "-shared", str(source), "-o", str(folder / "openmp.so"), *link])
+    except CannotBuild:
+        return None
+    return ["-fopenmp"], link
+
+
+def build_once(target: Path, sources: Path, compiler: Compiler, force: bool) -> Built:
+    """Builds in one process, and waits for it in the others."""
+    asked = time.time()
+    failure = target.with_suffix(".failed")
+    with locked(target.with_suffix(".lock")):
+        built = None if force else find_built([target.parent], target.name)
+        if built is not None:
+            return built
+        if failure.exists() and failure.stat().st_mtime > asked:
+            # while this process waited
+            raise CannotBuild(failure.read_text(encoding="utf-8"))
+        say(f"acmix: building CPU kernels (once; {EXPECTED}) …")
+        started = time.perf_counter()
+        try:
+            loaded, has_threads = compile_and_load(target, sources, compiler)
+        except CannotBuild as error:
+            say(" failed\n")
+            failure.write_text(str(error), encoding="utf-8")
+            raise
+        seconds = time.perf_counter() - started
+        threads = "" if has_threads else f" (for one thread: no OpenMP in {compiler.command[0]} that torch shares)"
+        say(f" done in {seconds:.1f} s{threads}: {target}\n")
+        return Built(loaded, target, seconds)
+
+
+def compile_and_load(target: Path, sources: Path, compiler: Compiler) -> tuple[ctypes.CDLL, bool]:
+    """Compiles all sources at the same time, links, and gives the library its name once it has been loaded."""
+    with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent) as name:
+        folder = Path(name)
+        openmp = openmp_flags(compiler, folder)
+        compiling, linking = openmp or ([], [])
+        objects = {path: folder / f"{path.stem}.o" for path in sorted(sources.glob("*.cpp"))}
+        commands = [
+            [*compiler.command, *FLAGS, *compiling, "-c", str(source), "-o", str(made)]
+            for source, made in objects.items()
+        ]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(call, commands))
+        made = folder / target.name
+        call([*compiler.command, "-shared", *map(str, objects.values()), "-o", str(made), *linking])
+        made.chmod(0o755)
+        try:
+            loaded = ctypes.CDLL(str(made))
+        except OSError as error:
+            raise CannotBuild(f"what {compiler.command[0]} built does not load: {error}") from error
+        done = checksum(made)
+        made.replace(target)
+        target.with_suffix(".sha256").write_text(done, encoding="utf-8")
+    return loaded, openmp is not None
