@@ -285,9 +285,8 @@ def find_compiler() -> Compiler:
     else:
         path = next(filter(None, map(shutil.which, COMPILERS)), None)
         if path is None:
-            raise CannotBuild(
-                f"no C++ compiler on the PATH ({', '.join(COMPILERS)}); install one, as by `apt install g++`, or set CXX"
-            )
+            names = ", ".join(COMPILERS)
+            raise CannotBuild(f"no C++ compiler on the PATH ({names}); install one (`apt install g++`), or set CXX")
         command = (path,)
     return Compiler(command, call([*command, "--version"]))
 
@@ -315,12 +314,10 @@ def openmp_flags(compiler: Compiler, folder: Path) -> tuple[list[str], list[str]
         return None
     # the very file, since its name may be torch's own
     link = [runtime] if runtime else ["-fopenmp"]
-    source = folder / "openmp.cc"
-    source.write_text(
-        '#include <omp.h>\nextern "C" int threads() { return omp_get_max_threads(); }\n', encoding="utf-8"
-    )
+    source, made = folder / "openmp.cc", folder / "openmp.so"
+    source.write_text('#include <omp.h>\nextern "C" int f() { return omp_get_max_threads(); }\n', encoding="utf-8")
     try:
-        call([*compiler.command, "-fopenmp", "-fPIC", "-shared", str(source), "-o", str(folder / "openmp.so"), *link])
+        call([*compiler.command, "-fopenmp", "-fPIC", "-shared", str(source), "-o", str(made), *link])
     except CannotBuild:
         return None
     return ["-fopenmp"], link
