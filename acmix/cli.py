@@ -149,6 +149,16 @@ def models(
 
 
 @app.command()
+def build(force: Annotated[bool, typer.Option("--force", help="Build although they are built.")] = False) -> None:
+    """Build the CPU kernels now, instead of at the first use of an operator."""
+    from acmix.ops.cpu_build import build as run
+
+    built = run(force=force)
+    took = f"built in {built.seconds:.1f} s" if built.seconds else "built before; --force builds again"
+    console.print(f"CPU kernels: {built.path} ({took})", markup=False)
+
+
+@app.command()
 def benchmark(
     what: Annotated[str, typer.Argument(help="train")],
     names: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...")] = None,
