@@ -84,6 +84,82 @@ def conv_path_sizes(
     )
 
 
+def window_attention(
+    qkv: Tensor, bias_table: Tensor | None, window: tuple[int, int], shift: tuple[int, int], scale: float
+) -> Tensor:
+    """softmax(scale·q·kᵀ + bias + mask)·v in every window of the rolled map; see `acmix.ops.window_attention`."""
+    qkv = adjacent(qkv)
+    batch, height, width, _, heads, channels = qkv.shape
+    out = qkv.new_empty(batch, height, width, heads * channels)
+    if out.numel():
+        tensors = (qkv, parameter(bias_table), out)
+        call("acmix_window_attention", tensors, window_attention_sizes(qkv, window, shift), scale)
+    return out
+
+
+def window_attention_backward(
+    grad: Tensor,
+    qkv: Tensor,
+    bias_table: Tensor | None,
+    window: tuple[int, int],
+    shift: tuple[int, int],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of qkv and of the bias table (empty where there is none)."""
+    qkv, table = adjacent(qkv), parameter(bias_table)
+    grad_qkv = torch.empty(qkv.shape, dtype=qkv.dtype)
+    grad_table = None if table is None else torch.zeros_like(table)
+    if grad.numel():
+        tensors = (grad.contiguous(), qkv, table, grad_qkv, grad_table)
+        call("acmix_window_attention_backward", tensors, window_attention_sizes(qkv, window, shift), scale)
+    if bias_table is None or grad_table is None:
+        return grad_qkv, qkv.new_empty(0)
+    return grad_qkv, grad_table.to(bias_table.dtype)
+
+
+def window_attention_sizes(qkv: Tensor, window: tuple[int, int], shift: tuple[int, int]) -> tuple[int, ...]:
+    """What `Shape` in `window_attention.cpp` holds."""
+    batch, height, width, _, heads, channels = qkv.shape
+    return (
+        *(batch, height, width, heads, channels, *window, shift[0] % height, shift[1] % width),
+        *qkv.stride()[:5],
+    )
+
+
+def local_attention(
+    qkv: Tensor, position: Tensor | None, size: tuple[int, int], stride: int, dilation: int, scale: float
+) -> Tensor:
+    """softmax_j(scale·q_i·(k_j − p_j))·v_j over the Ky×Kx pixels j around i; see `acmix.ops.local_attention`."""
+    qkv = adjacent(qkv)
+    batch, height, width, _, heads, channels = qkv.shape
+    out = qkv.new_empty(batch, (height - 1) // stride + 1, (width - 1) // stride + 1, heads * channels)
+    if out.numel():
+        tensors = (qkv, parameter(position), out)
+        call("acmix_local_attention", tensors, local_attention_sizes(qkv, size, stride, dilation), scale)
+    return out
+
+
+def local_attention_backward(
+    grad: Tensor, qkv: Tensor, position: Tensor | None, size: tuple[int, int], stride: int, dilation: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The gradients of qkv and of position (empty where there is none)."""
+    qkv, where = adjacent(qkv), parameter(position)
+    grad_qkv = torch.empty(qkv.shape, dtype=qkv.dtype)
+    grad_where = None if where is None else torch.zeros_like(where)
+    if grad.numel():
+        tensors = (grad.contiguous(), qkv, where, grad_qkv, grad_where)
+        call("acmix_local_attention_backward", tensors, local_attention_sizes(qkv, size, stride, dilation), scale)
+    if position is None or grad_where is None:
+        return grad_qkv, qkv.new_empty(0)
+    return grad_qkv, grad_where.to(position.dtype)
+
+
+def local_attention_sizes(qkv: Tensor, size: tuple[int, int], stride: int, dilation: int) -> tuple[int, ...]:
+    """What `Shape` in `local_attention.cpp` holds."""
+    batch, height, width, _, heads, channels = qkv.shape
+    return (batch, height, width, heads, channels, *size, stride, dilation, *qkv.stride()[:5])
+
+
 def adjacent(data: Tensor) -> Tensor:
     """Data whose last dimension lies number by number, as lanes are loaded; a copy only where it does not."""
     return data if data.stride(-1) == 1 or data.shape[-1] == 1 else data.contiguous()

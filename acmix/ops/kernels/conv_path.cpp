@@ -126,7 +126,7 @@ struct Taps {
 };
 
 // Sums of large kernels are made of sums of so many products, which keeps their rounding errors small.
-constexpr int64_t PRODUCTS_AT_ONCE = 128;
+constexpr int64_t PRODUCTS_AT_ONCE = 48;
 
 template <int X, int J>
 void correlate_taps(const Taps& taps, int64_t first, int64_t last, int64_t x0, int64_t step, int64_t planes,

@@ -90,21 +90,9 @@ inline void store(E* to, Vec v, int n) {
     std::memcpy(to, all, n * sizeof(E));
 }
 
-inline float sum_of(Vec v) {
-    float total = 0;
-    for (int i = 0; i < LANES; i++) total += v[i];
-    return total;
-}
-
 inline Vec max_of(Vec a, Vec b) { return a > b ? a : b; }
 
 inline Vec min_of(Vec a, Vec b) { return a < b ? a : b; }
-
-inline float largest_of(Vec v) {
-    float largest = v[0];
-    for (int i = 1; i < LANES; i++) largest = v[i] > largest ? v[i] : largest;
-    return largest;
-}
 
 // e^x to about one unit in the last place; 0 below −87, where float32 has no normal number left.
 inline Vec exp_of(Vec x) {
@@ -125,6 +113,31 @@ inline Vec exp_of(Vec x) {
 #else
 #define ACMIX_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Int{__VA_ARGS__})
 #endif
+
+#if defined(__AVX512F__)
+#define ACMIX_LEVELS(step) \
+    step(8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7) step(4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11) \
+    step(2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13) step(1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14)
+#elif defined(__AVX__)
+#define ACMIX_LEVELS(step) step(4, 5, 6, 7, 0, 1, 2, 3) step(2, 3, 0, 1, 6, 7, 4, 5) step(1, 0, 3, 2, 5, 4, 7, 6)
+#else
+#define ACMIX_LEVELS(step) step(2, 3, 0, 1) step(1, 0, 3, 2)
+#endif
+
+// In pairs, which also rounds less than one after the other.
+inline float sum_of(Vec v) {
+#define ACMIX_STEP(...) v += ACMIX_SHUFFLE(v, v, __VA_ARGS__);
+    ACMIX_LEVELS(ACMIX_STEP)
+#undef ACMIX_STEP
+    return v[0];
+}
+
+inline float largest_of(Vec v) {
+#define ACMIX_STEP(...) v = max_of(v, ACMIX_SHUFFLE(v, v, __VA_ARGS__));
+    ACMIX_LEVELS(ACMIX_STEP)
+#undef ACMIX_STEP
+    return v[0];
+}
 
 // Transposes every 4×4 block of four vectors: block L's entry (i, j) becomes (j, i).
 inline void transpose_quads(Vec q[4]) {
