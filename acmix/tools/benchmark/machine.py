@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # side of the matrices and bytes of the copy: beyond every cache
 LARGE = {"cpu": (2048, 2**28), "cuda": (8192, 2**31)}
 CEILING_SECONDS, LEAST_RUNS = 0.5, 3
+# names of glibc's options
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 
 
 @dataclass(frozen=True)
@@ -88,22 +91,34 @@ def peak_mib(run: Callable[[], object], device: torch.device) -> float | None:
         torch.cuda.synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     process = Path("/proc/self")
+    with freed_memory_returned():
+        try:
+            before = resident_kib(process, "VmRSS")
+            # 5: forget the highest so far; Linux alone knows this
+            (process / "clear_refs").write_text("5", encoding="ascii")
+        except OSError:
+            return None
+        run()
+        return (resident_kib(process, "VmHWM") - before) / 1024
+
+
+@contextmanager
+def freed_memory_returned() -> Iterator[None]:
+    """Lets glibc give memory back to the system as soon as it is freed, so that a peak is of what is held at once."""
+    library = ctypes.CDLL(None)
+    trim, option = getattr(library, "malloc_trim", None), getattr(library, "mallopt", None)
+    if trim is None or option is None:
+        yield
+        return
+    trim(0)
+    option(MMAP_THRESHOLD, 2**17)
+    option(TRIM_THRESHOLD, 2**17)
     try:
-        trim_heap()
-        before = resident_kib(process, "VmRSS")
-        # 5: forget the highest so far; Linux alone knows this
-        (process / "clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return None
-    run()
-    return (resident_kib(process, "VmHWM") - before) / 1024
-
-
-def trim_heap() -> None:
-    """Gives freed memory back to the system, so that a run's growth shows."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+        yield
+    finally:
+        # where glibc's own rule arrives once large tensors were freed
+        option(MMAP_THRESHOLD, 2**25)
+        option(TRIM_THRESHOLD, 2**26)
 
 
 def resident_kib(process: Path, key: str) -> int:

@@ -238,7 +238,8 @@ def compare_networks(
         sides = [[replace(each, compiled=both) for each in side] for side in (ours, peers)]
         # all checks come first: a training step moves the statistics of batch norms
         found = {id(each): faults(each, setting) for side in sides for each in side}
-        first, second = ([candidate(each, setting, found[id(each)]) for each in side] for side in sides)
+        first = [candidate(each, setting, found[id(each)], counted=True) for each in sides[0]]
+        second = [candidate(each, setting, found[id(each)]) for each in sides[1]]
         for a, b in product(first, second):
             measured.append(compare(subject, a, b, ceilings=ceilings, device=setting.device, seconds=seconds))
             for line in lines(measured[-1]):
@@ -252,14 +253,16 @@ def profile(contestant: Contestant, setting: Setting) -> dict[str, float]:
     return where.time_by_group(run, setting.device)
 
 
-def candidate(contestant: Contestant, setting: Setting, wrong: Sequence[str]) -> Candidate:
-    """A model as the engine takes it; one that is wrong is not run."""
+def candidate(contestant: Contestant, setting: Setting, wrong: Sequence[str], *, counted: bool = False) -> Candidate:
+    """A model as the engine takes it, its operations counted where that is asked; one that is wrong is not run."""
     if wrong:
         return Candidate(contestant.name, lambda: None, lambda: wrong)
     run, resident = runner(contestant, setting)
-    with FlopCounterMode(display=False) as counter:
-        runner(replace(contestant, compiled=False), setting)[0]()
-    flops = counter.get_total_flops() or None
+    flops = None
+    if counted:
+        with FlopCounterMode(display=False) as counter:
+            runner(replace(contestant, compiled=False), setting)[0]()
+        flops = counter.get_total_flops() or None
     return Candidate(contestant.name, run, lambda: wrong, flops=flops, resident_mib=resident)
 
 
