@@ -4,7 +4,8 @@
 // with its mirrored margins, so that the neighbours of LANES pixels in a row are LANES numbers in a row of a plane,
 // moved by an amount that is the same for all channels: a tap. With a stride the planes are split into one for each
 // remainder of row and column, where that holds again. Three rows of queries go together, since they share most of
-// their neighbours. Nothing of the size K²·C exists, and of the size K² only what LANES queries of three rows need.
+// their neighbours; and so do three rows of keys, for which the gradient gathers what the queries that see them give.
+// Nothing of the size K²·C exists, and of the size K² only what K and a few rows of queries need.
 
 #include <cmath>
 
@@ -32,6 +33,8 @@ struct Shape {
 };
 
 constexpr int MOST_ROWS = 3;
+constexpr int64_t MOST_SIDE = 256;
+constexpr int64_t AHEAD = 8;  // pixels
 
 // The pixel that stands at a place left of, on or right of a line of `side` pixels mirrored at both ends.
 inline int64_t mirrored(int64_t place, int64_t side) {
@@ -60,17 +63,19 @@ struct Planes {
     }
 };
 
-// Calls `with(y, remainder, count)` for each piece of a row of planes.
-template <class F>
-void for_rows(const Shape& s, F with) {
-    for (int64_t y = 0; y < s.padded_height(); y++)
-        for (int64_t remainder = 0; remainder < at_most(s.stride, s.padded_width()); remainder++)
-            with(y, remainder, ceil_div(s.padded_width() - remainder, s.stride));
+// For each column of the map with its margins the one it mirrors.
+inline void mirror_columns(const Shape& s, int64_t* columns) {
+    for (int64_t x = 0; x < s.padded_width(); x++) columns[x] = mirrored(x - s.pad_x(), s.width);
 }
 
 template <class E>
 inline void read_channels(const Shape& s, const E* from, Vec* to) {
     for (int64_t d = 0; d < s.depth(); d++) to[d] = load(from + d * LANES, int(at_most(LANES, s.channels - d * LANES)));
+}
+
+inline void subtract_channels(const Shape& s, const float* from, Vec* to) {
+    for (int64_t d = 0; d < s.depth(); d++)
+        to[d] -= load(from + d * LANES, int(at_most(LANES, s.channels - d * LANES)));
 }
 
 template <class E>
@@ -81,33 +86,36 @@ inline void write_channels(const Shape& s, const Vec* from, E* to) {
 
 // Fills planes with the channels of one head, less the positions where there are some.
 template <class E>
-void fill_planes(const Shape& s, const E* from, const float* position, Vec* pixels, const Planes& planes) {
-    for_rows(s, [&](int64_t y, int64_t remainder, int64_t count) {
+void fill_planes(const Shape& s, const E* from, const float* position, const int64_t* columns, Vec* pixels,
+                 const Planes& planes) {
+    for (int64_t y = 0; y < s.padded_height(); y++) {
         int64_t row = mirrored(y - s.pad_y(), s.height);
-        for (int64_t i = 0; i < count; i++) {
-            int64_t column = mirrored(remainder + i * s.stride - s.pad_x(), s.width);
-            Vec* pixel = pixels + i * s.depth();
-            read_channels(s, from + row * s.step_y + column * s.step_x, pixel);
-            if (!position) continue;
-            Vec of_pixel[16];
-            for (int64_t d = 0; d < s.depth(); d += 16) {
-                int64_t some = at_most(16, s.depth() - d);
-                const float* at = position + (row * s.width + column) * s.channels + d * LANES;
-                for (int64_t j = 0; j < some; j++)
-                    of_pixel[j] = load(at + j * LANES, int(at_most(LANES, s.channels - (d + j) * LANES)));
-                for (int64_t j = 0; j < some; j++) pixel[d + j] -= of_pixel[j];
+        for (int64_t remainder = 0; remainder < at_most(s.stride, s.padded_width()); remainder++) {
+            int64_t count = ceil_div(s.padded_width() - remainder, s.stride);
+            for (int64_t i = 0; i < count; i++) {
+                int64_t column = columns[remainder + i * s.stride];
+                const E* at = from + row * s.step_y + column * s.step_x;
+                // pixels lie too far apart for the processor to foresee
+                for (int64_t d = 0; d < s.depth(); d++) __builtin_prefetch(at + AHEAD * s.step_x + d * LANES);
+                read_channels(s, at, pixels + i * s.depth());
+                if (position)
+                    subtract_channels(s, position + (row * s.width + column) * s.channels, pixels + i * s.depth());
             }
+            turn(reinterpret_cast<const float*>(pixels), s.wide(), count, s.depth(), planes.row(y, remainder),
+                 planes.step);
         }
-        turn(reinterpret_cast<const float*>(pixels), s.wide(), count, s.depth(), planes.row(y, remainder), planes.step);
-    });
+    }
 }
 
-// One row of queries, or of the output's gradient, channel by channel: (D, row). Zeros behind the last pixel.
+// One row of queries, or of the output's gradient, channel by channel, `step` numbers apart. Zeros behind the last pixel.
 template <class E>
-void read_row(const Shape& s, const E* from, int64_t step_x, Vec* pixels, float* to) {
-    for (int64_t x = 0; x < s.out_width(); x++) read_channels(s, from + x * step_x, pixels + x * s.depth());
+void read_row(const Shape& s, const E* from, int64_t step_x, Vec* pixels, float* to, int64_t step) {
+    for (int64_t x = 0; x < s.out_width(); x++) {
+        for (int64_t d = 0; d < s.depth(); d++) __builtin_prefetch(from + (x + AHEAD) * step_x + d * LANES);
+        read_channels(s, from + x * step_x, pixels + x * s.depth());
+    }
     for (int64_t i = s.out_width() * s.depth(); i < s.row() * s.depth(); i++) pixels[i] = Vec{};
-    turn(reinterpret_cast<const float*>(pixels), s.wide(), s.row(), s.depth(), to, s.row());
+    turn(reinterpret_cast<const float*>(pixels), s.wide(), s.row(), s.depth(), to, step);
 }
 
 // The way back.
@@ -182,14 +190,13 @@ void similarity_row(int64_t count, const float* in, int64_t in_row, int64_t in_s
     }
 }
 
-// For every row of queries and tap the product of `in` (rows, D, row) with what the tap sees in the planes.
-void similarities(const Shape& s, const Group& group, const float* in, const Planes& planes, const int64_t* taps,
-                  const Weights& to) {
+// For every row of queries and tap the product of `in` with what the tap sees in the planes.
+void similarities(const Shape& s, const Group& group, const float* in, int64_t in_row, int64_t in_step,
+                  const Planes& planes, const int64_t* taps, const Weights& to) {
     constexpr decltype(&similarity_row<1>) by_rows[] = {similarity_row<1>, similarity_row<2>, similarity_row<3>};
-    int64_t in_row = s.wide() * s.row();
     for (int64_t r = 0; r < s.ky + group.rows - 1; r++) {
         int64_t first = at_least(0, r - s.ky + 1), last = at_most(group.rows - 1, r);
-        by_rows[last - first](s.kx, in + first * in_row + group.x, in_row, s.row(),
+        by_rows[last - first](s.kx, in + first * in_row + group.x, in_row, in_step,
                               planes.row(group.y * s.stride + r * s.dilation, 0) + group.x, planes.step, s.channels,
                               taps, to.row(first) + (r - first) * s.kx, to.step - s.kx);
     }
@@ -243,33 +250,106 @@ void combine(const Shape& s, const Group& group, const Weights& weights, const P
     by_rows[group.rows - 1](s, group, weights, planes, taps, to);
 }
 
-// Adds to what each tap sees its weight times `in` (rows, D, row): the gradient of `combine` for the planes.
-template <int U>
-void spread_rows(const Shape& s, const Group& group, const Weights& weights, const float* in, const int64_t* taps,
-                 const Planes& planes) {
-    for (int64_t r = 0; r < s.ky + U - 1; r++) {
-        float* plane = planes.row(group.y * s.stride + r * s.dilation, 0) + group.x;
-        const Vec* of_row = weights.start + weights.margin + r * s.kx;
+// The last rows of queries: their weights, a row for each tap, and what else the gradient needs of them, a row for each
+// channel. Zeros stand before and behind each row, for queries outside the map.
+struct Queries {
+    int64_t rows, before, step;  // step: numbers from one tap or channel to the next
+    float *weights, *grads, *query, *upstream, *zeros;
+
+    explicit Queries(const Shape& s, const Planes& planes) {
+        int64_t seeing = (s.ky - 1) * s.dilation / s.stride + 1;
+        rows = (ceil_div(seeing, s.rows_together()) + 1) * s.rows_together();
+        before = (s.kx - 1) * s.dilation / s.stride + 1;
+        step = ceil_div(before + planes.columns + 2 * LANES, LANES) * LANES;
+    }
+    int64_t size(const Shape& s) const { return (2 * rows * (s.taps() + s.wide()) + s.kx) * step; }
+
+    void place(const Shape& s, float* memory) {
+        std::memset(memory, 0, size(s) * sizeof(float));
+        weights = memory + before, grads = weights + rows * s.taps() * step;
+        query = grads + rows * s.taps() * step, upstream = query + rows * s.wide() * step;
+        zeros = upstream + rows * s.wide() * step;
+    }
+    float* of_taps(const Shape& s, float* from, int64_t y) const { return from + y % rows * s.taps() * step; }
+    float* of_channels(const Shape& s, float* from, int64_t y) const { return from + y % rows * s.wide() * step; }
+};
+
+// A row of keys and some columns of it, `x` counted in the columns of a remainder; `rows` rows go together.
+struct Keys {
+    int64_t y, remainder, x, rows;
+};
+
+// to[d][v] = Σ over the queries that see key v of their weight for it times from[d], for D channels and V rows of keys.
+template <int D, int V>
+void gather_block(const Shape& s, const Keys& keys, const Queries& queries, float* weights, float* from, int64_t d0,
+                  float* to, int64_t to_row, int64_t to_step) {
+    Vec acc[D][V] = {};
+    int64_t first = at_least(0, ceil_div(at_least(0, keys.y - (s.ky - 1) * s.dilation), s.stride));
+    int64_t last = at_most(s.out_height() - 1, (keys.y + V - 1) / s.stride);
+    for (int64_t y = first; y <= last; y++) {
+        const float* of_key[V];
+        bool is_seen = false;
+        for (int v = 0; v < V; v++) {
+            int64_t down = keys.y + v - y * s.stride, i = down / s.dilation;
+            bool sees = down >= 0 && i * s.dilation == down && i < s.ky;
+            of_key[v] = sees ? queries.of_taps(s, weights, y) + i * s.kx * queries.step : queries.zeros;
+            is_seen = is_seen || sees;
+        }
+        if (!is_seen) continue;
+        const float* in = queries.of_channels(s, from, y) + d0 * queries.step;
         for (int64_t j = 0; j < s.kx; j++) {
-            Vec w[U];
+            int64_t right = floor_div(keys.remainder - j * s.dilation, s.stride);
+            if (right * s.stride != keys.remainder - j * s.dilation) continue;
+            Vec w[V];
             ACMIX_UNROLL
-            for (int u = 0; u < U; u++) w[u] = of_row[u * (weights.step - s.kx) + j];
-            // channels inside: the sums of the next tap overlap with these, and would wait for them
-            for (int64_t d = 0; d < s.channels; d++) {
-                float* at = plane + d * planes.step + taps[j];
-                Vec sum = load(at);
+            for (int v = 0; v < V; v++) w[v] = load(of_key[v] + j * queries.step + keys.x + right);
+            ACMIX_UNROLL
+            for (int d = 0; d < D; d++) {
+                Vec value = load(in + d * queries.step + keys.x + right);
                 ACMIX_UNROLL
-                for (int u = 0; u < U; u++) sum += w[u] * load(in + (u * s.wide() + d) * s.row() + group.x);
-                store(at, sum);
+                for (int v = 0; v < V; v++) acc[d][v] += value * w[v];
             }
         }
     }
+    ACMIX_UNROLL
+    for (int d = 0; d < D; d++) {
+        ACMIX_UNROLL
+        for (int v = 0; v < V; v++) store(to + v * to_row + (d0 + d) * to_step + keys.x, acc[d][v]);
+    }
 }
 
-void spread(const Shape& s, const Group& group, const Weights& weights, const float* in, const int64_t* taps,
-            const Planes& planes) {
-    constexpr decltype(&spread_rows<1>) by_rows[] = {spread_rows<1>, spread_rows<2>, spread_rows<3>};
-    by_rows[group.rows - 1](s, group, weights, in, taps, planes);
+template <int V>
+void gather_rows(const Shape& s, const Keys& keys, const Queries& queries, float* weights, float* from, float* to,
+                 int64_t to_row, int64_t to_step) {
+    constexpr int MOST = ACCUMULATORS / V < 8 ? ACCUMULATORS / V : 8;
+    constexpr decltype(&gather_block<1, V>) by_size[] = {gather_block<1, V>, gather_block<2, V>, gather_block<3, V>,
+                                                         gather_block<4, V>, gather_block<5, V>, gather_block<6, V>,
+                                                         gather_block<7, V>, gather_block<8, V>};
+    for (int64_t d = 0; d < s.channels;) {
+        int64_t size = ceil_div(s.channels - d, ceil_div(s.channels - d, MOST));
+        by_size[size - 1](s, keys, queries, weights, from, d, to, to_row, to_step);
+        d += size;
+    }
+}
+
+// Adds the gradient of some rows of keys, or of values, to the pixels that they are or mirror: `to` is (H, W, D).
+void gather(const Shape& s, int64_t y, int64_t rows, const Queries& queries, float* weights, float* from,
+            const int64_t* columns, float* result, Vec* pixels, Vec* to) {
+    constexpr decltype(&gather_rows<1>) by_rows[] = {gather_rows<1>, gather_rows<2>, gather_rows<3>};
+    for (int64_t remainder = 0; remainder < at_most(s.stride, s.padded_width()); remainder++) {
+        int64_t count = ceil_div(s.padded_width() - remainder, s.stride), step = ceil_div(count, LANES) * LANES;
+        for (int64_t x = 0; x < count; x += LANES)
+            by_rows[rows - 1](s, {y, remainder, x, rows}, queries, weights, from, result, s.wide() * step, step);
+        for (int64_t v = 0; v < rows; v++) {
+            turn(result + v * s.wide() * step, step, s.wide(), step / LANES, reinterpret_cast<float*>(pixels),
+                 s.wide());
+            Vec* row = to + mirrored(y + v - s.pad_y(), s.height) * s.width * s.depth();
+            for (int64_t i = 0; i < count; i++) {
+                Vec* pixel = row + columns[remainder + i * s.stride] * s.depth();
+                for (int64_t d = 0; d < s.depth(); d++) pixel[d] += pixels[i * s.depth() + d];
+            }
+        }
+    }
 }
 
 // From products, in place, e^(scale·product − largest) over the taps of one row of queries; the sum's inverse.
@@ -287,12 +367,33 @@ inline Int lanes_of(const Shape& s, int64_t x) {
     return at < int32_t(at_most(LANES, s.out_width() - x));
 }
 
+inline int64_t columns_size(const Shape& s) { return ceil_div(2 * s.padded_width(), LANES); }
+
+// From products and gradients of weights, in place, weights and gradients of products; also written as rows of taps.
+void differentiate(const Shape& s, int64_t x, float scale, Vec* weights, Vec* grads, int64_t step, float* weights_to,
+                   float* grads_to) {
+    Int is_pixel = lanes_of(s, x);
+    Vec share = make_weights(s, scale, weights), sums[4] = {};
+    for (int64_t t = 0; t < s.taps(); t++) {
+        weights[t] = is_pixel ? weights[t] * share : Vec{};
+        grads[t] = is_pixel ? grads[t] : Vec{};
+        sums[t % 4] += weights[t] * grads[t];
+        store(weights_to + t * step + x, weights[t]);
+    }
+    Vec sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    for (int64_t t = 0; t < s.taps(); t++) {
+        grads[t] = weights[t] * (grads[t] - sum) * scale;
+        store(grads_to + t * step + x, grads[t]);
+    }
+}
+
 // A thread's memory, handed out piece by piece.
 struct Memory {
     Vec* next;
 
     Vec* vectors(int64_t count) { return next += count, next - count; }
     float* numbers(int64_t count) { return reinterpret_cast<float*>(vectors(ceil_div(count, LANES))); }
+    int64_t* columns(const Shape& s) { return reinterpret_cast<int64_t*>(vectors(columns_size(s))); }
 };
 
 template <class E>
@@ -301,24 +402,26 @@ void forward_head(const Shape& s, const E* qkv, const float* position, float sca
     Planes keys(s, nullptr), values(s, nullptr);
     int64_t pixels_size = at_least(ceil_div(keys.columns, 4) * 4, s.row()) * s.depth(), row_size = s.wide() * s.row();
     Memory memory{scratch.vectors(2 * ceil_div(keys.size(s), LANES) + pixels_size +
-                                  2 * ceil_div(MOST_ROWS * row_size, LANES) + Weights::size(s))};
+                                  2 * ceil_div(MOST_ROWS * row_size, LANES) + Weights::size(s) + columns_size(s))};
     keys.start = memory.numbers(keys.size(s)), values.start = memory.numbers(values.size(s));
     Vec* pixels = memory.vectors(pixels_size);
     float *query = memory.numbers(MOST_ROWS * row_size), *result = memory.numbers(MOST_ROWS * row_size);
     Weights weights(s, memory.vectors(Weights::size(s)));
-    int64_t taps[256];
+    int64_t taps[MOST_SIDE], *columns = memory.columns(s);
     for (int64_t j = 0; j < s.kx; j++) taps[j] = tap_column(s, keys, j);
 
     const E* image = qkv + b * s.step_b + head * s.step_n;
-    fill_planes(s, image + s.step_s, position, pixels, keys);
-    fill_planes(s, image + 2 * s.step_s, nullptr, pixels, values);
+    mirror_columns(s, columns);
+    fill_planes(s, image + s.step_s, position, columns, pixels, keys);
+    fill_planes(s, image + 2 * s.step_s, nullptr, columns, pixels, values);
     int64_t pixel = s.heads * s.channels;
     for (int64_t y = from; y < to; y += s.rows_together()) {
         Group group{y, 0, at_most(s.rows_together(), to - y)};
         for (int64_t u = 0; u < group.rows; u++)
-            read_row(s, image + (y + u) * s.stride * s.step_y, s.stride * s.step_x, pixels, query + u * row_size);
+            read_row(s, image + (y + u) * s.stride * s.step_y, s.stride * s.step_x, pixels, query + u * row_size,
+                     s.row());
         for (; group.x < s.out_width(); group.x += LANES) {
-            similarities(s, group, query, keys, taps, weights);
+            similarities(s, group, query, row_size, s.row(), keys, taps, weights);
             Vec shares[MOST_ROWS];
             for (int64_t u = 0; u < group.rows; u++) shares[u] = make_weights(s, scale, weights.row(u));
             combine(s, group, weights, values, taps, result);
@@ -353,89 +456,74 @@ void forward(const Shape& s, const E* qkv, const float* position, E* out, float 
     }
 }
 
-// Adds up, pixel by pixel, the gradient in the planes of the pixel and of its mirror images.
-void fold_planes(const Shape& s, const Planes& planes, Vec* pixels, Vec* to) {
-    std::memset(to, 0, s.height * s.width * s.depth() * sizeof(Vec));
-    for_rows(s, [&](int64_t y, int64_t remainder, int64_t count) {
-        int64_t row = mirrored(y - s.pad_y(), s.height);
-        turn(planes.row(y, remainder), planes.step, s.wide(), ceil_div(count, LANES), reinterpret_cast<float*>(pixels),
-             s.wide());
-        for (int64_t i = 0; i < count; i++) {
-            int64_t column = mirrored(remainder + i * s.stride - s.pad_x(), s.width);
-            for (int64_t d = 0; d < s.depth(); d++)
-                to[(row * s.width + column) * s.depth() + d] += pixels[i * s.depth() + d];
-        }
-    });
-}
-
 template <class E>
 void backward_head(const Shape& s, const E* grad, const E* qkv, const float* position, float scale, int64_t b,
                    int64_t head, E* grad_qkv, float* grad_position, Scratch& scratch) {
-    Planes keys(s, nullptr), values(s, nullptr), grad_keys(s, nullptr), grad_values(s, nullptr);
-    int64_t planes_size = ceil_div(keys.size(s), LANES) * LANES, map_size = s.height * s.width * s.depth();
-    int64_t pixels_size = (at_least(keys.columns, s.row()) + LANES) * s.depth(), row_size = s.wide() * s.row();
-    Memory memory{scratch.vectors(4 * planes_size / LANES + pixels_size + map_size +
-                                  3 * ceil_div(MOST_ROWS * row_size, LANES) + 2 * Weights::size(s))};
-    keys.start = memory.numbers(planes_size), values.start = memory.numbers(planes_size);
-    grad_keys.start = memory.numbers(planes_size), grad_values.start = memory.numbers(planes_size);
-    Vec *pixels = memory.vectors(pixels_size), *map = memory.vectors(map_size);
-    float *query = memory.numbers(MOST_ROWS * row_size), *upstream = memory.numbers(MOST_ROWS * row_size);
-    float* result = memory.numbers(MOST_ROWS * row_size);
+    Planes keys(s, nullptr), values(s, nullptr);
+    Queries queries(s, keys);
+    int64_t planes_size = ceil_div(keys.size(s), LANES), map_size = s.height * s.width * s.depth();
+    int64_t longest = ceil_div(at_least(keys.columns, s.row()), LANES) * LANES, row_size = s.wide() * s.row();
+    int64_t result_size = ceil_div(MOST_ROWS * s.wide() * longest, LANES);
+    Memory memory{scratch.vectors(2 * planes_size + (longest + 4) * s.depth() + 2 * map_size + result_size +
+                                  ceil_div(queries.size(s), LANES) + 2 * Weights::size(s) + columns_size(s))};
+    keys.start = memory.numbers(planes_size * LANES), values.start = memory.numbers(planes_size * LANES);
+    Vec *pixels = memory.vectors((longest + 4) * s.depth());
+    Vec *grad_keys = memory.vectors(map_size), *grad_values = memory.vectors(map_size);
+    float* result = memory.numbers(result_size * LANES);
+    queries.place(s, memory.numbers(queries.size(s)));
     Weights weights(s, memory.vectors(Weights::size(s))), grads(s, memory.vectors(Weights::size(s)));
-    int64_t taps[256];
+    int64_t taps[MOST_SIDE], *columns = memory.columns(s);
     for (int64_t j = 0; j < s.kx; j++) taps[j] = tap_column(s, keys, j);
 
-    int64_t inner = s.heads * s.channels;
+    int64_t inner = s.heads * s.channels, query_row = s.wide() * queries.step;
     const E* image = qkv + b * s.step_b + head * s.step_n;
     E* grad_image = grad_qkv + b * s.height * s.width * 3 * inner + head * s.channels;
-    fill_planes(s, image + s.step_s, position, pixels, keys);
-    fill_planes(s, image + 2 * s.step_s, nullptr, pixels, values);
-    std::memset(grad_keys.start, 0, planes_size * sizeof(float));
-    std::memset(grad_values.start, 0, planes_size * sizeof(float));
+    mirror_columns(s, columns);
+    fill_planes(s, image + s.step_s, position, columns, pixels, keys);
+    fill_planes(s, image + 2 * s.step_s, nullptr, columns, pixels, values);
+    std::memset(grad_keys, 0, map_size * sizeof(Vec));
+    std::memset(grad_values, 0, map_size * sizeof(Vec));
     if (s.stride > 1)
         for (int64_t at = 0; at < s.height * s.width; at++)
             std::memset(static_cast<void*>(grad_image + at * 3 * inner), 0, s.channels * sizeof(E));
 
+    int64_t gathered = 0;  // rows of keys whose gradient is complete
     for (int64_t y = 0; y < s.out_height(); y += s.rows_together()) {
         Group group{y, 0, at_most(s.rows_together(), s.out_height() - y)};
+        float *query = queries.of_channels(s, queries.query, y), *upstream = queries.of_channels(s, queries.upstream, y);
         for (int64_t u = 0; u < group.rows; u++) {
-            read_row(s, image + (y + u) * s.stride * s.step_y, s.stride * s.step_x, pixels, query + u * row_size);
+            read_row(s, image + (y + u) * s.stride * s.step_y, s.stride * s.step_x, pixels, query + u * query_row,
+                     queries.step);
             read_row(s, grad + (b * s.out_height() + y + u) * s.out_width() * inner + head * s.channels, inner, pixels,
-                     upstream + u * row_size);
+                     upstream + u * query_row, queries.step);
         }
         for (; group.x < s.out_width(); group.x += LANES) {
-            similarities(s, group, query, keys, taps, weights);
-            similarities(s, group, upstream, values, taps, grads);
-            Int is_pixel = lanes_of(s, group.x);
-            for (int64_t u = 0; u < group.rows; u++) {
-                Vec *weight = weights.row(u), *of_weight = grads.row(u), sums[4] = {};
-                Vec share = make_weights(s, scale, weight);
-                for (int64_t t = 0; t < s.taps(); t++) {
-                    weight[t] = is_pixel ? weight[t] * share : Vec{};
-                    of_weight[t] = is_pixel ? of_weight[t] : Vec{};
-                    sums[t % 4] += weight[t] * of_weight[t];
-                }
-                Vec sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-                for (int64_t t = 0; t < s.taps(); t++) of_weight[t] = weight[t] * (of_weight[t] - sum) * scale;
-            }
+            similarities(s, group, query, query_row, queries.step, keys, taps, weights);
+            similarities(s, group, upstream, query_row, queries.step, values, taps, grads);
+            for (int64_t u = 0; u < group.rows; u++)
+                differentiate(s, group.x, scale, weights.row(u), grads.row(u), queries.step,
+                              queries.of_taps(s, queries.weights, y + u), queries.of_taps(s, queries.grads, y + u));
             combine(s, group, grads, keys, taps, result);
-            spread(s, group, grads, query, taps, grad_keys);
-            spread(s, group, weights, upstream, taps, grad_values);
         }
         for (int64_t u = 0; u < group.rows; u++)
             write_row(s, result + u * row_size, pixels, grad_image + (y + u) * s.stride * s.width * 3 * inner,
                       s.stride * 3 * inner);
+        bool is_last = y + group.rows == s.out_height();
+        int64_t complete = is_last ? s.padded_height() : (y + group.rows) * s.stride;
+        while (gathered < complete) {
+            int64_t rows = at_most(s.rows_together(), complete - gathered);
+            gather(s, gathered, rows, queries, queries.grads, queries.query, columns, result, pixels, grad_keys);
+            gather(s, gathered, rows, queries, queries.weights, queries.upstream, columns, result, pixels, grad_values);
+            gathered += rows;
+        }
     }
-    fold_planes(s, grad_keys, pixels, map);
     for (int64_t at = 0; at < s.height * s.width; at++) {
-        write_channels(s, map + at * s.depth(), grad_image + at * 3 * inner + inner);
-        const float* of_pixel = reinterpret_cast<const float*>(map + at * s.depth());
+        write_channels(s, grad_keys + at * s.depth(), grad_image + at * 3 * inner + inner);
+        write_channels(s, grad_values + at * s.depth(), grad_image + at * 3 * inner + 2 * inner);
+        const float* of_pixel = reinterpret_cast<const float*>(grad_keys + at * s.depth());
         for (int64_t d = 0; d < (grad_position ? s.channels : 0); d++)
             grad_position[at * s.channels + d] -= of_pixel[d];
     }
-    fold_planes(s, grad_values, pixels, map);
-    for (int64_t at = 0; at < s.height * s.width; at++)
-        write_channels(s, map + at * s.depth(), grad_image + at * 3 * inner + 2 * inner);
 }
 
 // The positions' gradient is summed in so many parts, whatever the threads, and so always in the same order.
