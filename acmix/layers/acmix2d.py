@@ -77,24 +77,16 @@ class ACmix2d(nn.Module):
         projections = (self.query, self.key, self.value)
         weight = torch.cat([each.weight for each in projections])  # (3·C, in_channels, 1, 1)
         bias = torch.cat([each.bias for each in projections if each.bias is not None])  # (3·C,)
-        qkv = F.conv2d(x, weight, bias).permute(0, 2, 3, 1)  # (B, H, W, 3·C)
+        # adjacent channels are what the operators read; after a channels-last input they are
+        qkv = F.conv2d(x, weight, bias).permute(0, 2, 3, 1).contiguous()  # (B, H, W, 3·C)
         # not `unflatten`, behind which an ONNX graph no longer knows that H and W may be any
         qkv = qkv.view(*qkv.shape[:3], 3, self.heads, self.head_dim)  # (B, H, W, 3, N, D)
         attention = ops.local_attention(
             qkv, self.positions(qkv), size=self.attention_size, stride=self.stride, dilation=self.dilation
         )  # (B, Ho, Wo, C)
-        # d-major channels are added to head-major ones index by index: released weights were trained so. β goes into
-        # the kernels, which are small; the path's output then need not be kept for the gradient of β.
-        path = self.conv_path
-        conv = ops.conv_path(
-            qkv.flatten(3, 4),
-            path.fc_weight,
-            None,
-            self.rate_conv * path.kernels,
-            stride=self.stride,
-            dilation=self.dilation,
-        )  # (B, Ho, Wo, C)
-        out = (self.rate_attention * attention + conv).permute(0, 3, 1, 2)  # (B, C, Ho, Wo)
+        # d-major channels are added to head-major ones index by index: released weights were trained so
+        conv = self.conv_path(qkv.flatten(3, 4), rate=self.rate_conv)  # (B, Ho, Wo, C)
+        out = torch.addcmul(conv, attention, self.rate_attention).permute(0, 3, 1, 2)  # (B, C, Ho, Wo)
         return out.contiguous(memory_format=memory_format_of(x))
 
     def positions(self, qkv: Tensor) -> Tensor:
