@@ -75,12 +75,12 @@ class ACmix2d(nn.Module):
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise UsageError(f"the input has shape {tuple(x.shape)}; expected (B, {self.in_channels}, H, W)")
         projections = (self.query, self.key, self.value)
-        weight = torch.cat([each.weight for each in projections])  # (3·C, in_channels, 1, 1)
+        weight = torch.cat([each.weight.flatten(1) for each in projections])  # (3·C, in_channels)
         bias = torch.cat([each.bias for each in projections if each.bias is not None])  # (3·C,)
-        # adjacent channels are what the operators read; after a channels-last input they are
-        qkv = F.conv2d(x, weight, bias).permute(0, 2, 3, 1).contiguous()  # (B, H, W, 3·C)
+        # a product of matrices gives adjacent channels, which the operators read, whatever the input's memory format
+        qkv = F.linear(x.flatten(2).transpose(1, 2), weight, bias)  # (B, H·W, 3·C)
         # not `unflatten`, behind which an ONNX graph no longer knows that H and W may be any
-        qkv = qkv.view(*qkv.shape[:3], 3, self.heads, self.head_dim)  # (B, H, W, 3, N, D)
+        qkv = qkv.view(-1, *x.shape[2:], 3, self.heads, self.head_dim)  # (B, H, W, 3, N, D)
         attention = ops.local_attention(
             qkv, self.positions(qkv), size=self.attention_size, stride=self.stride, dilation=self.dilation
         )  # (B, Ho, Wo, C)
@@ -92,9 +92,10 @@ class ACmix2d(nn.Module):
     def positions(self, qkv: Tensor) -> Tensor:
         """p of every pixel, (H, W, D)."""
         height, width = qkv.shape[1:3]
-        x = evenly_spaced(width, self.position.weight).expand(height, width)
-        y = evenly_spaced(height, self.position.weight)[:, None].expand(height, width)
-        return self.position(torch.stack([x, y])[None])[0].permute(1, 2, 0)  # (H, W, D)
+        weight = self.position.weight
+        x = evenly_spaced(width, weight).expand(height, width)
+        y = evenly_spaced(height, weight)[:, None].expand(height, width)
+        return F.linear(torch.stack([x, y], -1), weight.flatten(1), self.position.bias)  # (H, W, D)
 
     def gmacs(self, height: int, width: int) -> float:
         """10⁹ multiply-adds for one input map of height × width pixels: what torch's FlopCounterMode counts, halved."""

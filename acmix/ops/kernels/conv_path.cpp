@@ -65,7 +65,7 @@ Source<float> source_of(const Vec* planes, int64_t plane) {
 }
 
 // Pieces of one pixel lie too far apart for the processor to foresee; those of a pixel so far ahead are asked for.
-constexpr int AHEAD = 8;
+constexpr int AHEAD = 3;
 
 template <int Q, int X, class E>
 void mix_pixels(Source<E> in, int64_t count, const float* weight, int64_t row, const float* bias, Vec* out,
@@ -97,10 +97,14 @@ void mix_pixels(Source<E> in, int64_t count, const float* weight, int64_t row, c
 template <int Q, class E>
 void mix_row(Source<E> in, int64_t count, int64_t width, const float* weight, int64_t row, const float* bias, Vec* out,
              int64_t plane) {
-    constexpr int X = ACCUMULATORS / Q < 1 ? 1 : ACCUMULATORS / Q < 4 ? ACCUMULATORS / Q : 4;
-    int64_t x = 0;
-    for (; x + X <= width; x += X) mix_pixels<Q, X>(in.at(x), count, weight, row, bias, out + x, plane);
-    for (; x < width; x++) mix_pixels<Q, 1>(in.at(x), count, weight, row, bias, out + x, plane);
+    constexpr int MOST = (ACCUMULATORS + 3) / Q, X = MOST < 1 ? 1 : MOST < 4 ? MOST : 4;
+    if (width < X)
+        for (int64_t x = 0; x < width; x++) mix_pixels<Q, 1>(in.at(x), count, weight, row, bias, out + x, plane);
+    else
+        for (int64_t done = 0; done < width; done += X) {
+            int64_t x = at_most(done, width - X);
+            mix_pixels<Q, X>(in.at(x), count, weight, row, bias, out + x, plane);
+        }
 }
 
 // `weight` is (count, outs); out's planes lie `plane` vectors apart.
@@ -192,8 +196,9 @@ int64_t pixels_at_once(int64_t width, int64_t sums) {
     return even_piece(width, at_most(MOST_PIXELS, at_least(1, ACCUMULATORS / sums)));
 }
 
-// How the M outputs or T maps are cut into sums that one pass makes; 4 where it goes, as the stores like quads.
-int64_t sums_at_once(int64_t left) { return left >= 4 ? 4 : left; }
+// How many of M outputs or T maps one pass makes, of `left` that are left: 3 leave registers for 8 pixels, of which
+// most widths are multiples or nearly so; else 4, since they are stored by four.
+int64_t sums_at_once(int64_t all, int64_t left) { return at_most(left, all % 3 == 0 ? 3 : 4); }
 
 // --- gradients of weights: total[i][j] += Σ_pixels a[i]·b[j]
 
@@ -319,35 +324,33 @@ inline void read_threes(const E* from, Vec* result) {
 #define ACMIX_THREES
 #endif
 
-// Writes J outputs of each lane's channel: lane d's lie at to[d·M …].
+// Writes J outputs of each lane's channel, of which `made` are there: lane d's lie at to[d·M …].
 template <int J, class E>
-inline void write_outputs(E* to, int64_t outputs, int lanes, const Vec* acc) {
+inline void write_outputs(E* to, int64_t outputs, int lanes, const Vec* acc, int made = J) {
     alignas(64) E tile[4][LANES];
     Vec q[4];
-    for (int j = 0; j < 4; j++) q[j] = j < J ? acc[j] : Vec{};
+    ACMIX_UNROLL
+    for (int j = 0; j < 4; j++) q[j] = j < made ? acc[j] : Vec{};
     transpose_quads(q);
+    ACMIX_UNROLL
     for (int j = 0; j < 4; j++) store(tile[j], q[j]);
+    ACMIX_UNROLL
     for (int d = 0; d < lanes; d++) std::memcpy(to + d * outputs, &tile[d % 4][d / 4 * 4], J * sizeof(E));
 }
 
+// `more`: the next output of each channel is yet to be written, and may be overwritten now.
 template <class E>
-inline void write_outputs(E* to, int64_t outputs, int64_t sums, int lanes, const Vec* acc) {
+inline void write_outputs(E* to, int64_t outputs, int64_t sums, int lanes, const Vec* acc, bool more) {
 #if defined(ACMIX_THREES)
     if (lanes == LANES && outputs == 3) return write_threes(to, acc);
 #endif
     if (lanes == LANES && sums == 4) return write_outputs<4>(to, outputs, LANES, acc);
+    if (lanes == LANES && sums == 3 && more) return write_outputs<4>(to, outputs, LANES, acc, 3);
     if (lanes == LANES && sums == 3) return write_outputs<3>(to, outputs, LANES, acc);
     if (sums == 4) return write_outputs<4>(to, outputs, lanes, acc);
     if (sums == 3) return write_outputs<3>(to, outputs, lanes, acc);
     if (sums == 2) return write_outputs<2>(to, outputs, lanes, acc);
     write_outputs<1>(to, outputs, lanes, acc);
-}
-
-// Asks for the memory that a pixel's outputs will be written to.
-template <class E>
-inline void fetch_outputs(const E* to, int64_t outputs) {
-    const char* start = reinterpret_cast<const char*>(to);
-    for (size_t at = 0; at < LANES * outputs * sizeof(E); at += 64) __builtin_prefetch(start + at, 1);
 }
 
 // Reads J outputs of each lane's channel.
@@ -379,10 +382,10 @@ inline void read_outputs(const E* from, int64_t outputs, int64_t sums, int lanes
 
 // A block's kernels as vectors: for each group of sums, (tap, t, sum).
 void pack_forward(const Shape& s, const float* kernels, int64_t block, Vec* packed) {
-    int64_t taps = s.taps(), size = s.maps * taps;
-    std::memset(packed, 0, s.outputs * size * sizeof(Vec));
+    int64_t taps = s.taps(), size = s.maps * taps, step = sums_at_once(s.outputs, s.outputs);
+    if (s.lanes(block) < LANES) std::memset(packed, 0, s.outputs * size * sizeof(Vec));
     for (int64_t m = 0; m < s.outputs; m++) {
-        int64_t first = m / 4 * 4, sums = sums_at_once(s.outputs - first);
+        int64_t first = m / step * step, sums = sums_at_once(s.outputs, s.outputs - first);
         float* to = reinterpret_cast<float*>(packed + first * size + (m - first));
         for (int lane = 0; lane < s.lanes(block); lane++) {
             const float* from = kernels + ((block * LANES + lane) * s.outputs + m) * size;
@@ -425,7 +428,7 @@ void forward_rows(const Shape& s, const E* pieces, const float* fc, const float*
             f.start = memory + block * room;
             const Vec* weight = packed + block * s.outputs * s.maps * taps;
             for (int64_t m = 0; m < s.outputs;) {
-                int64_t sums = sums_at_once(s.outputs - m), pixels = pixels_at_once(width, sums);
+                int64_t sums = sums_at_once(s.outputs, s.outputs - m), pixels = pixels_at_once(width, sums);
                 for (int64_t y = y0; y < y1; y++) {
                     Taps seen;
                     for (int64_t ty = 0; ty < s.ky; ty++) {
@@ -439,12 +442,10 @@ void forward_rows(const Shape& s, const E* pieces, const float* fc, const float*
                     E* row = out + (b * s.out_height() + s.rolled_row(y)) * width * pixel + block * LANES * s.outputs;
                     for (int64_t done = 0; done < width; done += pixels) {
                         int64_t x0 = at_most(done, width - pixels);
-                        for (int64_t x = 0; x < (m ? 0 : pixels); x++)
-                            fetch_outputs(row + s.rolled_column(x0 + x) * pixel, s.outputs);
                         correlate(pixels, sums, seen, x0, s.stride, s.maps, f.plane(), result);
                         for (int64_t x = 0; x < pixels; x++)
                             write_outputs(row + s.rolled_column(x0 + x) * pixel + m, s.outputs, sums, s.lanes(block),
-                                          result + x * sums);
+                                          result + x * sums, m + sums < s.outputs);
                     }
                 }
                 m += sums;
@@ -476,13 +477,13 @@ void forward(const Shape& s, const E* pieces, const float* fc, const float* bias
 
 // A block's kernels for the gradient of the maps: for each group of maps, (tap, m, map).
 void pack_backward(const Shape& s, const float* kernels, int64_t block, Vec* packed) {
-    int64_t taps = s.taps(), size = s.maps * taps;
-    std::memset(packed, 0, s.outputs * size * sizeof(Vec));
+    int64_t taps = s.taps(), size = s.maps * taps, step = sums_at_once(s.maps, s.maps);
+    if (s.lanes(block) < LANES) std::memset(packed, 0, s.outputs * size * sizeof(Vec));
     for (int64_t m = 0; m < s.outputs; m++)
         for (int lane = 0; lane < s.lanes(block); lane++) {
             const float* from = kernels + ((block * LANES + lane) * s.outputs + m) * size;
             for (int64_t t = 0; t < s.maps; t++) {
-                int64_t first = t / 4 * 4, sums = sums_at_once(s.maps - first);
+                int64_t first = t / step * step, sums = sums_at_once(s.maps, s.maps - first);
                 float* to = reinterpret_cast<float*>(packed + first * s.outputs * taps + m * sums + (t - first));
                 for (int64_t tap = 0; tap < taps; tap++)
                     to[tap * s.outputs * sums * LANES + lane] = from[t * taps + tap];
@@ -508,7 +509,7 @@ void grad_maps_row(const Shape& s, const Rows& g, const Vec* packed, int64_t y, 
     int64_t taps = s.taps(), out_height = s.out_height();
     Vec result[MOST_PIXELS * 4];
     for (int64_t t = 0; t < s.maps;) {
-        int64_t sums = sums_at_once(s.maps - t);
+        int64_t sums = sums_at_once(s.maps, s.maps - t);
         for (int64_t phase = 0; phase < at_most(s.stride, s.width); phase++) {
             Taps seen;  // pixels phase, phase + stride, … see neighbouring outputs
             for (int64_t ty = 0; ty < s.ky; ty++) {
@@ -540,7 +541,7 @@ void read_grad(const Shape& s, const E* grad, int64_t b, int64_t y, int64_t bloc
     int64_t width = s.out_width(), pixel = s.channels * s.outputs;
     const E* row = grad + (b * s.out_height() + s.rolled_row(y)) * width * pixel + block * LANES * s.outputs;
     for (int64_t m = 0; m < s.outputs;) {
-        int64_t sums = sums_at_once(s.outputs - m);
+        int64_t sums = sums_at_once(s.outputs, s.outputs - m);
         for (int64_t x = 0; x < width; x++) {
             Vec v[4];
             read_outputs(row + s.rolled_column(x) * pixel + m, s.outputs, sums, s.lanes(block), v);

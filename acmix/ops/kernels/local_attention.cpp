@@ -59,6 +59,7 @@ struct Planes {
 
     // Where row y of channel 0 lies, for the columns of a remainder.
     float* row(int64_t y, int64_t remainder) const {
+        if (stride == 1) return start + y * columns;  // divisions are slow
         return start + (y % stride * stride + remainder) * part + y / stride * columns;
     }
 };
@@ -126,7 +127,10 @@ void turn_row(const Shape& s, const Vec* pixels, float* to) {
 template <class E>
 void write_row(const Shape& s, const float* from, Vec* pixels, E* to, int64_t step_x) {
     turn(from, s.row(), s.wide(), s.row() / LANES, reinterpret_cast<float*>(pixels), s.wide());
-    for (int64_t x = 0; x < s.out_width(); x++) write_channels(s, pixels + x * s.depth(), to + x * step_x);
+    for (int64_t x = 0; x < s.out_width(); x++) {
+        for (int64_t d = 0; d < s.depth(); d++) __builtin_prefetch(to + (x + AHEAD) * step_x + d * LANES, 1);
+        write_channels(s, pixels + x * s.depth(), to + x * step_x);
+    }
 }
 
 // The queries that are looked at together: LANES pixels, from column x, in `rows` rows from row y of the output.
