@@ -60,6 +60,19 @@ struct Source {
     void fetch(int64_t r, int64_t x) const { __builtin_prefetch(start + r * plane + x * pixel); }
 };
 
+// Where vectors go, in the same way.
+template <class E>
+struct Sink {
+    E* start;
+    int64_t plane, pixel;
+
+    Sink at(int64_t x) const { return {start + x * pixel, plane, pixel}; }
+    Sink from(int64_t r) const { return {start + r * plane, plane, pixel}; }
+    void put(int64_t r, int64_t x, Vec v) const { store(start + r * plane + x * pixel, v); }
+};
+
+Sink<float> sink_of(Vec* planes, int64_t plane) { return {reinterpret_cast<float*>(planes), plane * LANES, LANES}; }
+
 Source<float> source_of(const Vec* planes, int64_t plane) {
     return {reinterpret_cast<const float*>(planes), plane * LANES, LANES};
 }
@@ -67,9 +80,8 @@ Source<float> source_of(const Vec* planes, int64_t plane) {
 // Pieces of one pixel lie too far apart for the processor to foresee; those of a pixel so far ahead are asked for.
 constexpr int AHEAD = 3;
 
-template <int Q, int X, class E>
-void mix_pixels(Source<E> in, int64_t count, const float* weight, int64_t row, const float* bias, Vec* out,
-                int64_t plane) {
+template <int Q, int X, class E, class F>
+void mix_pixels(Source<E> in, int64_t count, const float* weight, int64_t row, const float* bias, Sink<F> out) {
     Vec acc[Q][X];
     ACMIX_UNROLL
     for (int q = 0; q < Q; q++)
@@ -91,32 +103,32 @@ void mix_pixels(Source<E> in, int64_t count, const float* weight, int64_t row, c
     ACMIX_UNROLL
     for (int q = 0; q < Q; q++)
         ACMIX_UNROLL
-        for (int x = 0; x < X; x++) out[q * plane + x] = acc[q][x];
+        for (int x = 0; x < X; x++) out.put(q, x, acc[q][x]);
 }
 
-template <int Q, class E>
-void mix_row(Source<E> in, int64_t count, int64_t width, const float* weight, int64_t row, const float* bias, Vec* out,
-             int64_t plane) {
+template <int Q, class E, class F>
+void mix_row(Source<E> in, int64_t count, int64_t width, const float* weight, int64_t row, const float* bias,
+             Sink<F> out) {
     constexpr int MOST = (ACCUMULATORS + 3) / Q, X = MOST < 1 ? 1 : MOST < 4 ? MOST : 4;
     if (width < X)
-        for (int64_t x = 0; x < width; x++) mix_pixels<Q, 1>(in.at(x), count, weight, row, bias, out + x, plane);
+        for (int64_t x = 0; x < width; x++) mix_pixels<Q, 1>(in.at(x), count, weight, row, bias, out.at(x));
     else
         for (int64_t done = 0; done < width; done += X) {
             int64_t x = at_most(done, width - X);
-            mix_pixels<Q, X>(in.at(x), count, weight, row, bias, out + x, plane);
+            mix_pixels<Q, X>(in.at(x), count, weight, row, bias, out.at(x));
         }
 }
 
-// `weight` is (count, outs); out's planes lie `plane` vectors apart.
-template <class E>
-void mix(Source<E> in, int64_t count, int64_t width, const float* weight, int64_t outs, const float* bias, Vec* out,
-         int64_t plane) {
-    constexpr decltype(&mix_row<1, E>) by_size[] = {mix_row<1, E>, mix_row<2, E>, mix_row<3, E>,
-                                                    mix_row<4, E>, mix_row<5, E>, mix_row<6, E>,
-                                                    mix_row<7, E>, mix_row<8, E>, mix_row<9, E>};
+// `weight` is (count, outs).
+template <class E, class F>
+void mix(Source<E> in, int64_t count, int64_t width, const float* weight, int64_t outs, const float* bias,
+         Sink<F> out) {
+    constexpr decltype(&mix_row<1, E, F>) by_size[] = {mix_row<1, E, F>, mix_row<2, E, F>, mix_row<3, E, F>,
+                                                       mix_row<4, E, F>, mix_row<5, E, F>, mix_row<6, E, F>,
+                                                       mix_row<7, E, F>, mix_row<8, E, F>, mix_row<9, E, F>};
     for (int64_t q = 0; q < outs;) {
         int64_t size = even_piece(outs - q, 9);
-        by_size[size - 1](in, count, width, weight + q, outs, bias ? bias + q : nullptr, out + q * plane, plane);
+        by_size[size - 1](in, count, width, weight + q, outs, bias ? bias + q : nullptr, out.from(q));
         q += size;
     }
 }
@@ -213,11 +225,8 @@ struct Pairs {
 template <int I, int J, class E>
 void outer_pixels(const Pairs<E>& pairs, int64_t i0, int64_t a_plane, int64_t j0, Vec* total, int64_t step_i,
                   int64_t step_j) {
-    Vec acc[I][J];
-    ACMIX_UNROLL
-    for (int i = 0; i < I; i++)
-        ACMIX_UNROLL
-        for (int j = 0; j < J; j++) acc[i][j] = total[i * step_i + j * step_j];
+    // from zero, since a sum of sums rounds less than one long sum
+    Vec acc[I][J] = {};
     for (int64_t row = 0; row < pairs.rows; row++) {
         const Vec* a = pairs.a[row] + i0 * a_plane;
         const Source<E>& b = pairs.b[row];
@@ -236,32 +245,34 @@ void outer_pixels(const Pairs<E>& pairs, int64_t i0, int64_t a_plane, int64_t j0
     ACMIX_UNROLL
     for (int i = 0; i < I; i++)
         ACMIX_UNROLL
-        for (int j = 0; j < J; j++) total[i * step_i + j * step_j] = acc[i][j];
+        for (int j = 0; j < J; j++) total[i * step_i + j * step_j] += acc[i][j];
 }
 
 template <int I, class E>
-void outer_some(int64_t size, const Pairs<E>& pairs, int64_t i, int64_t a_plane, int64_t j, Vec* total, int64_t step_i,
+void outer_some(const Pairs<E>& pairs, int64_t i, int64_t a_plane, int64_t count_b, Vec* total, int64_t step_i,
                 int64_t step_j) {
-    constexpr decltype(&outer_pixels<I, 1, E>) by_size[] = {outer_pixels<I, 1, E>, outer_pixels<I, 2, E>,
-                                                            outer_pixels<I, 3, E>, outer_pixels<I, 4, E>,
-                                                            outer_pixels<I, 5, E>};
-    by_size[size - 1](pairs, i, a_plane, j, total, step_i, step_j);
+    constexpr int MOST = ACCUMULATORS / I < 1 ? 1 : ACCUMULATORS / I < 5 ? ACCUMULATORS / I : 5;
+    constexpr decltype(&outer_pixels<I, 1, E>) by_size[] = {
+        outer_pixels<I, 1, E>, outer_pixels<I, (MOST > 1 ? 2 : 1), E>, outer_pixels<I, (MOST > 2 ? 3 : 1), E>,
+        outer_pixels<I, (MOST > 3 ? 4 : 1), E>, outer_pixels<I, (MOST > 4 ? 5 : 1), E>};
+    for (int64_t j = 0; j < count_b;) {
+        int64_t size = even_piece(count_b - j, MOST);
+        by_size[size - 1](pairs, i, a_plane, j, total + j * step_j, step_i, step_j);
+        j += size;
+    }
 }
 
+// At most `most` of a's planes, up to 9, go together; b's are read once for each time.
 template <class E>
-void outer(const Pairs<E>& pairs, int64_t count_a, int64_t a_plane, int64_t count_b, Vec* total, int64_t step_i,
-           int64_t step_j) {
+void outer(const Pairs<E>& pairs, int64_t most, int64_t count_a, int64_t a_plane, int64_t count_b, Vec* total,
+           int64_t step_i, int64_t step_j) {
     constexpr decltype(&outer_some<1, E>) by_size[] = {outer_some<1, E>, outer_some<2, E>, outer_some<3, E>,
-                                                       outer_some<4, E>};
-    constexpr int MOST = ACCUMULATORS >= 20 ? 5 : 2;
+                                                       outer_some<4, E>, outer_some<5, E>, outer_some<6, E>,
+                                                       outer_some<7, E>, outer_some<8, E>, outer_some<9, E>};
     for (int64_t i = 0; i < count_a;) {
-        int64_t size_i = even_piece(count_a - i, 4);
-        for (int64_t j = 0; j < count_b;) {
-            int64_t size_j = even_piece(count_b - j, MOST);
-            by_size[size_i - 1](size_j, pairs, i, a_plane, j, total + i * step_i + j * step_j, step_i, step_j);
-            j += size_j;
-        }
-        i += size_i;
+        int64_t size = even_piece(count_a - i, most);
+        by_size[size - 1](pairs, i, a_plane, count_b, total + i * step_i, step_i, step_j);
+        i += size;
     }
 }
 
@@ -283,12 +294,13 @@ void make_maps(const Shape& s, const E* pieces, const float* fc, const float* bi
                int64_t block, Vec* planes, const Rows& f) {
     if (s.lanes(block) < LANES) {
         read_pieces(s, pieces, b, y, block, planes);
-        mix(source_of(planes, s.width), s.pieces, s.width, fc, s.maps, bias, f.at(y, 0), f.plane());
+        mix(source_of(planes, s.width), s.pieces, s.width, fc, s.maps, bias,
+            sink_of(f.at(y, 0), f.plane()));
     } else {
         Source<E> row{pieces + b * s.step_b + s.rolled_row(y) * s.step_y + block * LANES, s.step_p, s.step_x};
         int64_t seam = s.width - s.shift_x;
-        mix(row.at(s.shift_x), s.pieces, seam, fc, s.maps, bias, f.at(y, 0), f.plane());
-        mix(row, s.pieces, s.shift_x, fc, s.maps, bias, f.at(y, 0) + seam, f.plane());
+        mix(row.at(s.shift_x), s.pieces, seam, fc, s.maps, bias, sink_of(f.at(y, 0), f.plane()));
+        mix(row, s.pieces, s.shift_x, fc, s.maps, bias, sink_of(f.at(y, 0) + seam, f.plane()));
     }
     f.clear_sides(y);
 }
@@ -556,21 +568,30 @@ void read_grad(const Shape& s, const E* grad, int64_t b, int64_t y, int64_t bloc
 template <class E>
 void backward_row(const Shape& s, const E* pieces, const float* fc_rows, const Vec* grad_maps, Vec* planes,
                   E* grad_pieces, const Sums& sums, int64_t b, int64_t y, int64_t block) {
-    mix(source_of(grad_maps, s.width), s.maps, s.width, fc_rows, s.pieces, nullptr, planes, s.width);
-    E* row = grad_pieces + (b * s.height + s.rolled_row(y)) * s.width * s.pieces * s.channels + block * LANES;
-    for (int64_t x = 0; x < s.width; x++)
-        for (int64_t p = 0; p < s.pieces; p++)
-            store(row + (s.rolled_column(x) * s.pieces + p) * s.channels, planes[p * s.width + x], s.lanes(block));
+    E* grad_row = grad_pieces + (b * s.height + s.rolled_row(y)) * s.width * s.pieces * s.channels + block * LANES;
+    Source<float> in = source_of(grad_maps, s.width);
+    int64_t seam = s.width - s.shift_x;
+    if (s.lanes(block) == LANES && s.width <= 16) {
+        Sink<E> to{grad_row, s.channels, s.pieces * s.channels};
+        mix(in, s.maps, seam, fc_rows, s.pieces, nullptr, to.at(s.shift_x));
+        mix(in.at(seam), s.maps, s.shift_x, fc_rows, s.pieces, nullptr, to);
+    } else {
+        // long rows are written pixel by pixel, in the order they lie in
+        mix(in, s.maps, s.width, fc_rows, s.pieces, nullptr, sink_of(planes, s.width));
+        for (int64_t x = 0; x < s.width; x++)
+            for (int64_t p = 0; p < s.pieces; p++)
+                store(grad_row + (s.rolled_column(x) * s.pieces + p) * s.channels, planes[p * s.width + x],
+                      s.lanes(block));
+    }
     if (s.lanes(block) < LANES) {
         read_pieces(s, pieces, b, y, block, planes);
         Pairs<float> pairs{1, s.width, {grad_maps}, {source_of(planes, s.width)}};
-        outer(pairs, s.maps, s.width, s.pieces, sums.fc, s.pieces, 1);
+        outer(pairs, 9, s.maps, s.width, s.pieces, sums.fc, s.pieces, 1);
     } else {
         Source<E> all{pieces + b * s.step_b + s.rolled_row(y) * s.step_y + block * LANES, s.step_p, s.step_x};
-        int64_t seam = s.width - s.shift_x;
         Pairs<E> before{1, seam, {grad_maps}, {all.at(s.shift_x)}}, behind{1, s.shift_x, {grad_maps + seam}, {all}};
-        outer(before, s.maps, s.width, s.pieces, sums.fc, s.pieces, 1);
-        outer(behind, s.maps, s.width, s.pieces, sums.fc, s.pieces, 1);
+        outer(before, 9, s.maps, s.width, s.pieces, sums.fc, s.pieces, 1);
+        outer(behind, 9, s.maps, s.width, s.pieces, sums.fc, s.pieces, 1);
     }
     for (int64_t t = 0; t < s.maps; t++) {
         Vec total{};
@@ -594,7 +615,7 @@ void backward_kernels(const Shape& s, const Rows& f, const Rows& g, int64_t from
                 pairs.a[pairs.rows] = g.at(y, 0);
                 pairs.b[pairs.rows++] = seen;
             }
-            outer(pairs, s.outputs, g.plane(), s.maps, total + ty * s.kx + tx, s.maps * s.taps(), s.taps());
+            outer(pairs, 4, s.outputs, g.plane(), s.maps, total + ty * s.kx + tx, s.maps * s.taps(), s.taps());
         }
 }
 
@@ -648,7 +669,8 @@ void backward(const Shape& s, const E* grad, const E* pieces, const float* fc, c
               const float* kernels, E* grad_pieces, float* grad_fc, float* grad_bias, float* grad_kernels,
               int threads) {
     int64_t blocks = s.blocks(), size = s.outputs * s.maps * s.taps(), room = Sums::room(s);
-    int64_t rows = rows_of_task(s, 16), strips = ceil_div(s.out_height(), rows), tasks = s.batch * strips;
+    // each part costs sums as large as the kernels, so small maps get fewer
+    int64_t rows = rows_of_task(s, s.out_height() * s.out_width() < 512 ? 8 : 16), strips = ceil_div(s.out_height(), rows), tasks = s.batch * strips;
     int64_t parts = at_most(tasks, MOST_PARTS);
     thread_local Scratch packed_memory, sums_memory;
     Vec* packed = packed_memory.vectors(blocks * size);
