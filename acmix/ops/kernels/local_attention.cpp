@@ -1,10 +1,10 @@
 // Local attention: forward and gradient. Letters as in acmix/ops/README.md.
 //
-// Neighbouring pixels are the lanes. A head's keys and values are copied, channel by channel, into planes of the map
+// For logits, neighbouring pixels are the lanes. A head's keys are copied, channel by channel, into planes of the map
 // with its mirrored margins, so that the neighbours of LANES pixels in a row are LANES numbers in a row of a plane,
 // moved by an amount that is the same for all channels: a tap. With a stride the planes are split into one for each
 // remainder of row and column, where that holds again. Three rows of queries go together, since they share most of
-// their neighbours. In the gradient a key gathers what the queries that see it give, with its channels as lanes.
+// their neighbours. For sums over neighbours, channels are the lanes, and pixels lie one behind the other.
 // Nothing of the size K²·C exists, and of the size K² only what K and a few rows of queries need.
 
 #include <cmath>
@@ -85,27 +85,28 @@ inline void write_channels(const Shape& s, const Vec* from, E* to) {
         store(to + d * LANES, from[d], int(at_most(LANES, s.channels - d * LANES)));
 }
 
-// Fills planes with the channels of one head, less the positions where there are some.
+// Copies the channels of one head into a map with margins, pixel by pixel, less the positions where there are some.
 template <class E>
-void fill_planes(const Shape& s, const E* from, const float* position, const int64_t* columns, Vec* pixels,
-                 const Planes& planes) {
+void fill_map(const Shape& s, const E* from, const float* position, const int64_t* columns, Vec* map) {
     for (int64_t y = 0; y < s.padded_height(); y++) {
         int64_t row = mirrored(y - s.pad_y(), s.height);
-        for (int64_t remainder = 0; remainder < at_most(s.stride, s.padded_width()); remainder++) {
-            int64_t count = ceil_div(s.padded_width() - remainder, s.stride);
-            for (int64_t i = 0; i < count; i++) {
-                int64_t column = columns[remainder + i * s.stride];
-                const E* at = from + row * s.step_y + column * s.step_x;
-                // pixels lie too far apart for the processor to foresee
-                for (int64_t d = 0; d < s.depth(); d++) __builtin_prefetch(at + AHEAD * s.step_x + d * LANES);
-                read_channels(s, at, pixels + i * s.depth());
-                if (position)
-                    subtract_channels(s, position + (row * s.width + column) * s.channels, pixels + i * s.depth());
-            }
-            turn(reinterpret_cast<const float*>(pixels), s.wide(), count, s.depth(), planes.row(y, remainder),
-                 planes.step);
+        for (int64_t x = 0; x < s.padded_width(); x++, map += s.depth()) {
+            const E* at = from + row * s.step_y + columns[x] * s.step_x;
+            // pixels lie too far apart for the processor to foresee
+            for (int64_t d = 0; d < s.depth(); d++) __builtin_prefetch(at + AHEAD * s.step_x + d * LANES);
+            read_channels(s, at, map);
+            if (position) subtract_channels(s, position + (row * s.width + columns[x]) * s.channels, map);
         }
     }
+}
+
+// Turns such a map into planes.
+void fill_planes(const Shape& s, const Vec* map, const Planes& planes) {
+    for (int64_t y = 0; y < s.padded_height(); y++)
+        for (int64_t remainder = 0; remainder < at_most(s.stride, s.padded_width()); remainder++)
+            turn(reinterpret_cast<const float*>(map + (y * s.padded_width() + remainder) * s.depth()),
+                 s.stride * s.wide(), ceil_div(s.padded_width() - remainder, s.stride), s.depth(),
+                 planes.row(y, remainder), planes.step);
 }
 
 // One row of queries, or of the output's gradient, pixel by pixel; zeros behind the last.
@@ -123,34 +124,22 @@ void turn_row(const Shape& s, const Vec* pixels, float* to) {
     turn(reinterpret_cast<const float*>(pixels), s.wide(), s.row(), s.depth(), to, s.row());
 }
 
-// The way back.
-template <class E>
-void write_row(const Shape& s, const float* from, Vec* pixels, E* to, int64_t step_x) {
-    turn(from, s.row(), s.wide(), s.row() / LANES, reinterpret_cast<float*>(pixels), s.wide());
-    for (int64_t x = 0; x < s.out_width(); x++) {
-        for (int64_t d = 0; d < s.depth(); d++) __builtin_prefetch(to + (x + AHEAD) * step_x + d * LANES, 1);
-        write_channels(s, pixels + x * s.depth(), to + x * step_x);
-    }
-}
-
 // The queries that are looked at together: LANES pixels, from column x, in `rows` rows from row y of the output.
 struct Group {
     int64_t y, x, rows;
 };
 
-// Numbers for each row of queries and tap. Before and behind a row's taps lie `margin` zeros, which stand for the rows
-// of neighbours that only other rows of queries have.
+// Numbers for each row of queries and tap, for LANES pixels each.
 struct Weights {
     Vec* start;
-    int64_t margin, step;
+    int64_t step;
 
-    static int64_t margin_of(const Shape& s) { return (s.rows_together() - 1) * s.kx; }
     // four more, since rows of taps are read by four
-    static int64_t size(const Shape& s) { return s.rows_together() * (s.taps() + 2 * margin_of(s)) + 4; }
-    Weights(const Shape& s, Vec* memory) : start(memory), margin(margin_of(s)), step(s.taps() + 2 * margin_of(s)) {
+    static int64_t size(const Shape& s) { return s.rows_together() * s.taps() + 4; }
+    Weights(const Shape& s, Vec* memory) : start(memory), step(s.taps()) {
         for (int64_t i = 0; i < size(s); i++) start[i] = Vec{};
     }
-    Vec* row(int64_t u) const { return start + u * step + margin; }
+    Vec* row(int64_t u) const { return start + u * step; }
 };
 
 // How far a tap's column lies from the first column of the first remainder's plane.
@@ -212,56 +201,75 @@ void similarities(const Shape& s, const Group& group, const float* in, const Pla
     }
 }
 
-// to[d][u] = Σ_r Σ_j weights[u][r − u][j]·plane[d][row r][x + tap j] for D channels and U rows of queries.
-template <int D, int U>
-void combine_block(const Shape& s, const Group& group, const Weights& weights, const Planes& planes,
-                   const int64_t* taps, int64_t d0, float* to) {
-    Vec acc[D][U] = {};
-    for (int64_t r = 0; r < s.ky + U - 1; r++) {
-        const float* plane = planes.row(group.y * s.stride + r * s.dilation, 0) + group.x + d0 * planes.step;
-        const Vec* of_row = weights.start + weights.margin + r * s.kx;
-        for (int64_t j = 0; j < s.kx; j++) {
-            Vec w[U];
+// A sum over neighbours, for pixels x, x + 1, …: Σ_row Σ_column weight·channels, both counted from those of pixel 0.
+struct Terms {
+    int64_t rows = 0, columns = 0, weight_step, from_step;  // steps: from one pixel to the next
+    const float* weight[MOST_SIDE];
+    const Vec* from[MOST_SIDE];
+    int64_t weight_at[MOST_SIDE], from_at[MOST_SIDE];  // of a column
+};
+
+// Pixels that are summed up at once, with J vectors of channels each.
+constexpr int pixels_at_once(int j) { return ACCUMULATORS / j < 8 ? ACCUMULATORS / j : 8; }
+
+// J vectors of channels, from number d0, of as many pixels as go together. `adjacent`: they are all a pixel has, and
+// the pixels neighbours, so that the compiler knows where everything lies.
+template <int J, bool adjacent>
+void sum_up(const Terms& terms, int64_t x, int64_t d0, Vec* to) {
+    constexpr int I = pixels_at_once(J);
+    const int64_t from_step = adjacent ? J : terms.from_step;
+    Vec acc[I][J] = {};
+    for (int64_t row = 0; row < terms.rows; row++)
+        for (int64_t column = 0; column < terms.columns; column++) {
+            const float* weight = terms.weight[row] + terms.weight_at[column] + x * terms.weight_step;
+            const Vec* from = terms.from[row] + terms.from_at[column] + x * from_step + d0;
             ACMIX_UNROLL
-            for (int u = 0; u < U; u++) w[u] = of_row[u * (weights.step - s.kx) + j];
-            ACMIX_UNROLL
-            for (int d = 0; d < D; d++) {
-                Vec value = load(plane + d * planes.step + taps[j]);
+            for (int k = 0; k < I; k++) {
+                float w = weight[k * terms.weight_step];
                 ACMIX_UNROLL
-                for (int u = 0; u < U; u++) acc[d][u] += value * w[u];
+                for (int d = 0; d < J; d++) acc[k][d] += from[k * from_step + d] * w;
             }
         }
-    }
     ACMIX_UNROLL
-    for (int d = 0; d < D; d++) {
+    for (int k = 0; k < I; k++) {
         ACMIX_UNROLL
-        for (int u = 0; u < U; u++) store(to + u * s.wide() * s.row() + (d0 + d) * s.row() + group.x, acc[d][u]);
+        for (int d = 0; d < J; d++) to[k * J + d] = acc[k][d];
     }
 }
 
-template <int U>
-void combine_rows(const Shape& s, const Group& group, const Weights& weights, const Planes& planes,
-                  const int64_t* taps, float* to) {
-    constexpr int MOST = ACCUMULATORS / U < 8 ? ACCUMULATORS / U : 8;
-    constexpr decltype(&combine_block<1, U>) by_size[] = {
-        combine_block<1, U>, combine_block<2, U>, combine_block<3, U>, combine_block<4, U>,
-        combine_block<5, U>, combine_block<6, U>, combine_block<7, U>, combine_block<8, U>};
-    for (int64_t d = 0; d < s.channels;) {
-        int64_t size = ceil_div(s.channels - d, ceil_div(s.channels - d, MOST));
-        by_size[size - 1](s, group, weights, planes, taps, d, to);
+// Calls `with(x, d, vector)` for pixels from `first` to `last` and all their channels.
+template <int J, class F>
+void sum_some(const Terms& terms, int64_t first, int64_t last, int64_t d0, F with) {
+    constexpr int I = pixels_at_once(J);
+    Vec result[I * J];
+    for (int64_t x = first; x < last; x += I) {
+        (terms.from_step == J ? sum_up<J, true> : sum_up<J, false>)(terms, x, d0, result);
+        for (int64_t k = 0; k < at_most(I, last - x); k++)
+            for (int d = 0; d < J; d++) with(x + k, d0 + d, result[k * J + d]);
+    }
+}
+
+template <class F>
+void sum_all(const Shape& s, const Terms& terms, int64_t first, int64_t last, F with) {
+    for (int64_t d = 0; d < s.depth();) {
+        int64_t size = ceil_div(s.depth() - d, ceil_div(s.depth() - d, 4));
+        if (size == 4) sum_some<4>(terms, first, last, d, with);
+        if (size == 3) sum_some<3>(terms, first, last, d, with);
+        if (size == 2) sum_some<2>(terms, first, last, d, with);
+        if (size == 1) sum_some<1>(terms, first, last, d, with);
         d += size;
     }
 }
 
-// For every row of queries the sum of what the taps see in the planes, by their weights, into `to` (rows, D, row).
-void combine(const Shape& s, const Group& group, const Weights& weights, const Planes& planes, const int64_t* taps,
-             float* to) {
-    constexpr decltype(&combine_rows<1>) by_rows[] = {combine_rows<1>, combine_rows<2>, combine_rows<3>};
-    by_rows[group.rows - 1](s, group, weights, planes, taps, to);
+// What the queries of row y see in a map with margins; pixel x's weight for tap t is weights[x·step + t].
+void see(const Shape& s, const Vec* map, int64_t y, const float* weights, int64_t step, Terms& terms) {
+    terms.rows = s.ky, terms.columns = s.kx, terms.weight_step = step, terms.from_step = s.stride * s.depth();
+    for (int64_t i = 0; i < s.ky; i++) {
+        terms.weight[i] = weights + i * s.kx;
+        terms.from[i] = map + (y * s.stride + i * s.dilation) * s.padded_width() * s.depth();
+    }
+    for (int64_t j = 0; j < s.kx; j++) terms.weight_at[j] = j, terms.from_at[j] = j * s.dilation * s.depth();
 }
-
-// Keys of one row that are gathered for at once, with J vectors of channels each.
-constexpr int keys_at_once(int j) { return ACCUMULATORS / j < 8 ? ACCUMULATORS / j : 8; }
 
 // The last rows of queries, pixel by pixel: weights for their taps and those weights' gradients, channels of the
 // query and of the output's gradient. Zeros stand before and behind each row, for queries outside the map.
@@ -274,7 +282,7 @@ struct Queries {
         int64_t seeing = (s.ky - 1) * s.dilation / s.stride + 1;
         rows = (ceil_div(seeing, s.rows_together()) + 1) * s.rows_together();
         before = (s.kx - 1) * s.dilation / s.stride + 1;
-        width = before + at_least(s.row(), planes.columns + keys_at_once(1));
+        width = before + at_least(s.row(), planes.columns + pixels_at_once(1));
         taps = ceil_div(s.taps(), 4) * 4;
     }
     int64_t size(const Shape& s) const { return 2 * rows * width * (ceil_div(taps, LANES) + s.depth()); }
@@ -288,91 +296,51 @@ struct Queries {
     float* of_taps(float* of, int64_t y) const { return of + (y % rows * width + before) * taps; }
 };
 
-// Keys, or values, of one row whose columns leave one remainder: which queries see them, from which of their taps.
-// Queries go by rows and, within a row, by how far right of the key they are, both counted in queries.
-struct Seen {
-    int64_t rows, columns;
-    int64_t y[MOST_SIDE], tap_row[MOST_SIDE], right[MOST_SIDE], tap_column[MOST_SIDE];
-
-    Seen(const Shape& s, int64_t key_y, int64_t remainder) : rows(0), columns(0) {
-        int64_t first = ceil_div(at_least(0, key_y - (s.ky - 1) * s.dilation), s.stride);
-        for (int64_t at = first; at < s.out_height() && at * s.stride <= key_y; at++) {
-            int64_t down = key_y - at * s.stride;
-            if (down % s.dilation) continue;
-            y[rows] = at, tap_row[rows++] = down / s.dilation;
-        }
-        for (int64_t j = 0; j < s.kx; j++) {
-            int64_t at = floor_div(remainder - j * s.dilation, s.stride);
-            if (at * s.stride != remainder - j * s.dilation) continue;
-            right[columns] = at, tap_column[columns++] = j;
-        }
+// What the queries that see keys, or values, of row y give them, for columns that leave a remainder; a key's column is
+// counted in those.
+void be_seen(const Shape& s, const Queries& queries, float* weights, Vec* channels, int64_t y, int64_t remainder,
+             Terms& terms) {
+    terms.rows = terms.columns = 0, terms.weight_step = queries.taps, terms.from_step = s.depth();
+    int64_t first = ceil_div(at_least(0, y - (s.ky - 1) * s.dilation), s.stride);
+    for (int64_t at = first; at < s.out_height() && at * s.stride <= y; at++) {
+        int64_t down = y - at * s.stride;
+        if (down % s.dilation) continue;
+        terms.weight[terms.rows] = queries.of_taps(weights, at) + down / s.dilation * s.kx;
+        terms.from[terms.rows++] = queries.channels(s, channels, at);
     }
-};
-
-// to[i] = Σ over the queries that see key x + i of their weight for it times their channels, J vectors from number d0.
-template <int J>
-void gather_block(const Shape& s, const Seen& seen, int64_t x, const Queries& queries, float* weights, Vec* channels,
-                  int64_t d0, Vec* to) {
-    constexpr int I = keys_at_once(J);
-    Vec acc[I][J] = {};
-    int64_t depth = s.depth();
-    for (int64_t row = 0; row < seen.rows; row++) {
-        const float* of_row = queries.of_taps(weights, seen.y[row]) + seen.tap_row[row] * s.kx;
-        const Vec* from_row = queries.channels(s, channels, seen.y[row]) + d0;
-        for (int64_t column = 0; column < seen.columns; column++) {
-            int64_t query = x + seen.right[column];
-            const float* weight = of_row + query * queries.taps + seen.tap_column[column];
-            const Vec* from = from_row + query * depth;
-            ACMIX_UNROLL
-            for (int k = 0; k < I; k++) {
-                float w = weight[k * queries.taps];
-                ACMIX_UNROLL
-                for (int d = 0; d < J; d++) acc[k][d] += from[k * depth + d] * w;
-            }
-        }
-    }
-    ACMIX_UNROLL
-    for (int k = 0; k < I; k++) {
-        ACMIX_UNROLL
-        for (int d = 0; d < J; d++) to[k * J + d] = acc[k][d];
+    for (int64_t j = 0; j < s.kx; j++) {
+        int64_t right = floor_div(remainder - j * s.dilation, s.stride);
+        if (right * s.stride != remainder - j * s.dilation) continue;
+        terms.weight_at[terms.columns] = right * queries.taps + j;
+        terms.from_at[terms.columns++] = right * s.depth();
     }
 }
 
 // Adds a row of the gradient to the pixels that its keys, or values, are or mirror: `to` is (H, W, D).
-template <int J>
-void gather_row(const Shape& s, int64_t y, const Queries& queries, float* weights, Vec* channels, int64_t d0,
-                const int64_t* columns, Vec* to) {
-    constexpr int I = keys_at_once(J);
-    Vec result[I * J], *row = to + mirrored(y - s.pad_y(), s.height) * s.width * s.depth() + d0;
-    for (int64_t remainder = 0; remainder < at_most(s.stride, s.padded_width()); remainder++) {
-        Seen seen(s, y, remainder);
-        int64_t count = ceil_div(s.padded_width() - remainder, s.stride);
-        for (int64_t x = 0; x < count; x += I) {
-            gather_block<J>(s, seen, x, queries, weights, channels, d0, result);
-            for (int64_t k = 0; k < at_most(I, count - x); k++) {
-                Vec* pixel = row + columns[remainder + (x + k) * s.stride] * s.depth();
-                for (int d = 0; d < J; d++) pixel[d] += result[k * J + d];
-            }
-        }
-    }
-}
-
 void gather(const Shape& s, int64_t y, const Queries& queries, float* weights, Vec* channels, const int64_t* columns,
             Vec* to) {
-    constexpr decltype(&gather_row<1>) by_size[] = {gather_row<1>, gather_row<2>, gather_row<3>, gather_row<4>};
-    for (int64_t d = 0; d < s.depth();) {
-        int64_t size = ceil_div(s.depth() - d, ceil_div(s.depth() - d, 4));
-        by_size[size - 1](s, y, queries, weights, channels, d, columns, to);
-        d += size;
+    Vec* row = to + mirrored(y - s.pad_y(), s.height) * s.width * s.depth();
+    for (int64_t remainder = 0; remainder < at_most(s.stride, s.padded_width()); remainder++) {
+        Terms terms;
+        be_seen(s, queries, weights, channels, y, remainder, terms);
+        sum_all(s, terms, 0, ceil_div(s.padded_width() - remainder, s.stride), [&](int64_t x, int64_t d, Vec v) {
+            row[columns[remainder + x * s.stride] * s.depth() + d] += v;
+        });
     }
 }
 
 // From products, in place, e^(scale·product − largest) over the taps of one row of queries; the sum's inverse.
 Vec make_weights(const Shape& s, float scale, Vec* row) {
-    Vec largest = broadcast(-INFINITY), sums[4] = {};
-    for (int64_t t = 0; t < s.taps(); t++) largest = max_of(largest, row[t] *= scale);
-    for (int64_t t = 0; t < s.taps(); t++) sums[t % 4] += row[t] = exp_of(row[t] - largest);
-    return 1.0f / ((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    const int64_t taps = s.taps();
+    Vec largest = broadcast(-INFINITY), even{}, odd{};
+    for (int64_t t = 0; t < taps; t++) largest = max_of(largest, row[t] * scale);
+    int64_t t = 0;
+    for (; t + 2 <= taps; t += 2) {
+        even += row[t] = exp_of(row[t] * scale - largest);
+        odd += row[t + 1] = exp_of(row[t + 1] * scale - largest);
+    }
+    if (t < taps) even += row[t] = exp_of(row[t] * scale - largest);
+    return 1.0f / (even + odd);
 }
 
 // Ones for the lanes that stand for pixels of a row.
@@ -406,25 +374,31 @@ struct Memory {
     int64_t* columns(const Shape& s) { return reinterpret_cast<int64_t*>(vectors(columns_size(s))); }
 };
 
+inline int64_t map_size(const Shape& s) { return s.padded_height() * s.padded_width() * s.depth(); }
+
+// Rows of a map are read by four pixels and summed up by some, so that a few more have to be there.
+inline int64_t map_room(const Shape& s) { return map_size(s) + (pixels_at_once(1) + 4) * s.stride * s.depth(); }
+
 template <class E>
 void forward_head(const Shape& s, const E* qkv, const float* position, float scale, int64_t b, int64_t head,
                   int64_t from, int64_t to, E* out, Scratch& scratch) {
-    Planes keys(s, nullptr), values(s, nullptr);
-    int64_t pixels_size = at_least(ceil_div(keys.columns, 4) * 4, s.row()) * s.depth(), row_size = s.wide() * s.row();
-    Memory memory{scratch.vectors(2 * ceil_div(keys.size(s), LANES) + pixels_size +
-                                  2 * ceil_div(MOST_ROWS * row_size, LANES) + Weights::size(s) + columns_size(s))};
-    keys.start = memory.numbers(keys.size(s)), values.start = memory.numbers(values.size(s));
-    Vec* pixels = memory.vectors(pixels_size);
-    float *query = memory.numbers(MOST_ROWS * row_size), *result = memory.numbers(MOST_ROWS * row_size);
+    Planes keys(s, nullptr);
+    int64_t planes_size = ceil_div(keys.size(s), LANES), row_size = s.wide() * s.row(), step = ceil_div(s.taps(), 4) * 4;
+    Memory memory{scratch.vectors(planes_size + map_room(s) + s.row() * s.depth() + Weights::size(s) + step +
+                                  ceil_div(MOST_ROWS * row_size, LANES) + columns_size(s))};
+    keys.start = memory.numbers(planes_size * LANES);
+    Vec *map = memory.vectors(map_room(s)), *pixels = memory.vectors(s.row() * s.depth());
+    float *query = memory.numbers(MOST_ROWS * row_size), *of_pixels = memory.numbers(step * LANES);
     Weights weights(s, memory.vectors(Weights::size(s)));
-    int64_t taps[MOST_SIDE], *columns = memory.columns(s);
+    int64_t taps[MOST_SIDE], *columns = memory.columns(s), pixel = s.heads * s.channels;
     for (int64_t j = 0; j < s.kx; j++) taps[j] = tap_column(s, keys, j);
 
     const E* image = qkv + b * s.step_b + head * s.step_n;
     mirror_columns(s, columns);
-    fill_planes(s, image + s.step_s, position, columns, pixels, keys);
-    fill_planes(s, image + 2 * s.step_s, nullptr, columns, pixels, values);
-    int64_t pixel = s.heads * s.channels;
+    fill_map(s, image + s.step_s, position, columns, map);
+    fill_planes(s, map, keys);
+    fill_map(s, image + 2 * s.step_s, nullptr, columns, map);
+    Terms terms;
     for (int64_t y = from; y < to; y += s.rows_together()) {
         Group group{y, 0, at_most(s.rows_together(), to - y)};
         for (int64_t u = 0; u < group.rows; u++) {
@@ -433,18 +407,18 @@ void forward_head(const Shape& s, const E* qkv, const float* position, float sca
         }
         for (; group.x < s.out_width(); group.x += LANES) {
             similarities(s, group, query, keys, taps, weights);
-            Vec shares[MOST_ROWS];
-            for (int64_t u = 0; u < group.rows; u++) shares[u] = make_weights(s, scale, weights.row(u));
-            combine(s, group, weights, values, taps, result);
-            for (int64_t u = 0; u < group.rows; u++)
-                for (int64_t d = 0; d < s.channels; d++) {
-                    float* at = result + u * row_size + d * s.row() + group.x;
-                    store(at, load(at) * shares[u]);
-                }
+            for (int64_t u = 0; u < group.rows; u++) {
+                Vec shares = make_weights(s, scale, weights.row(u));
+                turn(reinterpret_cast<const float*>(weights.row(u)), LANES, s.taps(), 1, of_pixels, step);
+                see(s, map, y + u, of_pixels - group.x * step, step, terms);
+                E* row = out + ((b * s.out_height() + y + u) * s.out_width()) * pixel + head * s.channels;
+                sum_all(s, terms, group.x, at_most(s.out_width(), group.x + LANES),
+                        [&](int64_t x, int64_t d, Vec v) {
+                            store(row + x * pixel + d * LANES, v * shares[x - group.x],
+                                  int(at_most(LANES, s.channels - d * LANES)));
+                        });
+            }
         }
-        for (int64_t u = 0; u < group.rows; u++)
-            write_row(s, result + u * row_size, pixels,
-                      out + (b * s.out_height() + y + u) * s.out_width() * pixel + head * s.channels, pixel);
     }
 }
 
@@ -472,16 +446,14 @@ void backward_head(const Shape& s, const E* grad, const E* qkv, const float* pos
                    int64_t head, E* grad_qkv, float* grad_position, Scratch& scratch) {
     Planes keys(s, nullptr), values(s, nullptr);
     Queries queries(s, keys);
-    int64_t planes_size = ceil_div(keys.size(s), LANES), map_size = s.height * s.width * s.depth();
+    int64_t planes_size = ceil_div(keys.size(s), LANES), grad_size = s.height * s.width * s.depth();
     int64_t row_size = s.wide() * s.row(), rows_size = ceil_div(MOST_ROWS * row_size, LANES);
-    int64_t pixels_size = (at_least(keys.columns, s.row()) + 4) * s.depth();
-    Memory memory{scratch.vectors(2 * planes_size + pixels_size + 2 * map_size + 3 * rows_size + queries.size(s) +
+    Memory memory{scratch.vectors(2 * planes_size + map_room(s) + 2 * grad_size + 2 * rows_size + queries.size(s) +
                                   2 * Weights::size(s) + columns_size(s))};
     keys.start = memory.numbers(planes_size * LANES), values.start = memory.numbers(planes_size * LANES);
-    Vec* pixels = memory.vectors(pixels_size);
-    Vec *grad_keys = memory.vectors(map_size), *grad_values = memory.vectors(map_size);
+    Vec* map = memory.vectors(map_room(s));
+    Vec *grad_keys = memory.vectors(grad_size), *grad_values = memory.vectors(grad_size);
     float *query = memory.numbers(rows_size * LANES), *upstream = memory.numbers(rows_size * LANES);
-    float* result = memory.numbers(rows_size * LANES);
     queries.place(s, memory.vectors(queries.size(s)));
     Weights weights(s, memory.vectors(Weights::size(s))), grads(s, memory.vectors(Weights::size(s)));
     int64_t taps[MOST_SIDE], *columns = memory.columns(s);
@@ -491,9 +463,11 @@ void backward_head(const Shape& s, const E* grad, const E* qkv, const float* pos
     const E* image = qkv + b * s.step_b + head * s.step_n;
     E* grad_image = grad_qkv + b * s.height * s.width * 3 * inner + head * s.channels;
     mirror_columns(s, columns);
-    fill_planes(s, image + s.step_s, position, columns, pixels, keys);
-    fill_planes(s, image + 2 * s.step_s, nullptr, columns, pixels, values);
-    std::memset(static_cast<void*>(grad_keys), 0, 2 * map_size * sizeof(Vec));
+    fill_map(s, image + 2 * s.step_s, nullptr, columns, map);
+    fill_planes(s, map, values);
+    fill_map(s, image + s.step_s, position, columns, map);
+    fill_planes(s, map, keys);
+    std::memset(static_cast<void*>(grad_keys), 0, 2 * grad_size * sizeof(Vec));
     if (s.stride > 1)
         for (int64_t at = 0; at < s.height * s.width; at++)
             std::memset(static_cast<void*>(grad_image + at * 3 * inner), 0, s.channels * sizeof(E));
@@ -519,11 +493,15 @@ void backward_head(const Shape& s, const E* grad, const E* qkv, const float* pos
                 turn(reinterpret_cast<const float*>(grads.row(u)), LANES, s.taps(), 1,
                      queries.of_taps(queries.grads, y + u) + group.x * queries.taps, queries.taps);
             }
-            combine(s, group, grads, keys, taps, result);
         }
-        for (int64_t u = 0; u < group.rows; u++)
-            write_row(s, result + u * row_size, pixels, grad_image + (y + u) * s.stride * s.width * 3 * inner,
-                      s.stride * 3 * inner);
+        for (int64_t u = 0; u < group.rows; u++) {
+            Terms terms;
+            see(s, map, y + u, queries.of_taps(queries.grads, y + u), queries.taps, terms);
+            E* row = grad_image + (y + u) * s.stride * s.width * 3 * inner;
+            sum_all(s, terms, 0, s.out_width(), [&](int64_t x, int64_t d, Vec v) {
+                store(row + x * s.stride * 3 * inner + d * LANES, v, int(at_most(LANES, s.channels - d * LANES)));
+            });
+        }
         bool is_last = y + group.rows == s.out_height();
         for (int64_t complete = is_last ? s.padded_height() : (y + group.rows) * s.stride; gathered < complete;
              gathered++) {
