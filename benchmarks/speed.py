@@ -1,10 +1,12 @@
 """Measures this library's speed beside its peers, line by line, and writes down what it found.
 
 python benchmarks/speed.py [--only LINE ...] [--seconds S]
+python benchmarks/speed.py --tables
 
 Writes `speed_cpu.csv` (a row a measurement), `speed_cpu_groups.csv` (where the time of a run goes) and
 `speed_cpu.png` (the same, drawn) into benchmarks/results/; on a GPU the names say cuda. With --only, the rows of other
-lines stay as they are. Ends with status 1 where a result is wrong: such a row has no speed.
+lines stay as they are. Ends with status 1 where a result is wrong: such a row has no speed. With --tables nothing is
+measured: the tables of README.md and docs/ are made again from those files, and printed.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import tables
 import torch
 from released import ReleasedACmix2d, released
 from torch import nn
@@ -187,23 +190,40 @@ def main(chosen: list[str], plan: Plan) -> int:
     return wrong
 
 
-def arguments() -> tuple[list[str], Plan]:
-    """The lines to run, and how."""
+def write_tables(results: Path) -> None:
+    """Makes the tables of the documents again from what was measured, and prints them."""
+    found = tables.read(results)
+    for name, make in tables.TABLES.items():
+        print("\n".join([f"--- {name}", *(make(found) or [tables.NOTHING])]))
+    changed = tables.rewrite(found)
+    print("\n".join(f"written: {page}" for page in changed) or "the documents have these tables already")
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=LINES, default=list(LINES), metavar="LINE", help=", ".join(LINES))
     parser.add_argument("--seconds", type=float, default=10.0, help="a pair of models; operators take a tenth")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--img-size", type=int, default=224, help="of models")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder to write to")
-    told = parser.parse_args()
+    parser.add_argument("--results", type=Path, default=tables.RESULTS, help="folder of the files")
+    parser.add_argument("--tables", action="store_true", help="measure nothing; write and print the documents' tables")
+    return parser.parse_args()
+
+
+def plan_of(told: argparse.Namespace) -> Plan:
+    """How to run the lines, with the ceilings of this machine measured."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     ceilings = measure_ceilings(device, DTYPES)
-    return told.only, Plan(told.seconds, told.batch_size, told.img_size, device, ceilings, told.results)
+    return Plan(told.seconds, told.batch_size, told.img_size, device, ceilings, told.results)
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(1 if main(*arguments()) else 0)
+        asked = arguments()
+        if asked.tables:
+            sys.exit(write_tables(asked.results))
+        sys.exit(1 if main(asked.only, plan_of(asked)) else 0)
     except UsageError as error:
         print(f"speed.py: error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,7 +1,10 @@
 """What the documents say is what the code and the result files say."""
 
 import csv
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -63,3 +66,56 @@ def test_the_costs_of_the_layer_are_the_measured_ones():
 def test_the_readme_s_accuracy_of_the_demo_is_the_saved_one():
     (demo,) = [row for row in saved("digits.csv") if row["run"] == "ACmix-Swin"]
     assert f"reached {demo['top1']} % top-1" in read("README.md")
+
+
+def test_the_tables_of_speed_are_the_measured_ones():
+    from tables import filled, read
+
+    found = read()
+    shown = set()
+    for page in ("README.md", "README.zh.md", *[f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")]):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert filled(text, found) == text, f"{page}: run python benchmarks/speed.py --tables"
+        shown |= set(re.findall(r"<!-- speed:(\w+) -->", text))
+    assert {"headline", "targets", "ceilings", "floors", "groups"} <= shown
+
+
+def test_tables_are_made_again_without_measuring(tmp_path):
+    for folder in ("benchmarks", "docs"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    for page in ("README.md", "README.zh.md"):
+        shutil.copy(ROOT / page, tmp_path / page)
+    (tmp_path / "README.md").write_text("<!-- speed:headline -->\nold\n<!-- /speed:headline -->\n", encoding="utf-8")
+    command = [sys.executable, str(tmp_path / "benchmarks" / "speed.py"), "--tables"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "--- targets" in done.stdout
+    assert "ceilings here" not in done.stdout
+    assert f"written: {tmp_path / 'README.md'}" in done.stdout
+    assert "old" not in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_wrong_or_missing_result_is_never_a_target_that_was_met(tmp_path):
+    from tables import TABLES, read
+
+    from acmix.tools.benchmark.record import COLUMNS, write_rows
+
+    def lines(**cells):
+        row = {**dict.fromkeys(COLUMNS, ""), "line": "conv_path", "shape": "56x56 C 96 N 3", "dtype": "fp32", **cells}
+        write_rows([{**row, "phase": "forward", "images": 8, "peer": "reference"}], tmp_path / "speed_cpu.csv")
+        return [line for line in TABLES["targets"](read(tmp_path)) if line.startswith("| `conv_path` forward")]
+
+    first, *others = lines(ratio=12.0, ratio_low=11.9, ratio_high=12.1)
+    assert first.endswith("| 12.0 (11.9 to 12.1) | yes |")
+    assert all(line.endswith("| not measured |  |") for line in others)
+    assert lines(ratio=11.99, ratio_low=11.9, ratio_high=12.1)[0].endswith("| **no** |")
+    assert lines(ratio="WRONG")[0].endswith("| WRONG | **no** |")
+
+
+def test_multiply_adds_of_the_floors_are_those_of_the_saved_models():
+    from tables import RESNET, SWIN, gmacs_of
+
+    counted = {row["model"]: float(row["gmacs"]) for row in saved("models.csv")}
+    for name in (SWIN, RESNET):
+        assert gmacs_of(name, "infer") == pytest.approx(counted[name], abs=5e-4)
