@@ -150,13 +150,15 @@ def machine(found: Found) -> list[str]:
 def headline(found: Found) -> list[str]:
     """How many times as fast whole models and the layer are."""
     lines = []
-    for name, theirs in PLAIN.items():
+    sides = [(name, peer) for name in PLAIN for peer in ("timm", "plain")]
+    for name, peer in sides:
+        theirs = f"timm's {PLAIN[name]}" if peer == "timm" else "the same without the convolution path"
         for phase, step in STEP.items():
             rows = [
-                found.one(subject=name, peer="timm", phase=phase, dtype=dtype, candidate="acmix", **FULL)
+                found.one(subject=name, peer=peer, phase=phase, dtype=dtype, candidate="acmix", **FULL)
                 for dtype in ("fp32", "bf16")
             ]
-            lines.append((f"{SHORT[name]} beside timm's {theirs}, {step}", *map(ratio_of, rows)))
+            lines.append((f"{SHORT[name]} beside {theirs}, {step}", *map(ratio_of, rows)))
     others = [
         (f"{SHORT[RESNET]} beside the released form of its layers, training step", dict(line="resnet_unfold", **FULL)),
         ("`ACmix2d(64, 64)` at 80×80, one image, beside a 3×3 convolution", dict(line="layer", peer="3x3 convolution")),
@@ -376,9 +378,9 @@ def percent(share: str) -> str:
 
 
 def range_of(values: list[float]) -> str:
-    """The lowest and the highest, or one figure where they round to the same."""
-    low, high = three(min(values)), three(max(values))
-    return low if low == high else f"{low} to {high}, median {three(statistics.median(values))}"
+    """The median, and the lowest and the highest where they are more than a hundredth apart."""
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return three(middle) + (f" ({three(low)} to {three(high)})" if high > 1.01 * low else "")
 
 
 def model_rows(found: Found) -> list[Row]:
