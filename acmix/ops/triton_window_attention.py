@@ -1,0 +1,274 @@
+"""Window attention on a GPU: rolls, windows, bias and mask are index arithmetic, and no weights reach memory.
+
+Windows of up to 64 pixels take one program for forward and one for backward, which keeps the bias of its head over the
+windows it walks through. Larger ones go block by block: backward then needs a pass for queries, for keys, for the bias.
+Every program adds up its own part of the bias's gradient; the parts are summed in a fixed order.
+
+Shapes
+    B batch · H, W map · N heads · D channels a head · wh, ww sides of a window · L = wh·ww · G windows in all images
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from acmix.ops.triton_common import blocks, placeholder, power_of_two, rolled_by, share, tuned
+from acmix.ops.triton_window_blocks import bias_back, keys_back, queries_back
+from acmix.ops.triton_windows import HIDDEN, bias_of, load_rows, logits_of, pixels_of, scaled, store_bias, store_rows
+
+FUSED_PIXELS = 64
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A case's windows, and the blocks their pixels are taken in."""
+
+    rows: int
+    columns: int
+    windows: int
+    pixels: int
+    block: int
+    channels_block: int
+    fused: bool
+    masked: bool
+
+    @classmethod
+    def of(cls, qkv: Tensor, window: tuple[int, int], shift: tuple[int, int]) -> Windows:
+        batch, height, width, _, _, channels = qkv.shape
+        rows, columns = blocks(height, window[0]), blocks(width, window[1])
+        pixels = window[0] * window[1]
+        channels_block = power_of_two(channels, least=16)
+        row_bytes = channels_block * qkv.element_size()
+        fused = pixels <= FUSED_PIXELS and row_bytes <= 512
+        return cls(
+            rows=rows,
+            columns=columns,
+            windows=batch * rows * columns,
+            pixels=pixels,
+            # wide heads take fewer pixels at a time, so that a block's queries, keys and values fit on chip
+            block=power_of_two(pixels, least=16, most=64 if fused else min(64, max(16, 16384 // row_bytes))),
+            channels_block=channels_block,
+            fused=fused,
+            masked=any(shift) or bool(height % window[0] or width % window[1]),
+        )
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of a window's pixels."""
+        return blocks(self.pixels, self.block)
+
+
+def window_attention(
+    qkv: Tensor, bias_table: Tensor | None, window: tuple[int, int], shift: tuple[int, int], scale: float
+) -> Tensor:
+    """softmax(scale·q·kᵀ + bias + mask)·v in every window of the rolled map; see `acmix.ops.window_attention`."""
+    batch, height, width, _, heads, channels = qkv.shape
+    out = qkv.new_empty(batch, height, width, heads * channels)
+    if not out.numel():
+        return out
+    shift = rolled_by(shift, height, width)
+    case = Windows.of(qkv, window, shift)
+    each = min(8, max(1, case.windows * heads // 1024))  # windows a program walks through
+    _forward[(heads * case.blocks * blocks(case.windows, each),)](
+        *common_arguments(case, qkv, bias_table, shift, scale), out, each,
+        **common_settings(case, window, bias_table),
+    )  # fmt: skip
+    return out
+
+
+def window_attention_backward(
+    grad: Tensor,
+    qkv: Tensor,
+    bias_table: Tensor | None,
+    window: tuple[int, int],
+    shift: tuple[int, int],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of qkv and of the bias table (empty where there is none)."""
+    grad_qkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
+    if not qkv.numel():
+        return grad_qkv, qkv.new_empty(0) if bias_table is None else torch.zeros_like(bias_table)
+    shift = rolled_by(shift, *qkv.shape[1:3])
+    case = Windows.of(qkv, window, shift)
+    arguments = (*common_arguments(case, qkv, bias_table, shift, scale), grad, *grad.stride(), grad_qkv)
+    settings = common_settings(case, window, bias_table)
+
+    heads = qkv.shape[4]
+    pairs = case.blocks**2
+    each = share(case.windows, least=1, most=max(1, 1024 // (heads * pairs)))
+    programs = blocks(case.windows, each)
+    # every program's own part of the bias's gradient
+    bias_shape = (programs, heads, case.pixels, case.pixels) if bias_table is not None else (1,)
+    parts = torch.empty(bias_shape, dtype=torch.float32, device=qkv.device)
+    if case.fused:
+        _backward[(heads * programs,)](*arguments, parts, each, **settings)
+    else:
+        # of every query: the logarithm of its softmax's sum, and the mean of its weights' gradients
+        log_sums = torch.empty(case.windows, heads, case.pixels, dtype=torch.float32, device=qkv.device)
+        arguments = (*arguments, log_sums, torch.empty_like(log_sums))
+        grid = (heads * case.blocks * case.windows,)
+        queries_back[grid](*arguments, **settings)
+        keys_back[grid](*arguments, **settings)
+        if bias_table is not None:
+            bias_back[(heads * pairs * programs,)](*arguments, parts, each, **settings)
+    if bias_table is None:
+        return grad_qkv, qkv.new_empty(0)
+    return grad_qkv, table_gradient(parts.sum(0), bias_table, window)
+
+
+def common_arguments(
+    case: Windows, qkv: Tensor, bias_table: Tensor | None, shift: tuple[int, int], scale: float
+) -> tuple:
+    """What every kernel is told first."""
+    _, height, width, _, heads, channels = qkv.shape
+    table = placeholder(bias_table, qkv)
+    sizes = (height, width, heads, channels, case.windows, case.rows * case.columns, case.columns)
+    return qkv, table, *qkv.stride(), table.stride(0), table.stride(1), *sizes, *shift, scale
+
+
+def common_settings(case: Windows, window: tuple[int, int], bias_table: Tensor | None) -> dict[str, int | bool]:
+    """What every kernel is compiled for."""
+    return dict(
+        WH=window[0],
+        WW=window[1],
+        HAS_BIAS=bias_table is not None,
+        MASKED=case.masked,
+        BLOCKS=case.blocks,
+        BLOCK=case.block,
+        BD=case.channels_block,
+    )
+
+
+def table_gradient(grad_bias: Tensor, bias_table: Tensor, window: tuple[int, int]) -> Tensor:
+    """Sums the gradients of all pairs of pixels (N, L, L) that read one entry of the table."""
+    entries, heads = bias_table.shape
+    grad_table = torch.empty(entries, heads, dtype=bias_table.dtype, device=bias_table.device)
+    entries_block = 32
+    _gather_table[(blocks(entries, entries_block), heads)](
+        grad_bias, grad_table, entries, heads,
+        WH=window[0], WW=window[1], BLOCK=entries_block, LB=power_of_two(window[0] * window[1]),
+    )  # fmt: skip
+    return grad_table
+
+
+# --- kernels --------------------------------------------------------------------------------------------------------
+
+
+@tuned("height", "channels", "windows", "BLOCK")
+@triton.jit
+def _forward(
+    qkv, table, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d, table_e, table_n,
+    height, width, heads, channels, windows, per_map, columns, shift_y, shift_x, scale, out, each,
+    WH: tl.constexpr, WW: tl.constexpr, HAS_BIAS: tl.constexpr, MASKED: tl.constexpr, BLOCKS: tl.constexpr,
+    BLOCK: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """One block of queries of one head, in some windows."""
+    head = (tl.program_id(0) % heads).to(tl.int64)
+    rest = tl.program_id(0) // heads
+    first_q = (rest % BLOCKS) * BLOCK
+    d = tl.arange(0, BD)
+    everywhere = tl.arange(0, BLOCK)
+    bias = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
+    if HAS_BIAS and BLOCKS == 1:
+        bias = bias_of(table + head * table_n, table_e, everywhere, everywhere, WH, WW)
+    for i in range(each):
+        window = (rest // BLOCKS) * each + i
+        image = (window // per_map).to(tl.int64)
+        base = qkv + image * stride_b + head * stride_n
+        place_q, y, x, kind_q, valid_q = pixels_of(
+            window, first_q, height, width, windows, per_map, columns, shift_y, shift_x, WH, WW, BLOCK
+        )
+        q = scaled(load_rows(base, y, x, valid_q, channels, stride_h, stride_w, stride_d, BD), scale)
+        largest = tl.full((BLOCK,), HIDDEN, dtype=tl.float32)
+        total = tl.zeros((BLOCK,), dtype=tl.float32)
+        found = tl.zeros((BLOCK, BD), dtype=tl.float32)
+        for block in range(BLOCKS):
+            place_k, key_y, key_x, kind_k, valid_k = pixels_of(
+                window, block * BLOCK, height, width, windows, per_map, columns, shift_y, shift_x, WH, WW, BLOCK
+            )
+            k = load_rows(base + stride_s, key_y, key_x, valid_k, channels, stride_h, stride_w, stride_d, BD)
+            v = load_rows(base + 2 * stride_s, key_y, key_x, valid_k, channels, stride_h, stride_w, stride_d, BD)
+            if HAS_BIAS and BLOCKS > 1:
+                bias = bias_of(table + head * table_n, table_e, place_q, place_k, WH, WW)
+            logits = logits_of(q, k, bias, kind_q, kind_k, valid_k, MASKED)
+            before = largest
+            largest = tl.maximum(before, tl.max(logits, axis=1))
+            weights = tl.exp(logits - largest[:, None])
+            fade = tl.exp(before - largest)
+            total = total * fade + tl.sum(weights, axis=1)
+            found = tl.dot(weights.to(v.dtype), v, found * fade[:, None], input_precision="ieee")
+        row = (image * height + y) * width + x
+        place = out + ((row * heads + head) * channels)[:, None] + d[None, :]
+        mask = valid_q[:, None] & (d < channels)[None, :]
+        tl.store(place, (found / total[:, None]).to(out.dtype.element_ty), mask=mask)
+
+
+@tuned("height", "channels", "windows", "BLOCK")
+@triton.jit
+def _backward(
+    qkv, table, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d, table_e, table_n,
+    height, width, heads, channels, windows, per_map, columns, shift_y, shift_x, scale,
+    grad, grad_b, grad_h, grad_w, grad_c, grad_qkv, parts, each,
+    WH: tl.constexpr, WW: tl.constexpr, HAS_BIAS: tl.constexpr, MASKED: tl.constexpr, BLOCKS: tl.constexpr,
+    BLOCK: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """One head in some windows that fit into one block: all gradients."""
+    head = (tl.program_id(0) % heads).to(tl.int64)
+    chunk = tl.program_id(0) // heads
+    everywhere = tl.arange(0, BLOCK)
+    bias = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
+    if HAS_BIAS:
+        bias = bias_of(table + head * table_n, table_e, everywhere, everywhere, WH, WW)
+    bias_part = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
+    for i in range(each):
+        window = chunk * each + i
+        image = (window // per_map).to(tl.int64)
+        base = qkv + image * stride_b + head * stride_n
+        _, y, x, kind, valid = pixels_of(
+            window, 0, height, width, windows, per_map, columns, shift_y, shift_x, WH, WW, BLOCK
+        )
+        q = scaled(load_rows(base, y, x, valid, channels, stride_h, stride_w, stride_d, BD), scale)
+        k = load_rows(base + stride_s, y, x, valid, channels, stride_h, stride_w, stride_d, BD)
+        v = load_rows(base + 2 * stride_s, y, x, valid, channels, stride_h, stride_w, stride_d, BD)
+        slope = load_rows(
+            grad + image * grad_b + head * channels * grad_c, y, x, valid, channels, grad_h, grad_w, grad_c, BD
+        ).to(q.dtype)
+        logits = logits_of(q, k, bias, kind, kind, valid, MASKED)
+        weights = tl.exp(logits - tl.max(logits, axis=1)[:, None])
+        weights = weights / tl.sum(weights, axis=1)[:, None]
+        grad_weights = tl.dot(slope, tl.trans(v), input_precision="ieee")
+        mean = tl.sum(weights * grad_weights, axis=1)
+        grad_logits = weights * (grad_weights - mean[:, None])
+        if HAS_BIAS:
+            bias_part += grad_logits
+        grad_v = tl.dot(tl.trans(weights.to(q.dtype)), slope, input_precision="ieee")
+        grad_logits = grad_logits.to(q.dtype)
+        grad_q = tl.dot(grad_logits, k, input_precision="ieee") * scale
+        grad_k = tl.dot(tl.trans(grad_logits), q, input_precision="ieee")
+        store_rows(grad_qkv, grad_q, 0, image, head, y, x, valid, height, width, heads, channels, BD)
+        store_rows(grad_qkv, grad_k, 1, image, head, y, x, valid, height, width, heads, channels, BD)
+        store_rows(grad_qkv, grad_v, 2, image, head, y, x, valid, height, width, heads, channels, BD)
+    if HAS_BIAS:
+        store_bias(parts, bias_part, chunk, head, heads, everywhere, everywhere, WH * WW)
+
+
+@triton.jit
+def _gather_table(
+    grad_bias, grad_table, entries, heads, WH: tl.constexpr, WW: tl.constexpr, BLOCK: tl.constexpr, LB: tl.constexpr
+):
+    """grad_table[entry, head] = Σ grad_bias[head, query, key] over the pairs whose places differ by the entry."""
+    entry = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    head = tl.program_id(1)
+    query = tl.arange(0, LB)
+    key_y = (query // WW)[None, :] - (entry // (2 * WW - 1) - (WH - 1))[:, None]
+    key_x = (query % WW)[None, :] - (entry % (2 * WW - 1) - (WW - 1))[:, None]
+    known = (entry < entries)[:, None] & (query < WH * WW)[None, :]
+    known = known & (key_y >= 0) & (key_y < WH) & (key_x >= 0) & (key_x < WW)
+    place = (head * (WH * WW) + query)[None, :] * (WH * WW) + key_y * WW + key_x
+    found = tl.sum(tl.load(grad_bias + place, mask=known, other=0.0), axis=1)
+    tl.store(grad_table + entry * heads + head, found.to(grad_table.dtype.element_ty), mask=entry < entries)
