@@ -35,13 +35,17 @@ def tuned(*key: str, warps: tuple[int, ...] = (4, 8), stages: tuple[int, ...] = 
     """
     choices = [triton.Config({}, num_warps=w, num_stages=s) for w in warps for s in stages]
 
-    def first_if_deterministic(configs: list[Any], *_: Any, **__: Any) -> list[Any]:
+    def worth_timing(configs: list[Any], named: dict[str, Any], **_: Any) -> list[Any]:
+        data = next(value for value in named.values() if isinstance(value, Tensor))
+        if data.dtype == torch.float32:
+            # float32's products run without tensor cores and hold far more in registers: spread over the most threads
+            configs = [each for each in configs if each.num_warps == max(warps)]
         return configs[:1] if torch.are_deterministic_algorithms_enabled() else configs
 
     def decorate(kernel: Any) -> Any:
         if INTERPRETED:
             return kernel
-        prune = {"early_config_prune": first_if_deterministic}
+        prune = {"early_config_prune": worth_timing}
         return triton.autotune(configs=choices, key=list(key), prune_configs_by=prune)(kernel)
 
     return decorate

@@ -231,7 +231,7 @@ def _rows(
     return image.to(tl.int64), y.to(tl.int64), x.to(tl.int64), offset, channel, (pixel < pixels) & (channel < channels)
 
 
-@tuned("pieces_count", "maps_count", "height", "pixels")
+@tuned("pieces_count", "TP", "BD")
 @triton.jit
 def _fc(
     pieces, fc, bias, maps, pixels, height, width, channels, pieces_count, maps_count, shift_y, shift_x,
@@ -260,7 +260,7 @@ def _fc(
     tl.store(maps + row[:, None] * TP + t[None, :], found.to(maps.dtype.element_ty), mask=valid[:, None])
 
 
-@tuned("outputs", "TP", "height", "pixels", stages=(2, 3))
+@tuned("outputs", "TP", "KX", stages=(2, 3))
 @triton.jit
 def _correlate(
     maps, matrices, out, pixels, height, width, out_height, out_width, channels, outputs, stride, dilation,
@@ -294,7 +294,7 @@ def _correlate(
     tl.store(place, found.to(out.dtype.element_ty), mask=(pixel < pixels)[:, None] & (m < outputs)[None, :])
 
 
-@tuned("outputs", "TP", "height", "pixels", stages=(2, 3))
+@tuned("outputs", "TP", "KX", stages=(2, 3))
 @triton.jit
 def _correlate_back(
     grad, matrices, grad_maps, pixels, height, width, out_height, out_width, channels, outputs, dilation,
@@ -333,7 +333,7 @@ def _correlate_back(
     tl.store(place, found.to(grad_maps.dtype.element_ty), mask=(pixel < pixels)[:, None])
 
 
-@tuned("pieces_count", "maps_count", "height", "pixels")
+@tuned("pieces_count", "TP", "BD")
 @triton.jit
 def _fc_back(
     grad_maps, pieces, fc, grad_pieces, parts, pixels, height, width, channels, pieces_count, maps_count,
@@ -373,7 +373,7 @@ def _fc_back(
         tl.store(base + t * columns + pieces_count, bias_part, mask=t < maps_count)
 
 
-@tuned("outputs", "TP", "height", "pixels")
+@tuned("outputs", "TP", "KX")
 @triton.jit
 def _kernels_back(
     grad, maps, parts, pixels, height, width, out_height, out_width, channels, outputs, maps_count, stride, dilation,

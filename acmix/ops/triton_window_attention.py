@@ -44,14 +44,16 @@ class Windows:
         pixels = window[0] * window[1]
         channels_block = power_of_two(channels, least=16)
         row_bytes = channels_block * qkv.element_size()
-        fused = pixels <= FUSED_PIXELS and row_bytes <= 512
+        # without tensor cores (float32) a product keeps both factors in registers, which small blocks alone fit into
+        most_bytes, small = (128, 16) if qkv.dtype == torch.float32 else (512, max(16, 16384 // row_bytes))
+        fused = pixels <= FUSED_PIXELS and row_bytes <= most_bytes
         return cls(
             rows=rows,
             columns=columns,
             windows=batch * rows * columns,
             pixels=pixels,
             # wide heads take fewer pixels at a time, so that a block's queries, keys and values fit on chip
-            block=power_of_two(pixels, least=16, most=64 if fused else min(64, max(16, 16384 // row_bytes))),
+            block=power_of_two(pixels, least=16, most=64 if fused else min(64, small)),
             channels_block=channels_block,
             fused=fused,
             masked=any(shift) or bool(height % window[0] or width % window[1]),
@@ -159,7 +161,7 @@ def table_gradient(grad_bias: Tensor, bias_table: Tensor, window: tuple[int, int
 # --- kernels --------------------------------------------------------------------------------------------------------
 
 
-@tuned("height", "channels", "windows", "BLOCK")
+@tuned("channels", "BLOCK", "BLOCKS")
 @triton.jit
 def _forward(
     qkv, table, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d, table_e, table_n,
@@ -208,7 +210,7 @@ def _forward(
         tl.store(place, (found / total[:, None]).to(out.dtype.element_ty), mask=mask)
 
 
-@tuned("height", "channels", "windows", "BLOCK")
+@tuned("channels", "BLOCK", "BLOCKS")
 @triton.jit
 def _backward(
     qkv, table, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d, table_e, table_n,

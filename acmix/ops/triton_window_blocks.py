@@ -13,7 +13,7 @@ from acmix.ops.triton_common import tuned
 from acmix.ops.triton_windows import HIDDEN, bias_of, load_rows, logits_of, pixels_of, scaled, store_bias, store_rows
 
 
-@tuned("height", "channels", "windows", "BLOCK")
+@tuned("channels", "BLOCK", "BLOCKS")
 @triton.jit
 def queries_back(
     qkv, table, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d, table_e, table_n,
@@ -75,7 +75,7 @@ def queries_back(
     tl.store(means + row, mean, mask=place_q < WH * WW)
 
 
-@tuned("height", "channels", "windows", "BLOCK")
+@tuned("channels", "BLOCK", "BLOCKS")
 @triton.jit
 def keys_back(
     qkv, table, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d, table_e, table_n,
@@ -121,7 +121,7 @@ def keys_back(
     store_rows(grad_qkv, grad_v, 2, image, head, y, x, valid_k, height, width, heads, channels, BD)
 
 
-@tuned("height", "channels", "windows", "BLOCK")
+@tuned("channels", "BLOCK", "BLOCKS")
 @triton.jit
 def bias_back(
     qkv, table, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d, table_e, table_n,
