@@ -1,8 +1,8 @@
 """Local attention on a GPU: tiles of queries against the region their neighbourhoods cover, mirrored by index.
 
 With stride s and dilation d, queries whose rows leave the same remainder modulo g = d / gcd(s, d) share neighbours: row
-r + g·i sees the rows s·r + d·(s'·i + tap − K // 2), s' = s / gcd(s, d). So in steps of d a tile's region is dense, and its
-products fill tensor cores; what a query does not see of the region is masked.
+r + g·i sees the rows s·r + d·(s'·i + tap − K // 2), s' = s / gcd(s, d). So in steps of d a tile's region is dense, and
+its products fill tensor cores; what a query does not see of the region is masked.
 
 Keys' gradients are made on the map with its mirrored margins, tile by tile from the queries that see them, and the
 margins are folded back: nothing is added by atomics.
