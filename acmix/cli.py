@@ -149,21 +149,83 @@ def models(
 
 
 @app.command()
-def benchmark(
-    what: Annotated[str, typer.Argument(help="train")],
+def build(force: Annotated[bool, typer.Option("--force", help="Build although they are built.")] = False) -> None:
+    """Build the CPU kernels now, instead of at the first use of an operator."""
+    from acmix.ops.cpu_build import build as run
+
+    built = run(force=force)
+    took = f"built in {built.seconds:.1f} s" if built.seconds else "built before; --force builds again"
+    console.print(f"CPU kernels: {built.path} ({took})", markup=False)
+
+
+benchmarks = typer.Typer(rich_markup_mode=None, help="Measure speed: of models, of operators, of reading images.")
+app.add_typer(benchmarks, name="benchmark")
+
+Formats = Annotated[list[str] | None, typer.Option("--dtype", help="fp32 or bf16; may be repeated.")]
+FiguresOption = Annotated[Path | None, typer.Option("--csv", help="Also write the figures here.")]
+
+
+@benchmarks.command("train", help="Time training steps, on N cards or beside a peer.")
+@benchmarks.command("infer", help="Time inference, on N cards or beside a peer.")
+def benchmark_models(
+    context: typer.Context,
     names: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...")] = None,
     processes: Annotated[int, typer.Option("--gpus", help="Cards, or processes without one.")] = 1,
     batch_size: Annotated[int | None, typer.Option(help="Images a card and step.")] = None,
     img_size: Annotated[int, typer.Option(help="Side of the images.")] = 224,
-    csv: Annotated[Path | None, typer.Option(help="Also write the figures here.")] = None,
+    against: Annotated[list[str] | None, typer.Option(help="timm, plain, reference (may be repeated) or all.")] = None,
+    dtypes: Formats = None,
+    seconds: Annotated[float, typer.Option(help="How long each pair is measured.")] = 10.0,
+    compiled: Annotated[bool, typer.Option("--compile", help="Also both sides under torch.compile.")] = False,
+    plot: Annotated[Path | None, typer.Option("--profile", help="Tell where time goes, and draw it here.")] = None,
+    csv: FiguresOption = None,
 ) -> None:
-    """Time real training steps on synthetic batches, on one card and on N."""
-    from acmix.tools.benchmark import benchmark_train
+    from acmix.tools.benchmark import command
 
-    if what != "train":
-        raise UsageError(f"benchmark {what!r} is not in this version; there is: train")
-    chosen = names or ["acmix_swin_tiny_patch4_window7_224"]
-    benchmark_train(chosen, processes=processes, batch_size=batch_size, img_size=img_size, csv=csv)
+    right = command.models(
+        str(context.info_name),
+        names or [],
+        processes=processes,
+        batch_size=batch_size,
+        img_size=img_size,
+        against=against or [],
+        dtypes=dtypes or [],
+        seconds=seconds,
+        compiled=compiled,
+        plot=plot,
+        csv=csv,
+    )
+    raise typer.Exit(0 if right else 1)
+
+
+@benchmarks.command("ops")
+def benchmark_ops(
+    names: Annotated[
+        list[str] | None, typer.Option("--operator", help="conv_path ... (may be repeated); all by default.")
+    ] = None,
+    dtypes: Formats = None,
+    batch_size: Annotated[int, typer.Option(help="Images.")] = 8,
+    seconds: Annotated[float, typer.Option(help="How long each pair is measured.")] = 1.0,
+    csv: FiguresOption = None,
+) -> None:
+    """Time operators beside the reference and PyTorch's means."""
+    from acmix.tools.benchmark import command
+
+    right = command.operators(names or [], dtypes=dtypes or [], batch_size=batch_size, seconds=seconds, csv=csv)
+    raise typer.Exit(0 if right else 1)
+
+
+@benchmarks.command("data")
+def benchmark_data(
+    workers: Annotated[int | None, typer.Option(help="Reading processes.", min=0)] = None,
+    batch_size: Annotated[int, typer.Option(help="Images a batch.", min=2)] = 32,
+    img_size: Annotated[int, typer.Option(help="Side of the crops.")] = 224,
+    seconds: Annotated[float, typer.Option(help="How long it is measured.")] = 10.0,
+) -> None:
+    """Time reading JPEG files, decoded and augmented."""
+    from acmix.tools.benchmark import benchmark_data as run
+
+    run(workers=workers, batch_size=batch_size, img_size=img_size, seconds=seconds)
 
 
 def is_first_process() -> bool:

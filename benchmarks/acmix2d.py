@@ -15,7 +15,6 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import timm
@@ -23,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 import acmix
+from acmix.tools.benchmark.pairs import time_pair
 
 RESULTS = Path(__file__).parent / "results" / "acmix2d.csv"
 LAYERS = ((64, 80), (256, 20))  # channels, side of the map
-PAIRS = 7
 BATCH, IMAGE = 8, 224
 
 
@@ -61,16 +60,8 @@ def check(layer: acmix.ACmix2d, x: Tensor) -> None:
 @torch.no_grad()
 def time_ratio(ours: nn.Module, theirs: nn.Module, x: Tensor) -> float:
     """Median of the ratio of two times measured in turn."""
-    ratios = []
-    for _ in range(PAIRS + 1):
-        times = []
-        for layer in (ours, theirs):
-            began = time.perf_counter()
-            for _ in range(5):
-                layer(x)
-            times.append(time.perf_counter() - began)
-        ratios.append(times[0] / times[1])
-    return statistics.median(ratios[1:])
+    rounds = time_pair(lambda: ours(x), lambda: theirs(x), device=x.device, seconds=2.0)
+    return statistics.median(own / other for own, other in rounds)
 
 
 def step_memory_mib(name: str) -> float:

@@ -34,7 +34,15 @@ def test_the_table_has_the_original_recipe_s_columns_and_the_csv_its_figures(tmp
     (written,) = csv.DictReader(file.open(encoding="utf-8"))
     assert written["model"] == SMALL
     assert float(written["single_images_per_second"]) == pytest.approx(row.single_images_per_second, abs=1e-3)
+    assert written["phase"] == "train"
     assert "torch" in written["versions"]
+
+
+def test_inference_is_measured_alone(tmp_path: Path) -> None:
+    lines: list[str] = []
+    (row,) = benchmark_train([SMALL], phase="infer", batch_size=2, img_size=160, steps=1, say=lines.append)
+    assert (row.phase, row.all_images_per_second) == ("infer", None)
+    assert "images/s in inference" in lines[-4]
 
 
 @pytest.mark.parametrize(

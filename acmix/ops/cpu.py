@@ -1,1 +1,182 @@
-"""The operators on the CPU: calls the C++ kernels in `kernels/`, which `cpu_build` builds and loads."""
+"""The operators on the CPU: calls the C++ kernels in `kernels/`, which `cpu_build` builds and loads.
+
+Maps are float32 or bfloat16, parameters float32 in the kernels whatever they are outside; sums are float32. Signatures
+and shapes are those of `reference.py` and `local.py`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from acmix.ops import cpu_build
+
+POINTER = ctypes.c_void_p
+
+
+def conv_path(
+    pieces: Tensor,
+    fc_weight: Tensor,
+    fc_bias: Tensor | None,
+    kernels: Tensor,
+    stride: int,
+    dilation: int,
+    shift: tuple[int, int],
+) -> Tensor:
+    """f_t = Σ_p fc[t, p]·F_p + b_t, then out[d·M+m] = Σ_t S[d·M+m, t] ⋆ f_t[d]; see `acmix.ops.conv_path`."""
+    pieces = adjacent(pieces)
+    batch, height, width = pieces.shape[:3]
+    out = pieces.new_empty(batch, (height - 1) // stride + 1, (width - 1) // stride + 1, kernels.shape[0])
+    if out.numel():
+        fc, bias, taps = parameter(fc_weight.T), parameter(fc_bias), parameter(kernels)
+        call(
+            "acmix_conv_path",
+            (pieces, fc, bias, taps, out),
+            conv_path_sizes(pieces, kernels, stride, dilation, shift),
+        )
+    return out
+
+
+def conv_path_backward(
+    grad: Tensor,
+    pieces: Tensor,
+    fc_weight: Tensor,
+    fc_bias: Tensor | None,
+    kernels: Tensor,
+    stride: int,
+    dilation: int,
+    shift: tuple[int, int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of pieces, fc_weight, fc_bias (empty where there is none) and kernels."""
+    pieces = adjacent(pieces)
+    fc, fc_rows, bias, taps = parameter(fc_weight.T), parameter(fc_weight), parameter(fc_bias), parameter(kernels)
+    grad_pieces = torch.empty(pieces.shape, dtype=pieces.dtype)
+    grad_fc, grad_bias, grad_taps = torch.empty_like(fc_rows), fc.new_empty(fc.shape[1]), torch.empty_like(taps)
+    if grad.numel():
+        call(
+            "acmix_conv_path_backward",
+            (grad.contiguous(), pieces, fc, fc_rows, bias, taps, grad_pieces, grad_fc, grad_bias, grad_taps),
+            conv_path_sizes(pieces, kernels, stride, dilation, shift),
+        )
+    else:
+        for each in (grad_pieces, grad_fc, grad_bias, grad_taps):
+            each.zero_()
+    return (
+        grad_pieces,
+        grad_fc.to(fc_weight.dtype),
+        fc_weight.new_empty(0) if fc_bias is None else grad_bias.to(fc_bias.dtype),
+        grad_taps.to(kernels.dtype),
+    )
+
+
+def conv_path_sizes(
+    pieces: Tensor, kernels: Tensor, stride: int, dilation: int, shift: tuple[int, int]
+) -> tuple[int, ...]:
+    """What `Shape` in `conv_path.cpp` holds."""
+    batch, height, width, count, channels = pieces.shape
+    outputs, maps, rows, columns = kernels.shape
+    return (
+        *(batch, height, width, count, channels, maps, outputs // channels, rows, columns, stride, dilation),
+        *(shift[0] % height, shift[1] % width, *pieces.stride()[:4]),
+    )
+
+
+def window_attention(
+    qkv: Tensor, bias_table: Tensor | None, window: tuple[int, int], shift: tuple[int, int], scale: float
+) -> Tensor:
+    """softmax(scale·q·kᵀ + bias + mask)·v in every window of the rolled map; see `acmix.ops.window_attention`."""
+    qkv = adjacent(qkv)
+    batch, height, width, _, heads, channels = qkv.shape
+    out = qkv.new_empty(batch, height, width, heads * channels)
+    if out.numel():
+        tensors = (qkv, parameter(bias_table), out)
+        call("acmix_window_attention", tensors, window_attention_sizes(qkv, window, shift), scale)
+    return out
+
+
+def window_attention_backward(
+    grad: Tensor,
+    qkv: Tensor,
+    bias_table: Tensor | None,
+    window: tuple[int, int],
+    shift: tuple[int, int],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of qkv and of the bias table (empty where there is none)."""
+    qkv, table = adjacent(qkv), parameter(bias_table)
+    grad_qkv = torch.empty(qkv.shape, dtype=qkv.dtype)
+    grad_table = None if table is None else torch.zeros_like(table)
+    if grad.numel():
+        tensors = (grad.contiguous(), qkv, table, grad_qkv, grad_table)
+        call("acmix_window_attention_backward", tensors, window_attention_sizes(qkv, window, shift), scale)
+    if bias_table is None or grad_table is None:
+        return grad_qkv, qkv.new_empty(0)
+    return grad_qkv, grad_table.to(bias_table.dtype)
+
+
+def window_attention_sizes(qkv: Tensor, window: tuple[int, int], shift: tuple[int, int]) -> tuple[int, ...]:
+    """What `Shape` in `window_attention.cpp` holds."""
+    batch, height, width, _, heads, channels = qkv.shape
+    return (
+        *(batch, height, width, heads, channels, *window, shift[0] % height, shift[1] % width),
+        *qkv.stride()[:5],
+    )
+
+
+def local_attention(
+    qkv: Tensor, position: Tensor | None, size: tuple[int, int], stride: int, dilation: int, scale: float
+) -> Tensor:
+    """softmax_j(scale·q_i·(k_j − p_j))·v_j over the Ky×Kx pixels j around i; see `acmix.ops.local_attention`."""
+    qkv = adjacent(qkv)
+    batch, height, width, _, heads, channels = qkv.shape
+    out = qkv.new_empty(batch, (height - 1) // stride + 1, (width - 1) // stride + 1, heads * channels)
+    if out.numel():
+        tensors = (qkv, parameter(position), out)
+        call("acmix_local_attention", tensors, local_attention_sizes(qkv, size, stride, dilation), scale)
+    return out
+
+
+def local_attention_backward(
+    grad: Tensor, qkv: Tensor, position: Tensor | None, size: tuple[int, int], stride: int, dilation: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The gradients of qkv and of position (empty where there is none)."""
+    qkv, where = adjacent(qkv), parameter(position)
+    grad_qkv = torch.empty(qkv.shape, dtype=qkv.dtype)
+    grad_where = None if where is None else torch.zeros_like(where)
+    if grad.numel():
+        tensors = (grad.contiguous(), qkv, where, grad_qkv, grad_where)
+        call("acmix_local_attention_backward", tensors, local_attention_sizes(qkv, size, stride, dilation), scale)
+    if position is None or grad_where is None:
+        return grad_qkv, qkv.new_empty(0)
+    return grad_qkv, grad_where.to(position.dtype)
+
+
+def local_attention_sizes(qkv: Tensor, size: tuple[int, int], stride: int, dilation: int) -> tuple[int, ...]:
+    """What `Shape` in `local_attention.cpp` holds."""
+    batch, height, width, _, heads, channels = qkv.shape
+    return (batch, height, width, heads, channels, *size, stride, dilation, *qkv.stride()[:5])
+
+
+def adjacent(data: Tensor) -> Tensor:
+    """Data whose last dimension lies number by number, as lanes are loaded; a copy only where it does not."""
+    return data if data.stride(-1) == 1 or data.shape[-1] == 1 else data.contiguous()
+
+
+def parameter(weight: Tensor | None) -> Tensor | None:
+    """A parameter in float32, row by row."""
+    return None if weight is None else weight.to(torch.float32).contiguous()
+
+
+def call(name: str, tensors: Sequence[Tensor | None], sizes: Sequence[int], *numbers: float) -> None:
+    """Calls a kernel: 1 for bfloat16, the tensors' addresses, the sizes, numbers, threads."""
+    half = next(each.dtype for each in tensors if each is not None) == torch.bfloat16
+    getattr(cpu_build.library(), name)(
+        ctypes.c_int(half),
+        *[POINTER(None if each is None else each.data_ptr()) for each in tensors],
+        (ctypes.c_int64 * len(sizes))(*sizes),
+        *map(ctypes.c_float, numbers),
+        ctypes.c_int(torch.get_num_threads()),
+    )

@@ -61,15 +61,16 @@ class Built:
     seconds: float
 
 
-def library(sources: Path = KERNELS) -> ctypes.CDLL:
+def library(sources: Path | None = None) -> ctypes.CDLL:
     """Returns the loaded kernels; builds them where they are not built, and remembers what came of it.
 
     Args:
-        sources: folder of *.cpp and *.h; the tests build smaller ones.
+        sources: folder of *.cpp and *.h; ours by default.
 
     Raises:
         CannotBuild: the reason, also at every later call in this process.
     """
+    sources = sources or KERNELS
     with _guard:
         if sources not in _found:
             try:
@@ -94,12 +95,12 @@ def why_not() -> str | None:
     return None
 
 
-def build(*, force: bool = False, sources: Path = KERNELS) -> Built:
+def build(*, force: bool = False, sources: Path | None = None) -> Built:
     """Builds the kernels, or finds them built, and loads them.
 
     Args:
         force: build although they are built.
-        sources: folder of *.cpp and *.h.
+        sources: folder of *.cpp and *.h; ours by default.
 
     Raises:
         CannotBuild: they are switched off, no compiler or one that fails, no folder to write to.
@@ -108,6 +109,7 @@ def build(*, force: bool = False, sources: Path = KERNELS) -> Built:
         raise CannotBuild("switched off by ACMIX_CPU_KERNELS=0 in the environment; unset it to use them")
     if os.name != "posix":
         raise CannotBuild(f"built on Linux and macOS only, and this is {platform.system()}")
+    sources = sources or KERNELS
     folders = cache_folders()
     what = f"acmix-{key(contents(sources), FLAGS, cpu(), loaded_openmp())}"
     try:

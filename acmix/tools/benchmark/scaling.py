@@ -1,8 +1,8 @@
-"""How fast training steps are: on one card, and on N.
+"""How fast a model trains or infers: on one card, and on N.
 
-A step is the training loop's own: mix the images, forward, loss, backward, clip, AdamW. The images are random and lie
-in memory, so that reading and augmenting them is not part of the figure. Without a GPU a "card" is an equal share of
-the processor's cores, for one process as for N: the efficiency compares like with like.
+A training step is the training loop's own: mix the images, forward, loss, backward, clip, AdamW. The images are random
+and lie in memory, so that reading and augmenting them is not part of the figure. Without a GPU a "card" is an equal
+share of the processor's cores, for one process as for N: the efficiency compares like with like.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from acmix.errors import UsageError
 # batch size (on a GPU that of the published recipe), steps to warm up, steps to time; a CPU's keep it under a minute
 ON_GPU = (128, 20, 50)
 ON_CPU = (4, 1, 3)
+PHASES = {"train": "training", "infer": "inference"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Row:
 
     Args:
         model: its name.
+        phase: "train" or "infer".
         card: the GPU, or the processor with the threads each process had.
         batch_size: images a card and step.
         img_size: side of the images in pixels.
@@ -51,6 +53,7 @@ class Row:
     """
 
     model: str
+    phase: str
     card: str
     batch_size: int
     img_size: int
@@ -70,6 +73,7 @@ class Case:
     """What a process is told to measure, and where to write what it measured."""
 
     model: str
+    phase: str
     batch_size: int
     img_size: int
     precision: str
@@ -81,6 +85,7 @@ class Case:
 def benchmark_train(
     models: Sequence[str],
     *,
+    phase: str = "train",
     processes: int = 1,
     batch_size: int | None = None,
     img_size: int = 224,
@@ -94,6 +99,7 @@ def benchmark_train(
 
     Args:
         models: names that `acmix.create_model` knows.
+        phase: "train", or "infer" for forward passes alone.
         processes: N, one a GPU; without GPUs, N processes share the cores.
         batch_size: images a process and step; 128 on a GPU and 4 on a CPU by default.
         img_size: side of the square images in pixels.
@@ -120,7 +126,7 @@ def benchmark_train(
         say(f"no GPU found: a card is {threads} CPU thread{'s'[: threads - 1]} here, alone and among {processes}")
     rows = []
     for name in models:
-        case = Case(name, batch_size, img_size, precision, warmup, steps, result="")
+        case = Case(name, phase, batch_size, img_size, precision, warmup, steps, result="")
         with threads_shared_out(processes):
             single = measure(case, 1)
             together = measure(case, processes) if processes > 1 else None
@@ -185,6 +191,7 @@ def make_row(case: Case, processes: int, single: dict[str, Any], together: dict[
     all_speed = processes * case.batch_size / together["step_seconds"] if together else None
     return Row(
         model=case.model,
+        phase=case.phase,
         card=single["device"],
         batch_size=case.batch_size,
         img_size=case.img_size,
@@ -210,8 +217,9 @@ def table(row: Row) -> list[str]:
     if row.all_images_per_second is not None:
         cells[f"{row.processes} Cards"] = f"{row.all_images_per_second:.1f}"
     widths = {title: max(len(title), len(cell)) for title, cell in cells.items()}
+    phase = PHASES[row.phase]
     lines = [
-        f"{row.model}, {row.img_size} px, {row.precision}: images/s in training, median of {row.steps} steps",
+        f"{row.model}, {row.img_size} px, {row.precision}: images/s in {phase}, median of {row.steps} steps",
         " | ".join(title.ljust(width) for title, width in widths.items()).rstrip(),
         "-|-".join("-" * width for width in widths.values()),
         " | ".join(cell.ljust(widths[title]) for title, cell in cells.items()).rstrip(),
@@ -249,8 +257,8 @@ def measure_here(case: Case) -> None:
         precision = Precision(case.precision, world.device)
         optimizer = create_optimizer(model, settings, case.batch_size * world.size)
         task, batch = Classification(settings), synthetic_batch(settings, world.device)
-        in_step = model
-        if world.size > 1:
+        in_step = model.train(case.phase == "train")
+        if world.size > 1 and case.phase == "train":
             device_ids = [world.device] if world.device.type == "cuda" else None
             in_step = DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
 
@@ -260,8 +268,13 @@ def measure_here(case: Case) -> None:
             precision.backward(loss)
             precision.step(optimizer, model.parameters(), settings.train.clip_grad)
 
+        def infer() -> None:
+            with torch.no_grad(), precision.autocast():
+                model(batch.images)
+
+        run = step if case.phase == "train" else infer
         try:
-            seconds = torch.tensor(time_steps(step, case.warmup, case.steps, world.device), dtype=torch.float64)
+            seconds = torch.tensor(time_steps(run, case.warmup, case.steps, world.device), dtype=torch.float64)
         except torch.OutOfMemoryError:
             raise UsageError(
                 f"{case.model}: a batch of {case.batch_size} does not fit into memory; take less"
@@ -319,7 +332,3 @@ def main() -> None:
         if not write_worker_error(str(error)):
             print(f"acmix: error: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,127 @@
+"""What this machine can do at most, and how much memory a run takes at its highest."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# side of the matrices and bytes of the copy: beyond every cache
+LARGE = {"cpu": (2048, 2**28), "cuda": (8192, 2**31)}
+CEILING_SECONDS, LEAST_RUNS = 0.5, 3
+# names of glibc's options
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """The fastest that a large matrix product and a large copy ran, in this process.
+
+    Args:
+        flops_per_second: by dtype; a multiply-add is two.
+        bytes_per_second: read and written.
+    """
+
+    flops_per_second: dict[str, float]
+    bytes_per_second: float
+
+    def __str__(self) -> str:
+        products = ", ".join(f"{value / 1e9:,.0f} GFLOP/s {dtype}" for dtype, value in self.flops_per_second.items())
+        return f"{products} in a large product; {self.bytes_per_second / 1e9:.1f} GB/s in a large copy"
+
+
+def measure_ceilings(device: torch.device, dtypes: Sequence[str] = ("fp32",)) -> Ceilings:
+    """Multiplies and copies something large, several times; the fastest counts.
+
+    Args:
+        device: where.
+        dtypes: of the products, "fp32" or "bf16".
+
+    Returns:
+        What was reached.
+    """
+    side, size = LARGE["cuda" if device.type == "cuda" else "cpu"]
+    flops = {}
+    for dtype in dtypes:
+        a, b = (torch.randn(side, side, device=device).to(DTYPES[dtype]) for _ in range(2))
+        out = torch.empty_like(a)
+        flops[dtype] = 2 * side**3 / fastest(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device)
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return Ceilings(flops, 2 * size / fastest(lambda: target.copy_(source), device))
+
+
+def fastest(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds of the fastest of several runs."""
+    run()
+    times: list[float] = []
+    while len(times) < LEAST_RUNS or sum(times) < CEILING_SECONDS:
+        synchronize(device)
+        began = time.perf_counter()
+        run()
+        synchronize(device)
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for a GPU; a CPU is never ahead."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_mib(run: Callable[[], object], device: torch.device) -> float | None:
+    """By how much memory grows at its highest during a run, in MiB; None where the system does not tell.
+
+    On a CPU it is the process' resident memory, so that what kernels and libraries take for themselves counts too.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        torch.cuda.synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    process = Path("/proc/self")
+    with freed_memory_returned():
+        try:
+            before = resident_kib(process, "VmRSS")
+            # 5: forget the highest so far; Linux alone knows this
+            (process / "clear_refs").write_text("5", encoding="ascii")
+        except OSError:
+            return None
+        run()
+        return (resident_kib(process, "VmHWM") - before) / 1024
+
+
+@contextmanager
+def freed_memory_returned() -> Iterator[None]:
+    """Lets glibc give memory back to the system as soon as it is freed, so that a peak is of what is held at once."""
+    library = ctypes.CDLL(None)
+    trim, option = getattr(library, "malloc_trim", None), getattr(library, "mallopt", None)
+    if trim is None or option is None:
+        yield
+        return
+    trim(0)
+    option(MMAP_THRESHOLD, 2**17)
+    option(TRIM_THRESHOLD, 2**17)
+    try:
+        yield
+    finally:
+        # where glibc's own rule arrives once large tensors were freed
+        option(MMAP_THRESHOLD, 2**25)
+        option(TRIM_THRESHOLD, 2**26)
+
+
+def resident_kib(process: Path, key: str) -> int:
+    """A figure of /proc/self/status."""
+    lines = (process / "status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))

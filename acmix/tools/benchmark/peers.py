@@ -1,0 +1,109 @@
+"""The operators by PyTorch's own fast means: what one would write without this library.
+
+They compute what `acmix.ops` computes, from the same arguments, and leave gradients to autograd.
+
+Shapes
+    B batch · H, W map · Ho, Wo of the output · N heads · D channels a head · C = N·D · P pieces · T = k² maps
+    M output channels for each of the D channels · K side of a neighbourhood · G windows of L pixels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.models.swin_transformer import window_partition, window_reverse
+from torch import Tensor
+
+from acmix.ops import reference
+
+
+def grouped_convolution(
+    pieces: Tensor,
+    fc_weight: Tensor,
+    fc_bias: Tensor | None,
+    kernels: Tensor,
+    *,
+    stride: int,
+    shift: tuple[int, int],
+) -> Tensor:
+    """The convolution path as fc by a matrix product, then PyTorch's convolution in D groups."""
+    dtype, channels = pieces.dtype, pieces.shape[4]
+    bias = None if fc_bias is None else fc_bias.to(dtype)
+    maps = F.linear(reference.roll(pieces, shift).transpose(3, 4), fc_weight.to(dtype), bias)  # (B, H, W, D, T)
+    image = maps.flatten(3).permute(0, 3, 1, 2)  # (B, D·T, H, W)
+    out = F.conv2d(image, kernels.to(dtype), stride=stride, padding=kernels.shape[2] // 2, groups=channels)
+    return reference.roll_back(out.permute(0, 2, 3, 1), shift)  # (B, Ho, Wo, M·D)
+
+
+def folded_convolution(
+    pieces: Tensor,
+    fc_weight: Tensor,
+    fc_bias: Tensor | None,
+    kernels: Tensor,
+    *,
+    stride: int,
+    shift: tuple[int, int],
+) -> Tensor:
+    """The convolution path with fc folded into the kernels: one convolution in D groups, from P to M channels each.
+
+    fc's bias reaches the output through the taps that lie on the map: a convolution of ones.
+    """
+    dtype, channels = pieces.dtype, pieces.shape[4]
+    place: dict[str, Any] = dict(stride=stride, padding=kernels.shape[2] // 2)
+    folded = torch.einsum("otyx,tp->opyx", kernels, fc_weight).to(dtype)  # (M·D, P, k, k)
+    image = reference.roll(pieces, shift).permute(0, 4, 3, 1, 2).flatten(1, 2)  # (B, D·P, H, W)
+    out = F.conv2d(image, folded, groups=channels, **place)  # (B, M·D, Ho, Wo)
+    if fc_bias is not None:
+        of_ones = torch.einsum("otyx,t->oyx", kernels, fc_bias)[:, None].to(dtype)  # (M·D, 1, k, k)
+        out = out + F.conv2d(image.new_ones(1, 1, *image.shape[2:]), of_ones, **place)
+    return reference.roll_back(out.permute(0, 2, 3, 1), shift)  # (B, Ho, Wo, M·D)
+
+
+def sdpa_in_windows(qkv: Tensor, bias_table: Tensor, *, window: int, shift: tuple[int, int]) -> Tensor:
+    """Window attention as timm's Swin does it: roll, cut into windows, scaled_dot_product_attention, put together."""
+    batch, height, width, _, heads, channels = qkv.shape
+    windows = window_partition(reference.roll(qkv, shift).flatten(3), (window, window))  # (B·G, w, w, 3·C)
+    q, k, v = windows.reshape(-1, window * window, 3, heads, channels).permute(2, 0, 3, 1, 4)  # (B·G, N, L, D) each
+    index = reference.relative_position_index((window, window), str(qkv.device))
+    mask = bias_table[index].permute(2, 0, 1)[None]  # (1, N, L, L)
+    hidden = hidden_as_numbers((height, width), window, shift, str(qkv.device))
+    if hidden is not None:
+        mask = (mask + hidden).repeat(batch, 1, 1, 1)  # (B·G, N, L, L)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype)).transpose(1, 2)  # (B·G, L, N, D)
+    merged = window_reverse(out.reshape(-1, window, window, heads * channels), (window, window), height, width)
+    return reference.roll_back(merged, shift)  # (B, H, W, C)
+
+
+@lru_cache(maxsize=16)
+def hidden_as_numbers(size: tuple[int, int], window: int, shift: tuple[int, int], device: str) -> Tensor | None:
+    """−100 where a pair must not see each other and 0 elsewhere, as timm keeps it: (G, 1, L, L)."""
+    hidden = reference.hidden_pairs(size, (window, window), shift, device)
+    return None if hidden is None else hidden[:, None].float() * -100.0
+
+
+def unfolded_attention(qkv: Tensor, position: Tensor, *, size: int, stride: int) -> Tensor:
+    """Local attention with every pixel's neighbourhood laid out in memory: K²·C numbers a pixel for k, and for v."""
+    batch, height, width, _, heads, channels = qkv.shape
+    q, k, v = qkv.permute(3, 0, 4, 5, 1, 2).flatten(1, 2)  # (B·N, D, H, W) each
+    k = k - position.permute(2, 0, 1)
+    out_size = ((height - 1) // stride + 1, (width - 1) // stride + 1)
+
+    def neighbours(x: Tensor) -> Tensor:
+        padded = F.pad(x, [size // 2] * 4, mode="reflect")
+        return F.unfold(padded, size, stride=stride).view(batch * heads, channels, size * size, -1)
+
+    queries = q[:, :, ::stride, ::stride].flatten(2)[:, :, None]  # (B·N, D, 1, Ho·Wo)
+    weights = ((queries * neighbours(k)).sum(1) * channels**-0.5).softmax(1)  # (B·N, K², Ho·Wo)
+    out = (weights[:, None] * neighbours(v)).sum(2)  # (B·N, D, Ho·Wo)
+    return out.view(batch, heads * channels, *out_size).permute(0, 2, 3, 1)  # (B, Ho, Wo, C)
+
+
+PEERS: dict[str, dict[str, Callable[..., Tensor]]] = {
+    "conv_path": {"grouped convolution": grouped_convolution, "folded convolution": folded_convolution},
+    "window_attention": {"SDPA": sdpa_in_windows},
+    "local_attention": {"unfold": unfolded_attention},
+}
