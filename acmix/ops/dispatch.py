@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -85,12 +86,18 @@ def triton_can_run(case: Case) -> str | None:
 
 def triton_why_not() -> str | None:
     """The reason why the GPU kernels run nothing on this machine."""
+    return None if triton_interpreted() and find_spec("triton") else gpu_why_not()
+
+
+@cache
+def gpu_why_not() -> str | None:
+    """The reason why this machine has no GPU for the kernels; looked up once, since every call of an operator asks."""
     if find_spec("triton") is None:
         return "triton is not installed; `pip install triton`"
-    if torch.cuda.is_available():
-        major = torch.cuda.get_device_capability()[0]
-        return None if major >= 8 else f"needs a GPU of compute capability 8 or newer, and this one has {major}"
-    return None if triton_interpreted() else "PyTorch finds no GPU"
+    if not torch.cuda.is_available():
+        return "PyTorch finds no GPU"
+    major = torch.cuda.get_device_capability()[0]
+    return None if major >= 8 else f"needs a GPU of compute capability 8 or newer, and this one has {major}"
 
 
 def triton_interpreted() -> bool:
@@ -102,7 +109,12 @@ def in_module(name: str) -> dict[str, Callable[..., Any]]:
     """An operator and its gradient in a module that is imported when they are first called."""
 
     def called(function: str) -> Callable[..., Any]:
-        return lambda *arguments: getattr(import_module(f"acmix.ops.triton_{name}"), function)(*arguments)
+        def call(*arguments: Any) -> Any:
+            # Triton starts kernels on the current GPU, which need not be the data's
+            with torch.cuda.device_of(arguments[0]):
+                return getattr(import_module(f"acmix.ops.triton_{name}"), function)(*arguments)
+
+        return call
 
     return {function: called(function) for function in (name, name + "_backward")}
 
