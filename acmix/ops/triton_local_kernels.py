@@ -5,6 +5,9 @@ Shapes
     tiles of TY·TX queries or keys of one remainder; i, j and ki, kj are queries' and keys' steps within it
 """
 
+# Triton's types know neither numbers for constexpr arguments nor indexing by None
+# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+
 from __future__ import annotations
 
 import triton
@@ -271,6 +274,7 @@ def keys_back(
     tl.store(place, grad_v.to(mirrored.dtype.element_ty), mask=mask)
 
 
+@tuned("row_size", warps=(4,))
 @triton.jit
 def fold(
     mirrored, grad_qkv, images_y, images_x, pixels, batch, height, width, row_size, all_rows, all_columns,
