@@ -5,6 +5,7 @@ Importing this package registers its models with timm.
 
 from acmix import ops
 from acmix.layers import ACmix1d, ACmix2d, ConvPath, replace_conv
+from acmix.layers.fold import fold
 from acmix.models import create_model, list_models
 from acmix.models.official import from_official, to_official
 
@@ -13,6 +14,7 @@ __all__ = [
     "ACmix2d",
     "ConvPath",
     "create_model",
+    "fold",
     "from_official",
     "list_models",
     "ops",

@@ -47,9 +47,12 @@ def test_plain_resnet50_computes_what_timm_computes_with_timm_s_weights():
     theirs = timm.create_model("resnet50").double().eval()
     ours = acmix.create_model("acmix_resnet50", conv_path=False).double().eval()
     ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(2, 3, 49, 33, dtype=torch.float64)
+    plain = torch.randn(2, 3, 49, 33, dtype=torch.float64)
+    # ours computes channels last whatever it gets; so does timm's with such images, and then no bit differs
+    x = plain.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
-        assert torch.equal(ours(x), theirs(x))
+        assert torch.allclose(ours(plain), theirs(plain), rtol=1e-12, atol=1e-12)
+        assert torch.equal(ours(plain), theirs(x))
         maps = ours.forward_intermediates(x, intermediates_only=True)
         for here, there in zip(maps, theirs.forward_intermediates(x, intermediates_only=True), strict=True):
             assert torch.equal(here, there)
@@ -59,7 +62,7 @@ def test_plain_training_computes_what_timm_computes():
     theirs = timm.create_model("resnet50", num_classes=4).double()
     ours = acmix.create_model("acmix_resnet50", conv_path=False, num_classes=4).double()
     ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(2, 3, 33, 33, dtype=torch.float64)
+    x = torch.randn(2, 3, 33, 33, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
     for model in (ours, theirs):
         model(x).square().sum().backward()
     for (name, here), there in zip(ours.named_parameters(), theirs.parameters(), strict=True):

@@ -72,7 +72,7 @@ class ACmix1d(nn.Module):
         projections = (self.query, self.key, self.value)
         weight = torch.cat([each.weight for each in projections])  # (3·C, in_channels, 1)
         bias = torch.cat([each.bias for each in projections if each.bias is not None])  # (3·C,)
-        qkv = F.conv1d(x, weight, bias).transpose(1, 2)[:, None]  # (B, 1, L, 3·C): a map of one row
+        qkv = F.conv1d(x, weight, bias).transpose(1, 2).contiguous()[:, None]  # (B, 1, L, 3·C): a map of one row
         qkv = qkv.view(*qkv.shape[:3], 3, self.heads, self.head_dim)  # (B, 1, L, 3, N, D)
         line = evenly_spaced(x.shape[2], self.position.weight)[None, None]  # (1, 1, L)
         attention = ops.local_attention(
@@ -82,16 +82,9 @@ class ACmix1d(nn.Module):
             stride=self.stride,
             dilation=self.dilation,
         )  # (B, 1, Lo, C)
-        path = self.conv_path
-        conv = ops.conv_path(
-            qkv.flatten(3, 4),
-            path.fc_weight,
-            None,
-            self.rate_conv * path.kernels,
-            stride=self.stride,
-            dilation=self.dilation,
-        )  # (B, 1, Lo, C)
-        return (self.rate_attention * attention + conv)[:, 0].transpose(1, 2).contiguous()  # (B, C, Lo)
+        conv = self.conv_path(qkv.flatten(3, 4), rate=self.rate_conv)  # (B, 1, Lo, C)
+        out = torch.addcmul(conv, attention, self.rate_attention)  # (B, 1, Lo, C)
+        return out[:, 0].transpose(1, 2).contiguous()  # (B, C, Lo)
 
     def gmacs(self, length: int) -> float:
         """10⁹ multiply-adds for one sequence: what torch's FlopCounterMode counts, halved."""

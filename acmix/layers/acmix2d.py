@@ -75,34 +75,27 @@ class ACmix2d(nn.Module):
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise UsageError(f"the input has shape {tuple(x.shape)}; expected (B, {self.in_channels}, H, W)")
         projections = (self.query, self.key, self.value)
-        weight = torch.cat([each.weight for each in projections])  # (3·C, in_channels, 1, 1)
+        weight = torch.cat([each.weight.flatten(1) for each in projections])  # (3·C, in_channels)
         bias = torch.cat([each.bias for each in projections if each.bias is not None])  # (3·C,)
-        qkv = F.conv2d(x, weight, bias).permute(0, 2, 3, 1)  # (B, H, W, 3·C)
+        # a product of matrices gives adjacent channels, which the operators read, whatever the input's memory format
+        qkv = F.linear(x.flatten(2).transpose(1, 2), weight, bias)  # (B, H·W, 3·C)
         # not `unflatten`, behind which an ONNX graph no longer knows that H and W may be any
-        qkv = qkv.view(*qkv.shape[:3], 3, self.heads, self.head_dim)  # (B, H, W, 3, N, D)
+        qkv = qkv.view(-1, *x.shape[2:], 3, self.heads, self.head_dim)  # (B, H, W, 3, N, D)
         attention = ops.local_attention(
             qkv, self.positions(qkv), size=self.attention_size, stride=self.stride, dilation=self.dilation
         )  # (B, Ho, Wo, C)
-        # d-major channels are added to head-major ones index by index: released weights were trained so. β goes into
-        # the kernels, which are small; the path's output then need not be kept for the gradient of β.
-        path = self.conv_path
-        conv = ops.conv_path(
-            qkv.flatten(3, 4),
-            path.fc_weight,
-            None,
-            self.rate_conv * path.kernels,
-            stride=self.stride,
-            dilation=self.dilation,
-        )  # (B, Ho, Wo, C)
-        out = (self.rate_attention * attention + conv).permute(0, 3, 1, 2)  # (B, C, Ho, Wo)
+        # d-major channels are added to head-major ones index by index: released weights were trained so
+        conv = self.conv_path(qkv.flatten(3, 4), rate=self.rate_conv)  # (B, Ho, Wo, C)
+        out = torch.addcmul(conv, attention, self.rate_attention).permute(0, 3, 1, 2)  # (B, C, Ho, Wo)
         return out.contiguous(memory_format=memory_format_of(x))
 
     def positions(self, qkv: Tensor) -> Tensor:
         """p of every pixel, (H, W, D)."""
         height, width = qkv.shape[1:3]
-        x = evenly_spaced(width, self.position.weight).expand(height, width)
-        y = evenly_spaced(height, self.position.weight)[:, None].expand(height, width)
-        return self.position(torch.stack([x, y])[None])[0].permute(1, 2, 0)  # (H, W, D)
+        weight = self.position.weight
+        x = evenly_spaced(width, weight).expand(height, width)
+        y = evenly_spaced(height, weight)[:, None].expand(height, width)
+        return F.linear(torch.stack([x, y], -1), weight.flatten(1), self.position.bias)  # (H, W, D)
 
     def gmacs(self, height: int, width: int) -> float:
         """10⁹ multiply-adds for one input map of height × width pixels: what torch's FlopCounterMode counts, halved."""

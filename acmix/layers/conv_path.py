@@ -75,13 +75,19 @@ class ConvPath(nn.Module):
             # S[:, t] is one-hot at (t // kx, t % kx)
             self.kernels.copy_(torch.eye(self.kernels.shape[1]).view(self.kernels.shape[1:]).expand_as(self.kernels))
 
-    def forward(self, pieces: Tensor, shift: int | Sequence[int] = 0) -> Tensor:
-        """(B, H, W, P, D) -> (B, ceil(H/stride), ceil(W/stride), N·D), channels d-major; `shift` as in `acmix.ops`."""
+    def forward(self, pieces: Tensor, shift: int | Sequence[int] = 0, rate: Tensor | None = None) -> Tensor:
+        """(B, H, W, P, D) -> (B, ceil(H/stride), ceil(W/stride), N·D), channels d-major.
+
+        Args:
+            pieces: q's, k's and v's heads.
+            shift: as in `acmix.ops.conv_path`.
+            rate: (1,), a factor of the result; it goes into the kernels.
+        """
         return ops.conv_path(
             pieces,
             self.fc_weight,
             self.fc_bias,
-            self.kernels,
+            self.kernels if rate is None else rate * self.kernels,
             stride=self.stride,
             dilation=self.dilation,
             shift=shift,

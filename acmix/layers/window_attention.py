@@ -6,6 +6,7 @@ Shapes: B batch · H, W map · N heads · D channels a head · C = N·D
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acmix import ops
@@ -55,10 +56,10 @@ class WindowAttention(nn.Module):
         out = ops.window_attention(
             qkv, self.relative_position_bias_table, window=self.window, shift=shift
         )  # (B, H, W, C)
-        out = self.proj(out)
         if self.conv_path is None:
-            return out
+            return self.proj(out)
+        # The rates go into the weights, which are smaller than the maps and keep the maps out of the rates' gradients.
+        out = F.linear(out, self.rate_attention * self.proj.weight, self.rate_attention * self.proj.bias)
         # Released weights were trained with the path's output (d-major) added to the attention's (head-major) index
         # by index, and with `proj` on the attention alone.
-        conv = self.conv_path(qkv.flatten(3, 4), shift)  # (B, H, W, C)
-        return self.rate_attention * out + self.rate_conv * conv
+        return out + self.conv_path(qkv.flatten(3, 4), shift, rate=self.rate_conv)  # (B, H, W, C)

@@ -112,7 +112,8 @@ class ResNet(nn.Module):
 
     def stem(self, x: Tensor) -> Tensor:
         """(B, in_chans, h, w) -> (B, width, ceil(h/2), ceil(w/2)), before the pooling."""
-        return self.act1(self.bn1(self.conv1(x)))
+        # channels last from here on: no layer then has to move its map in memory before it can read it
+        return self.act1(self.bn1(self.conv1(x.contiguous(memory_format=torch.channels_last))))
 
     def run_stage(self, name: str, x: Tensor) -> Tensor:
         """The map behind a stage."""
@@ -223,7 +224,7 @@ class Bottleneck(nn.Module):
         x = self.act(self.bn1(self.conv1(x)))  # (B, inner, H, W)
         x = self.act(self.bn2(self.conv2(x)))  # (B, inner, ceil(H/stride), ceil(W/stride))
         x = self.drop_path(self.bn3(self.conv3(x)))
-        return self.act(x + shortcut)
+        return self.act(x.add_(shortcut))  # in place: neither a norm's nor a drop's gradient needs what it gave
 
 
 def middle_layer(inner: int, stride: int, heads: int | str, attention_size: int, conv_path: bool) -> nn.Module:

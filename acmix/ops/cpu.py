@@ -12,9 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from acmix.ops import cpu_build
+from acmix.ops import cpu_build, local, reference
 
 POINTER = ctypes.c_void_p
+# what the kernels have tables of a fixed size for; beyond it the reference computes
+MOST_TAPS, MOST_WINDOW_PIXELS, MOST_SIDE = 225, 1024, 255
 
 
 def conv_path(
@@ -27,11 +29,13 @@ def conv_path(
     shift: tuple[int, int],
 ) -> Tensor:
     """f_t = Σ_p fc[t, p]·F_p + b_t, then out[d·M+m] = Σ_t S[d·M+m, t] ⋆ f_t[d]; see `acmix.ops.conv_path`."""
+    if kernels.shape[2] * kernels.shape[3] > MOST_TAPS:
+        return reference.conv_path(pieces, fc_weight, fc_bias, kernels, stride, dilation, shift)
     pieces = adjacent(pieces)
     batch, height, width = pieces.shape[:3]
     out = pieces.new_empty(batch, (height - 1) // stride + 1, (width - 1) // stride + 1, kernels.shape[0])
     if out.numel():
-        fc, bias, taps = parameter(fc_weight.T), parameter(fc_bias), parameter(kernels)
+        fc, bias, taps = parameter(fc_weight.T), optional(fc_bias), parameter(kernels)
         call(
             "acmix_conv_path",
             (pieces, fc, bias, taps, out),
@@ -51,8 +55,10 @@ def conv_path_backward(
     shift: tuple[int, int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of pieces, fc_weight, fc_bias (empty where there is none) and kernels."""
+    if kernels.shape[2] * kernels.shape[3] > MOST_TAPS:
+        return reference.conv_path_backward(grad, pieces, fc_weight, fc_bias, kernels, stride, dilation, shift)
     pieces = adjacent(pieces)
-    fc, fc_rows, bias, taps = parameter(fc_weight.T), parameter(fc_weight), parameter(fc_bias), parameter(kernels)
+    fc, fc_rows, bias, taps = parameter(fc_weight.T), parameter(fc_weight), optional(fc_bias), parameter(kernels)
     grad_pieces = torch.empty(pieces.shape, dtype=pieces.dtype)
     grad_fc, grad_bias, grad_taps = torch.empty_like(fc_rows), fc.new_empty(fc.shape[1]), torch.empty_like(taps)
     if grad.numel():
@@ -88,11 +94,13 @@ def window_attention(
     qkv: Tensor, bias_table: Tensor | None, window: tuple[int, int], shift: tuple[int, int], scale: float
 ) -> Tensor:
     """softmax(scale·q·kᵀ + bias + mask)·v in every window of the rolled map; see `acmix.ops.window_attention`."""
+    if window[0] * window[1] > MOST_WINDOW_PIXELS:
+        return reference.window_attention(qkv, bias_table, window, shift, scale)
     qkv = adjacent(qkv)
     batch, height, width, _, heads, channels = qkv.shape
     out = qkv.new_empty(batch, height, width, heads * channels)
     if out.numel():
-        tensors = (qkv, parameter(bias_table), out)
+        tensors = (qkv, optional(bias_table), out)
         call("acmix_window_attention", tensors, window_attention_sizes(qkv, window, shift), scale)
     return out
 
@@ -106,7 +114,9 @@ def window_attention_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of qkv and of the bias table (empty where there is none)."""
-    qkv, table = adjacent(qkv), parameter(bias_table)
+    if window[0] * window[1] > MOST_WINDOW_PIXELS:
+        return reference.window_attention_backward(grad, qkv, bias_table, window, shift, scale)
+    qkv, table = adjacent(qkv), optional(bias_table)
     grad_qkv = torch.empty(qkv.shape, dtype=qkv.dtype)
     grad_table = None if table is None else torch.zeros_like(table)
     if grad.numel():
@@ -130,11 +140,13 @@ def local_attention(
     qkv: Tensor, position: Tensor | None, size: tuple[int, int], stride: int, dilation: int, scale: float
 ) -> Tensor:
     """softmax_j(scale·q_i·(k_j − p_j))·v_j over the Ky×Kx pixels j around i; see `acmix.ops.local_attention`."""
+    if max(size) > MOST_SIDE:
+        return local.local_attention(qkv, position, size, stride, dilation, scale)
     qkv = adjacent(qkv)
     batch, height, width, _, heads, channels = qkv.shape
     out = qkv.new_empty(batch, (height - 1) // stride + 1, (width - 1) // stride + 1, heads * channels)
     if out.numel():
-        tensors = (qkv, parameter(position), out)
+        tensors = (qkv, optional(position), out)
         call("acmix_local_attention", tensors, local_attention_sizes(qkv, size, stride, dilation), scale)
     return out
 
@@ -143,7 +155,9 @@ def local_attention_backward(
     grad: Tensor, qkv: Tensor, position: Tensor | None, size: tuple[int, int], stride: int, dilation: int, scale: float
 ) -> tuple[Tensor, Tensor]:
     """The gradients of qkv and of position (empty where there is none)."""
-    qkv, where = adjacent(qkv), parameter(position)
+    if max(size) > MOST_SIDE:
+        return local.local_attention_backward(grad, qkv, position, size, stride, dilation, scale)
+    qkv, where = adjacent(qkv), optional(position)
     grad_qkv = torch.empty(qkv.shape, dtype=qkv.dtype)
     grad_where = None if where is None else torch.zeros_like(where)
     if grad.numel():
@@ -165,9 +179,14 @@ def adjacent(data: Tensor) -> Tensor:
     return data if data.stride(-1) == 1 or data.shape[-1] == 1 else data.contiguous()
 
 
-def parameter(weight: Tensor | None) -> Tensor | None:
+def parameter(weight: Tensor) -> Tensor:
     """A parameter in float32, row by row."""
-    return None if weight is None else weight.to(torch.float32).contiguous()
+    return weight.to(torch.float32).contiguous()
+
+
+def optional(weight: Tensor | None) -> Tensor | None:
+    """The same of a parameter that may be missing."""
+    return None if weight is None else parameter(weight)
 
 
 def call(name: str, tensors: Sequence[Tensor | None], sizes: Sequence[int], *numbers: float) -> None:

@@ -60,16 +60,28 @@ struct Source {
     void fetch(int64_t r, int64_t x) const { __builtin_prefetch(start + r * plane + x * pixel); }
 };
 
+// Where vectors go, in the same way.
+template <class E>
+struct Sink {
+    E* start;
+    int64_t plane, pixel;
+
+    Sink at(int64_t x) const { return {start + x * pixel, plane, pixel}; }
+    Sink from(int64_t r) const { return {start + r * plane, plane, pixel}; }
+    void put(int64_t r, int64_t x, Vec v) const { store(start + r * plane + x * pixel, v); }
+};
+
+Sink<float> sink_of(Vec* planes, int64_t plane) { return {reinterpret_cast<float*>(planes), plane * LANES, LANES}; }
+
 Source<float> source_of(const Vec* planes, int64_t plane) {
     return {reinterpret_cast<const float*>(planes), plane * LANES, LANES};
 }
 
 // Pieces of one pixel lie too far apart for the processor to foresee; those of a pixel so far ahead are asked for.
-constexpr int AHEAD = 8;
+constexpr int AHEAD = 3;
 
-template <int Q, int X, class E>
-void mix_pixels(Source<E> in, int64_t count, const float* weight, int64_t row, const float* bias, Vec* out,
-                int64_t plane) {
+template <int Q, int X, class E, class F>
+void mix_pixels(Source<E> in, int64_t count, const float* weight, int64_t row, const float* bias, Sink<F> out) {
     Vec acc[Q][X];
     ACMIX_UNROLL
     for (int q = 0; q < Q; q++)
@@ -91,28 +103,32 @@ void mix_pixels(Source<E> in, int64_t count, const float* weight, int64_t row, c
     ACMIX_UNROLL
     for (int q = 0; q < Q; q++)
         ACMIX_UNROLL
-        for (int x = 0; x < X; x++) out[q * plane + x] = acc[q][x];
+        for (int x = 0; x < X; x++) out.put(q, x, acc[q][x]);
 }
 
-template <int Q, class E>
-void mix_row(Source<E> in, int64_t count, int64_t width, const float* weight, int64_t row, const float* bias, Vec* out,
-             int64_t plane) {
-    constexpr int X = ACCUMULATORS / Q < 1 ? 1 : ACCUMULATORS / Q < 4 ? ACCUMULATORS / Q : 4;
-    int64_t x = 0;
-    for (; x + X <= width; x += X) mix_pixels<Q, X>(in.at(x), count, weight, row, bias, out + x, plane);
-    for (; x < width; x++) mix_pixels<Q, 1>(in.at(x), count, weight, row, bias, out + x, plane);
+template <int Q, class E, class F>
+void mix_row(Source<E> in, int64_t count, int64_t width, const float* weight, int64_t row, const float* bias,
+             Sink<F> out) {
+    constexpr int MOST = (ACCUMULATORS + 3) / Q, X = MOST < 1 ? 1 : MOST < 4 ? MOST : 4;
+    if (width < X)
+        for (int64_t x = 0; x < width; x++) mix_pixels<Q, 1>(in.at(x), count, weight, row, bias, out.at(x));
+    else
+        for (int64_t done = 0; done < width; done += X) {
+            int64_t x = at_most(done, width - X);
+            mix_pixels<Q, X>(in.at(x), count, weight, row, bias, out.at(x));
+        }
 }
 
-// `weight` is (count, outs); out's planes lie `plane` vectors apart.
-template <class E>
-void mix(Source<E> in, int64_t count, int64_t width, const float* weight, int64_t outs, const float* bias, Vec* out,
-         int64_t plane) {
-    constexpr decltype(&mix_row<1, E>) by_size[] = {mix_row<1, E>, mix_row<2, E>, mix_row<3, E>,
-                                                    mix_row<4, E>, mix_row<5, E>, mix_row<6, E>,
-                                                    mix_row<7, E>, mix_row<8, E>, mix_row<9, E>};
+// `weight` is (count, outs).
+template <class E, class F>
+void mix(Source<E> in, int64_t count, int64_t width, const float* weight, int64_t outs, const float* bias,
+         Sink<F> out) {
+    constexpr decltype(&mix_row<1, E, F>) by_size[] = {mix_row<1, E, F>, mix_row<2, E, F>, mix_row<3, E, F>,
+                                                       mix_row<4, E, F>, mix_row<5, E, F>, mix_row<6, E, F>,
+                                                       mix_row<7, E, F>, mix_row<8, E, F>, mix_row<9, E, F>};
     for (int64_t q = 0; q < outs;) {
         int64_t size = even_piece(outs - q, 9);
-        by_size[size - 1](in, count, width, weight + q, outs, bias ? bias + q : nullptr, out + q * plane, plane);
+        by_size[size - 1](in, count, width, weight + q, outs, bias ? bias + q : nullptr, out.from(q));
         q += size;
     }
 }
@@ -192,8 +208,9 @@ int64_t pixels_at_once(int64_t width, int64_t sums) {
     return even_piece(width, at_most(MOST_PIXELS, at_least(1, ACCUMULATORS / sums)));
 }
 
-// How the M outputs or T maps are cut into sums that one pass makes; 4 where it goes, as the stores like quads.
-int64_t sums_at_once(int64_t left) { return left >= 4 ? 4 : left; }
+// How many of M outputs or T maps one pass makes, of `left` that are left: 3 leave registers for 8 pixels, of which
+// most widths are multiples or nearly so; else 4, since they are stored by four.
+int64_t sums_at_once(int64_t all, int64_t left) { return at_most(left, all % 3 == 0 ? 3 : 4); }
 
 // --- gradients of weights: total[i][j] += Σ_pixels a[i]·b[j]
 
@@ -208,11 +225,8 @@ struct Pairs {
 template <int I, int J, class E>
 void outer_pixels(const Pairs<E>& pairs, int64_t i0, int64_t a_plane, int64_t j0, Vec* total, int64_t step_i,
                   int64_t step_j) {
-    Vec acc[I][J];
-    ACMIX_UNROLL
-    for (int i = 0; i < I; i++)
-        ACMIX_UNROLL
-        for (int j = 0; j < J; j++) acc[i][j] = total[i * step_i + j * step_j];
+    // from zero, since a sum of sums rounds less than one long sum
+    Vec acc[I][J] = {};
     for (int64_t row = 0; row < pairs.rows; row++) {
         const Vec* a = pairs.a[row] + i0 * a_plane;
         const Source<E>& b = pairs.b[row];
@@ -231,32 +245,34 @@ void outer_pixels(const Pairs<E>& pairs, int64_t i0, int64_t a_plane, int64_t j0
     ACMIX_UNROLL
     for (int i = 0; i < I; i++)
         ACMIX_UNROLL
-        for (int j = 0; j < J; j++) total[i * step_i + j * step_j] = acc[i][j];
+        for (int j = 0; j < J; j++) total[i * step_i + j * step_j] += acc[i][j];
 }
 
 template <int I, class E>
-void outer_some(int64_t size, const Pairs<E>& pairs, int64_t i, int64_t a_plane, int64_t j, Vec* total, int64_t step_i,
+void outer_some(const Pairs<E>& pairs, int64_t i, int64_t a_plane, int64_t count_b, Vec* total, int64_t step_i,
                 int64_t step_j) {
-    constexpr decltype(&outer_pixels<I, 1, E>) by_size[] = {outer_pixels<I, 1, E>, outer_pixels<I, 2, E>,
-                                                            outer_pixels<I, 3, E>, outer_pixels<I, 4, E>,
-                                                            outer_pixels<I, 5, E>};
-    by_size[size - 1](pairs, i, a_plane, j, total, step_i, step_j);
+    constexpr int MOST = ACCUMULATORS / I < 1 ? 1 : ACCUMULATORS / I < 5 ? ACCUMULATORS / I : 5;
+    constexpr decltype(&outer_pixels<I, 1, E>) by_size[] = {
+        outer_pixels<I, 1, E>, outer_pixels<I, (MOST > 1 ? 2 : 1), E>, outer_pixels<I, (MOST > 2 ? 3 : 1), E>,
+        outer_pixels<I, (MOST > 3 ? 4 : 1), E>, outer_pixels<I, (MOST > 4 ? 5 : 1), E>};
+    for (int64_t j = 0; j < count_b;) {
+        int64_t size = even_piece(count_b - j, MOST);
+        by_size[size - 1](pairs, i, a_plane, j, total + j * step_j, step_i, step_j);
+        j += size;
+    }
 }
 
+// At most `most` of a's planes, up to 9, go together; b's are read once for each time.
 template <class E>
-void outer(const Pairs<E>& pairs, int64_t count_a, int64_t a_plane, int64_t count_b, Vec* total, int64_t step_i,
-           int64_t step_j) {
+void outer(const Pairs<E>& pairs, int64_t most, int64_t count_a, int64_t a_plane, int64_t count_b, Vec* total,
+           int64_t step_i, int64_t step_j) {
     constexpr decltype(&outer_some<1, E>) by_size[] = {outer_some<1, E>, outer_some<2, E>, outer_some<3, E>,
-                                                       outer_some<4, E>};
-    constexpr int MOST = ACCUMULATORS >= 20 ? 5 : 2;
+                                                       outer_some<4, E>, outer_some<5, E>, outer_some<6, E>,
+                                                       outer_some<7, E>, outer_some<8, E>, outer_some<9, E>};
     for (int64_t i = 0; i < count_a;) {
-        int64_t size_i = even_piece(count_a - i, 4);
-        for (int64_t j = 0; j < count_b;) {
-            int64_t size_j = even_piece(count_b - j, MOST);
-            by_size[size_i - 1](size_j, pairs, i, a_plane, j, total + i * step_i + j * step_j, step_i, step_j);
-            j += size_j;
-        }
-        i += size_i;
+        int64_t size = even_piece(count_a - i, most);
+        by_size[size - 1](pairs, i, a_plane, count_b, total + i * step_i, step_i, step_j);
+        i += size;
     }
 }
 
@@ -278,12 +294,13 @@ void make_maps(const Shape& s, const E* pieces, const float* fc, const float* bi
                int64_t block, Vec* planes, const Rows& f) {
     if (s.lanes(block) < LANES) {
         read_pieces(s, pieces, b, y, block, planes);
-        mix(source_of(planes, s.width), s.pieces, s.width, fc, s.maps, bias, f.at(y, 0), f.plane());
+        mix(source_of(planes, s.width), s.pieces, s.width, fc, s.maps, bias,
+            sink_of(f.at(y, 0), f.plane()));
     } else {
         Source<E> row{pieces + b * s.step_b + s.rolled_row(y) * s.step_y + block * LANES, s.step_p, s.step_x};
         int64_t seam = s.width - s.shift_x;
-        mix(row.at(s.shift_x), s.pieces, seam, fc, s.maps, bias, f.at(y, 0), f.plane());
-        mix(row, s.pieces, s.shift_x, fc, s.maps, bias, f.at(y, 0) + seam, f.plane());
+        mix(row.at(s.shift_x), s.pieces, seam, fc, s.maps, bias, sink_of(f.at(y, 0), f.plane()));
+        mix(row, s.pieces, s.shift_x, fc, s.maps, bias, sink_of(f.at(y, 0) + seam, f.plane()));
     }
     f.clear_sides(y);
 }
@@ -319,35 +336,33 @@ inline void read_threes(const E* from, Vec* result) {
 #define ACMIX_THREES
 #endif
 
-// Writes J outputs of each lane's channel: lane d's lie at to[d·M …].
+// Writes J outputs of each lane's channel, of which `made` are there: lane d's lie at to[d·M …].
 template <int J, class E>
-inline void write_outputs(E* to, int64_t outputs, int lanes, const Vec* acc) {
+inline void write_outputs(E* to, int64_t outputs, int lanes, const Vec* acc, int made = J) {
     alignas(64) E tile[4][LANES];
     Vec q[4];
-    for (int j = 0; j < 4; j++) q[j] = j < J ? acc[j] : Vec{};
+    ACMIX_UNROLL
+    for (int j = 0; j < 4; j++) q[j] = j < made ? acc[j] : Vec{};
     transpose_quads(q);
+    ACMIX_UNROLL
     for (int j = 0; j < 4; j++) store(tile[j], q[j]);
+    ACMIX_UNROLL
     for (int d = 0; d < lanes; d++) std::memcpy(to + d * outputs, &tile[d % 4][d / 4 * 4], J * sizeof(E));
 }
 
+// `more`: the next output of each channel is yet to be written, and may be overwritten now.
 template <class E>
-inline void write_outputs(E* to, int64_t outputs, int64_t sums, int lanes, const Vec* acc) {
+inline void write_outputs(E* to, int64_t outputs, int64_t sums, int lanes, const Vec* acc, bool more) {
 #if defined(ACMIX_THREES)
     if (lanes == LANES && outputs == 3) return write_threes(to, acc);
 #endif
     if (lanes == LANES && sums == 4) return write_outputs<4>(to, outputs, LANES, acc);
+    if (lanes == LANES && sums == 3 && more) return write_outputs<4>(to, outputs, LANES, acc, 3);
     if (lanes == LANES && sums == 3) return write_outputs<3>(to, outputs, LANES, acc);
     if (sums == 4) return write_outputs<4>(to, outputs, lanes, acc);
     if (sums == 3) return write_outputs<3>(to, outputs, lanes, acc);
     if (sums == 2) return write_outputs<2>(to, outputs, lanes, acc);
     write_outputs<1>(to, outputs, lanes, acc);
-}
-
-// Asks for the memory that a pixel's outputs will be written to.
-template <class E>
-inline void fetch_outputs(const E* to, int64_t outputs) {
-    const char* start = reinterpret_cast<const char*>(to);
-    for (size_t at = 0; at < LANES * outputs * sizeof(E); at += 64) __builtin_prefetch(start + at, 1);
 }
 
 // Reads J outputs of each lane's channel.
@@ -379,10 +394,10 @@ inline void read_outputs(const E* from, int64_t outputs, int64_t sums, int lanes
 
 // A block's kernels as vectors: for each group of sums, (tap, t, sum).
 void pack_forward(const Shape& s, const float* kernels, int64_t block, Vec* packed) {
-    int64_t taps = s.taps(), size = s.maps * taps;
-    std::memset(packed, 0, s.outputs * size * sizeof(Vec));
+    int64_t taps = s.taps(), size = s.maps * taps, step = sums_at_once(s.outputs, s.outputs);
+    if (s.lanes(block) < LANES) std::memset(packed, 0, s.outputs * size * sizeof(Vec));
     for (int64_t m = 0; m < s.outputs; m++) {
-        int64_t first = m / 4 * 4, sums = sums_at_once(s.outputs - first);
+        int64_t first = m / step * step, sums = sums_at_once(s.outputs, s.outputs - first);
         float* to = reinterpret_cast<float*>(packed + first * size + (m - first));
         for (int lane = 0; lane < s.lanes(block); lane++) {
             const float* from = kernels + ((block * LANES + lane) * s.outputs + m) * size;
@@ -425,7 +440,7 @@ void forward_rows(const Shape& s, const E* pieces, const float* fc, const float*
             f.start = memory + block * room;
             const Vec* weight = packed + block * s.outputs * s.maps * taps;
             for (int64_t m = 0; m < s.outputs;) {
-                int64_t sums = sums_at_once(s.outputs - m), pixels = pixels_at_once(width, sums);
+                int64_t sums = sums_at_once(s.outputs, s.outputs - m), pixels = pixels_at_once(width, sums);
                 for (int64_t y = y0; y < y1; y++) {
                     Taps seen;
                     for (int64_t ty = 0; ty < s.ky; ty++) {
@@ -439,12 +454,10 @@ void forward_rows(const Shape& s, const E* pieces, const float* fc, const float*
                     E* row = out + (b * s.out_height() + s.rolled_row(y)) * width * pixel + block * LANES * s.outputs;
                     for (int64_t done = 0; done < width; done += pixels) {
                         int64_t x0 = at_most(done, width - pixels);
-                        for (int64_t x = 0; x < (m ? 0 : pixels); x++)
-                            fetch_outputs(row + s.rolled_column(x0 + x) * pixel, s.outputs);
                         correlate(pixels, sums, seen, x0, s.stride, s.maps, f.plane(), result);
                         for (int64_t x = 0; x < pixels; x++)
                             write_outputs(row + s.rolled_column(x0 + x) * pixel + m, s.outputs, sums, s.lanes(block),
-                                          result + x * sums);
+                                          result + x * sums, m + sums < s.outputs);
                     }
                 }
                 m += sums;
@@ -476,13 +489,13 @@ void forward(const Shape& s, const E* pieces, const float* fc, const float* bias
 
 // A block's kernels for the gradient of the maps: for each group of maps, (tap, m, map).
 void pack_backward(const Shape& s, const float* kernels, int64_t block, Vec* packed) {
-    int64_t taps = s.taps(), size = s.maps * taps;
-    std::memset(packed, 0, s.outputs * size * sizeof(Vec));
+    int64_t taps = s.taps(), size = s.maps * taps, step = sums_at_once(s.maps, s.maps);
+    if (s.lanes(block) < LANES) std::memset(packed, 0, s.outputs * size * sizeof(Vec));
     for (int64_t m = 0; m < s.outputs; m++)
         for (int lane = 0; lane < s.lanes(block); lane++) {
             const float* from = kernels + ((block * LANES + lane) * s.outputs + m) * size;
             for (int64_t t = 0; t < s.maps; t++) {
-                int64_t first = t / 4 * 4, sums = sums_at_once(s.maps - first);
+                int64_t first = t / step * step, sums = sums_at_once(s.maps, s.maps - first);
                 float* to = reinterpret_cast<float*>(packed + first * s.outputs * taps + m * sums + (t - first));
                 for (int64_t tap = 0; tap < taps; tap++)
                     to[tap * s.outputs * sums * LANES + lane] = from[t * taps + tap];
@@ -508,7 +521,7 @@ void grad_maps_row(const Shape& s, const Rows& g, const Vec* packed, int64_t y, 
     int64_t taps = s.taps(), out_height = s.out_height();
     Vec result[MOST_PIXELS * 4];
     for (int64_t t = 0; t < s.maps;) {
-        int64_t sums = sums_at_once(s.maps - t);
+        int64_t sums = sums_at_once(s.maps, s.maps - t);
         for (int64_t phase = 0; phase < at_most(s.stride, s.width); phase++) {
             Taps seen;  // pixels phase, phase + stride, … see neighbouring outputs
             for (int64_t ty = 0; ty < s.ky; ty++) {
@@ -540,7 +553,7 @@ void read_grad(const Shape& s, const E* grad, int64_t b, int64_t y, int64_t bloc
     int64_t width = s.out_width(), pixel = s.channels * s.outputs;
     const E* row = grad + (b * s.out_height() + s.rolled_row(y)) * width * pixel + block * LANES * s.outputs;
     for (int64_t m = 0; m < s.outputs;) {
-        int64_t sums = sums_at_once(s.outputs - m);
+        int64_t sums = sums_at_once(s.outputs, s.outputs - m);
         for (int64_t x = 0; x < width; x++) {
             Vec v[4];
             read_outputs(row + s.rolled_column(x) * pixel + m, s.outputs, sums, s.lanes(block), v);
@@ -555,21 +568,30 @@ void read_grad(const Shape& s, const E* grad, int64_t b, int64_t y, int64_t bloc
 template <class E>
 void backward_row(const Shape& s, const E* pieces, const float* fc_rows, const Vec* grad_maps, Vec* planes,
                   E* grad_pieces, const Sums& sums, int64_t b, int64_t y, int64_t block) {
-    mix(source_of(grad_maps, s.width), s.maps, s.width, fc_rows, s.pieces, nullptr, planes, s.width);
-    E* row = grad_pieces + (b * s.height + s.rolled_row(y)) * s.width * s.pieces * s.channels + block * LANES;
-    for (int64_t x = 0; x < s.width; x++)
-        for (int64_t p = 0; p < s.pieces; p++)
-            store(row + (s.rolled_column(x) * s.pieces + p) * s.channels, planes[p * s.width + x], s.lanes(block));
+    E* grad_row = grad_pieces + (b * s.height + s.rolled_row(y)) * s.width * s.pieces * s.channels + block * LANES;
+    Source<float> in = source_of(grad_maps, s.width);
+    int64_t seam = s.width - s.shift_x;
+    if (s.lanes(block) == LANES && s.width <= 16) {
+        Sink<E> to{grad_row, s.channels, s.pieces * s.channels};
+        mix(in, s.maps, seam, fc_rows, s.pieces, nullptr, to.at(s.shift_x));
+        mix(in.at(seam), s.maps, s.shift_x, fc_rows, s.pieces, nullptr, to);
+    } else {
+        // long rows are written pixel by pixel, in the order they lie in
+        mix(in, s.maps, s.width, fc_rows, s.pieces, nullptr, sink_of(planes, s.width));
+        for (int64_t x = 0; x < s.width; x++)
+            for (int64_t p = 0; p < s.pieces; p++)
+                store(grad_row + (s.rolled_column(x) * s.pieces + p) * s.channels, planes[p * s.width + x],
+                      s.lanes(block));
+    }
     if (s.lanes(block) < LANES) {
         read_pieces(s, pieces, b, y, block, planes);
         Pairs<float> pairs{1, s.width, {grad_maps}, {source_of(planes, s.width)}};
-        outer(pairs, s.maps, s.width, s.pieces, sums.fc, s.pieces, 1);
+        outer(pairs, 9, s.maps, s.width, s.pieces, sums.fc, s.pieces, 1);
     } else {
         Source<E> all{pieces + b * s.step_b + s.rolled_row(y) * s.step_y + block * LANES, s.step_p, s.step_x};
-        int64_t seam = s.width - s.shift_x;
         Pairs<E> before{1, seam, {grad_maps}, {all.at(s.shift_x)}}, behind{1, s.shift_x, {grad_maps + seam}, {all}};
-        outer(before, s.maps, s.width, s.pieces, sums.fc, s.pieces, 1);
-        outer(behind, s.maps, s.width, s.pieces, sums.fc, s.pieces, 1);
+        outer(before, 9, s.maps, s.width, s.pieces, sums.fc, s.pieces, 1);
+        outer(behind, 9, s.maps, s.width, s.pieces, sums.fc, s.pieces, 1);
     }
     for (int64_t t = 0; t < s.maps; t++) {
         Vec total{};
@@ -593,7 +615,7 @@ void backward_kernels(const Shape& s, const Rows& f, const Rows& g, int64_t from
                 pairs.a[pairs.rows] = g.at(y, 0);
                 pairs.b[pairs.rows++] = seen;
             }
-            outer(pairs, s.outputs, g.plane(), s.maps, total + ty * s.kx + tx, s.maps * s.taps(), s.taps());
+            outer(pairs, 4, s.outputs, g.plane(), s.maps, total + ty * s.kx + tx, s.maps * s.taps(), s.taps());
         }
 }
 
@@ -647,7 +669,8 @@ void backward(const Shape& s, const E* grad, const E* pieces, const float* fc, c
               const float* kernels, E* grad_pieces, float* grad_fc, float* grad_bias, float* grad_kernels,
               int threads) {
     int64_t blocks = s.blocks(), size = s.outputs * s.maps * s.taps(), room = Sums::room(s);
-    int64_t rows = rows_of_task(s, 16), strips = ceil_div(s.out_height(), rows), tasks = s.batch * strips;
+    // each part costs sums as large as the kernels, so small maps get fewer
+    int64_t rows = rows_of_task(s, s.out_height() * s.out_width() < 512 ? 8 : 16), strips = ceil_div(s.out_height(), rows), tasks = s.batch * strips;
     int64_t parts = at_most(tasks, MOST_PARTS);
     thread_local Scratch packed_memory, sums_memory;
     Vec* packed = packed_memory.vectors(blocks * size);

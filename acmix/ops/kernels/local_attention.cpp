@@ -4,7 +4,7 @@
 // with its mirrored margins, so that the neighbours of LANES pixels in a row are LANES numbers in a row of a plane,
 // moved by an amount that is the same for all channels: a tap. With a stride the planes are split into one for each
 // remainder of row and column, where that holds again. Three rows of queries go together, since they share most of
-// their neighbours; and so do three rows of keys, for which the gradient gathers what the queries that see them give.
+// their neighbours. In the gradient a key gathers what the queries that see it give, with its channels as lanes.
 // Nothing of the size K²·C exists, and of the size K² only what K and a few rows of queries need.
 
 #include <cmath>
@@ -59,6 +59,7 @@ struct Planes {
 
     // Where row y of channel 0 lies, for the columns of a remainder.
     float* row(int64_t y, int64_t remainder) const {
+        if (stride == 1) return start + y * columns;  // divisions are slow
         return start + (y % stride * stride + remainder) * part + y / stride * columns;
     }
 };
@@ -107,22 +108,29 @@ void fill_planes(const Shape& s, const E* from, const float* position, const int
     }
 }
 
-// One row of queries, or of the output's gradient, channel by channel, `step` numbers apart. Zeros behind the last pixel.
+// One row of queries, or of the output's gradient, pixel by pixel; zeros behind the last.
 template <class E>
-void read_row(const Shape& s, const E* from, int64_t step_x, Vec* pixels, float* to, int64_t step) {
+void read_row(const Shape& s, const E* from, int64_t step_x, Vec* pixels) {
     for (int64_t x = 0; x < s.out_width(); x++) {
         for (int64_t d = 0; d < s.depth(); d++) __builtin_prefetch(from + (x + AHEAD) * step_x + d * LANES);
         read_channels(s, from + x * step_x, pixels + x * s.depth());
     }
     for (int64_t i = s.out_width() * s.depth(); i < s.row() * s.depth(); i++) pixels[i] = Vec{};
-    turn(reinterpret_cast<const float*>(pixels), s.wide(), s.row(), s.depth(), to, step);
+}
+
+// The same, channel by channel: (D, row).
+void turn_row(const Shape& s, const Vec* pixels, float* to) {
+    turn(reinterpret_cast<const float*>(pixels), s.wide(), s.row(), s.depth(), to, s.row());
 }
 
 // The way back.
 template <class E>
 void write_row(const Shape& s, const float* from, Vec* pixels, E* to, int64_t step_x) {
     turn(from, s.row(), s.wide(), s.row() / LANES, reinterpret_cast<float*>(pixels), s.wide());
-    for (int64_t x = 0; x < s.out_width(); x++) write_channels(s, pixels + x * s.depth(), to + x * step_x);
+    for (int64_t x = 0; x < s.out_width(); x++) {
+        for (int64_t d = 0; d < s.depth(); d++) __builtin_prefetch(to + (x + AHEAD) * step_x + d * LANES, 1);
+        write_channels(s, pixels + x * s.depth(), to + x * step_x);
+    }
 }
 
 // The queries that are looked at together: LANES pixels, from column x, in `rows` rows from row y of the output.
@@ -137,7 +145,8 @@ struct Weights {
     int64_t margin, step;
 
     static int64_t margin_of(const Shape& s) { return (s.rows_together() - 1) * s.kx; }
-    static int64_t size(const Shape& s) { return s.rows_together() * (s.taps() + 2 * margin_of(s)); }
+    // four more, since rows of taps are read by four
+    static int64_t size(const Shape& s) { return s.rows_together() * (s.taps() + 2 * margin_of(s)) + 4; }
     Weights(const Shape& s, Vec* memory) : start(memory), margin(margin_of(s)), step(s.taps() + 2 * margin_of(s)) {
         for (int64_t i = 0; i < size(s); i++) start[i] = Vec{};
     }
@@ -190,13 +199,14 @@ void similarity_row(int64_t count, const float* in, int64_t in_row, int64_t in_s
     }
 }
 
-// For every row of queries and tap the product of `in` with what the tap sees in the planes.
-void similarities(const Shape& s, const Group& group, const float* in, int64_t in_row, int64_t in_step,
-                  const Planes& planes, const int64_t* taps, const Weights& to) {
+// For every row of queries and tap the product of `in` (rows, D, row) with what the tap sees in the planes.
+void similarities(const Shape& s, const Group& group, const float* in, const Planes& planes, const int64_t* taps,
+                  const Weights& to) {
     constexpr decltype(&similarity_row<1>) by_rows[] = {similarity_row<1>, similarity_row<2>, similarity_row<3>};
+    int64_t in_row = s.wide() * s.row();
     for (int64_t r = 0; r < s.ky + group.rows - 1; r++) {
         int64_t first = at_least(0, r - s.ky + 1), last = at_most(group.rows - 1, r);
-        by_rows[last - first](s.kx, in + first * in_row + group.x, in_row, in_step,
+        by_rows[last - first](s.kx, in + first * in_row + group.x, in_row, s.row(),
                               planes.row(group.y * s.stride + r * s.dilation, 0) + group.x, planes.step, s.channels,
                               taps, to.row(first) + (r - first) * s.kx, to.step - s.kx);
     }
@@ -250,105 +260,110 @@ void combine(const Shape& s, const Group& group, const Weights& weights, const P
     by_rows[group.rows - 1](s, group, weights, planes, taps, to);
 }
 
-// The last rows of queries: their weights, a row for each tap, and what else the gradient needs of them, a row for each
-// channel. Zeros stand before and behind each row, for queries outside the map.
+// Keys of one row that are gathered for at once, with J vectors of channels each.
+constexpr int keys_at_once(int j) { return ACCUMULATORS / j < 8 ? ACCUMULATORS / j : 8; }
+
+// The last rows of queries, pixel by pixel: weights for their taps and those weights' gradients, channels of the
+// query and of the output's gradient. Zeros stand before and behind each row, for queries outside the map.
 struct Queries {
-    int64_t rows, before, step;  // step: numbers from one tap or channel to the next
-    float *weights, *grads, *query, *upstream, *zeros;
+    int64_t rows, before, width, taps;  // width: pixels of a row with those outside; taps: numbers of a pixel
+    float *weights, *grads;
+    Vec *query, *upstream;
 
     explicit Queries(const Shape& s, const Planes& planes) {
         int64_t seeing = (s.ky - 1) * s.dilation / s.stride + 1;
         rows = (ceil_div(seeing, s.rows_together()) + 1) * s.rows_together();
         before = (s.kx - 1) * s.dilation / s.stride + 1;
-        step = ceil_div(before + planes.columns + 2 * LANES, LANES) * LANES;
+        width = before + at_least(s.row(), planes.columns + keys_at_once(1));
+        taps = ceil_div(s.taps(), 4) * 4;
     }
-    int64_t size(const Shape& s) const { return (2 * rows * (s.taps() + s.wide()) + s.kx) * step; }
+    int64_t size(const Shape& s) const { return 2 * rows * width * (ceil_div(taps, LANES) + s.depth()); }
 
-    void place(const Shape& s, float* memory) {
-        std::memset(memory, 0, size(s) * sizeof(float));
-        weights = memory + before, grads = weights + rows * s.taps() * step;
-        query = grads + rows * s.taps() * step, upstream = query + rows * s.wide() * step;
-        zeros = upstream + rows * s.wide() * step;
+    void place(const Shape& s, Vec* memory) {
+        std::memset(memory, 0, size(s) * sizeof(Vec));
+        query = memory, upstream = query + rows * width * s.depth();
+        weights = reinterpret_cast<float*>(upstream + rows * width * s.depth()), grads = weights + rows * width * taps;
     }
-    float* of_taps(const Shape& s, float* from, int64_t y) const { return from + y % rows * s.taps() * step; }
-    float* of_channels(const Shape& s, float* from, int64_t y) const { return from + y % rows * s.wide() * step; }
+    Vec* channels(const Shape& s, Vec* of, int64_t y) const { return of + (y % rows * width + before) * s.depth(); }
+    float* of_taps(float* of, int64_t y) const { return of + (y % rows * width + before) * taps; }
 };
 
-// A row of keys and some columns of it, `x` counted in the columns of a remainder; `rows` rows go together.
-struct Keys {
-    int64_t y, remainder, x, rows;
-};
+// Keys, or values, of one row whose columns leave one remainder: which queries see them, from which of their taps.
+// Queries go by rows and, within a row, by how far right of the key they are, both counted in queries.
+struct Seen {
+    int64_t rows, columns;
+    int64_t y[MOST_SIDE], tap_row[MOST_SIDE], right[MOST_SIDE], tap_column[MOST_SIDE];
 
-// to[d][v] = Σ over the queries that see key v of their weight for it times from[d], for D channels and V rows of keys.
-template <int D, int V>
-void gather_block(const Shape& s, const Keys& keys, const Queries& queries, float* weights, float* from, int64_t d0,
-                  float* to, int64_t to_row, int64_t to_step) {
-    Vec acc[D][V] = {};
-    int64_t first = at_least(0, ceil_div(at_least(0, keys.y - (s.ky - 1) * s.dilation), s.stride));
-    int64_t last = at_most(s.out_height() - 1, (keys.y + V - 1) / s.stride);
-    for (int64_t y = first; y <= last; y++) {
-        const float* of_key[V];
-        bool is_seen = false;
-        for (int v = 0; v < V; v++) {
-            int64_t down = keys.y + v - y * s.stride, i = down / s.dilation;
-            bool sees = down >= 0 && i * s.dilation == down && i < s.ky;
-            of_key[v] = sees ? queries.of_taps(s, weights, y) + i * s.kx * queries.step : queries.zeros;
-            is_seen = is_seen || sees;
+    Seen(const Shape& s, int64_t key_y, int64_t remainder) : rows(0), columns(0) {
+        int64_t first = ceil_div(at_least(0, key_y - (s.ky - 1) * s.dilation), s.stride);
+        for (int64_t at = first; at < s.out_height() && at * s.stride <= key_y; at++) {
+            int64_t down = key_y - at * s.stride;
+            if (down % s.dilation) continue;
+            y[rows] = at, tap_row[rows++] = down / s.dilation;
         }
-        if (!is_seen) continue;
-        const float* in = queries.of_channels(s, from, y) + d0 * queries.step;
         for (int64_t j = 0; j < s.kx; j++) {
-            int64_t right = floor_div(keys.remainder - j * s.dilation, s.stride);
-            if (right * s.stride != keys.remainder - j * s.dilation) continue;
-            Vec w[V];
+            int64_t at = floor_div(remainder - j * s.dilation, s.stride);
+            if (at * s.stride != remainder - j * s.dilation) continue;
+            right[columns] = at, tap_column[columns++] = j;
+        }
+    }
+};
+
+// to[i] = Σ over the queries that see key x + i of their weight for it times their channels, J vectors from number d0.
+template <int J>
+void gather_block(const Shape& s, const Seen& seen, int64_t x, const Queries& queries, float* weights, Vec* channels,
+                  int64_t d0, Vec* to) {
+    constexpr int I = keys_at_once(J);
+    Vec acc[I][J] = {};
+    int64_t depth = s.depth();
+    for (int64_t row = 0; row < seen.rows; row++) {
+        const float* of_row = queries.of_taps(weights, seen.y[row]) + seen.tap_row[row] * s.kx;
+        const Vec* from_row = queries.channels(s, channels, seen.y[row]) + d0;
+        for (int64_t column = 0; column < seen.columns; column++) {
+            int64_t query = x + seen.right[column];
+            const float* weight = of_row + query * queries.taps + seen.tap_column[column];
+            const Vec* from = from_row + query * depth;
             ACMIX_UNROLL
-            for (int v = 0; v < V; v++) w[v] = load(of_key[v] + j * queries.step + keys.x + right);
-            ACMIX_UNROLL
-            for (int d = 0; d < D; d++) {
-                Vec value = load(in + d * queries.step + keys.x + right);
+            for (int k = 0; k < I; k++) {
+                float w = weight[k * queries.taps];
                 ACMIX_UNROLL
-                for (int v = 0; v < V; v++) acc[d][v] += value * w[v];
+                for (int d = 0; d < J; d++) acc[k][d] += from[k * depth + d] * w;
             }
         }
     }
     ACMIX_UNROLL
-    for (int d = 0; d < D; d++) {
+    for (int k = 0; k < I; k++) {
         ACMIX_UNROLL
-        for (int v = 0; v < V; v++) store(to + v * to_row + (d0 + d) * to_step + keys.x, acc[d][v]);
+        for (int d = 0; d < J; d++) to[k * J + d] = acc[k][d];
     }
 }
 
-template <int V>
-void gather_rows(const Shape& s, const Keys& keys, const Queries& queries, float* weights, float* from, float* to,
-                 int64_t to_row, int64_t to_step) {
-    constexpr int MOST = ACCUMULATORS / V < 8 ? ACCUMULATORS / V : 8;
-    constexpr decltype(&gather_block<1, V>) by_size[] = {gather_block<1, V>, gather_block<2, V>, gather_block<3, V>,
-                                                         gather_block<4, V>, gather_block<5, V>, gather_block<6, V>,
-                                                         gather_block<7, V>, gather_block<8, V>};
-    for (int64_t d = 0; d < s.channels;) {
-        int64_t size = ceil_div(s.channels - d, ceil_div(s.channels - d, MOST));
-        by_size[size - 1](s, keys, queries, weights, from, d, to, to_row, to_step);
-        d += size;
-    }
-}
-
-// Adds the gradient of some rows of keys, or of values, to the pixels that they are or mirror: `to` is (H, W, D).
-void gather(const Shape& s, int64_t y, int64_t rows, const Queries& queries, float* weights, float* from,
-            const int64_t* columns, float* result, Vec* pixels, Vec* to) {
-    constexpr decltype(&gather_rows<1>) by_rows[] = {gather_rows<1>, gather_rows<2>, gather_rows<3>};
+// Adds a row of the gradient to the pixels that its keys, or values, are or mirror: `to` is (H, W, D).
+template <int J>
+void gather_row(const Shape& s, int64_t y, const Queries& queries, float* weights, Vec* channels, int64_t d0,
+                const int64_t* columns, Vec* to) {
+    constexpr int I = keys_at_once(J);
+    Vec result[I * J], *row = to + mirrored(y - s.pad_y(), s.height) * s.width * s.depth() + d0;
     for (int64_t remainder = 0; remainder < at_most(s.stride, s.padded_width()); remainder++) {
-        int64_t count = ceil_div(s.padded_width() - remainder, s.stride), step = ceil_div(count, LANES) * LANES;
-        for (int64_t x = 0; x < count; x += LANES)
-            by_rows[rows - 1](s, {y, remainder, x, rows}, queries, weights, from, result, s.wide() * step, step);
-        for (int64_t v = 0; v < rows; v++) {
-            turn(result + v * s.wide() * step, step, s.wide(), step / LANES, reinterpret_cast<float*>(pixels),
-                 s.wide());
-            Vec* row = to + mirrored(y + v - s.pad_y(), s.height) * s.width * s.depth();
-            for (int64_t i = 0; i < count; i++) {
-                Vec* pixel = row + columns[remainder + i * s.stride] * s.depth();
-                for (int64_t d = 0; d < s.depth(); d++) pixel[d] += pixels[i * s.depth() + d];
+        Seen seen(s, y, remainder);
+        int64_t count = ceil_div(s.padded_width() - remainder, s.stride);
+        for (int64_t x = 0; x < count; x += I) {
+            gather_block<J>(s, seen, x, queries, weights, channels, d0, result);
+            for (int64_t k = 0; k < at_most(I, count - x); k++) {
+                Vec* pixel = row + columns[remainder + (x + k) * s.stride] * s.depth();
+                for (int d = 0; d < J; d++) pixel[d] += result[k * J + d];
             }
         }
+    }
+}
+
+void gather(const Shape& s, int64_t y, const Queries& queries, float* weights, Vec* channels, const int64_t* columns,
+            Vec* to) {
+    constexpr decltype(&gather_row<1>) by_size[] = {gather_row<1>, gather_row<2>, gather_row<3>, gather_row<4>};
+    for (int64_t d = 0; d < s.depth();) {
+        int64_t size = ceil_div(s.depth() - d, ceil_div(s.depth() - d, 4));
+        by_size[size - 1](s, y, queries, weights, channels, d, columns, to);
+        d += size;
     }
 }
 
@@ -367,25 +382,20 @@ inline Int lanes_of(const Shape& s, int64_t x) {
     return at < int32_t(at_most(LANES, s.out_width() - x));
 }
 
-inline int64_t columns_size(const Shape& s) { return ceil_div(2 * s.padded_width(), LANES); }
-
-// From products and gradients of weights, in place, weights and gradients of products; also written as rows of taps.
-void differentiate(const Shape& s, int64_t x, float scale, Vec* weights, Vec* grads, int64_t step, float* weights_to,
-                   float* grads_to) {
+// From products and gradients of weights, in place, weights and gradients of products.
+void differentiate(const Shape& s, int64_t x, float scale, Vec* weights, Vec* grads) {
     Int is_pixel = lanes_of(s, x);
     Vec share = make_weights(s, scale, weights), sums[4] = {};
     for (int64_t t = 0; t < s.taps(); t++) {
         weights[t] = is_pixel ? weights[t] * share : Vec{};
         grads[t] = is_pixel ? grads[t] : Vec{};
         sums[t % 4] += weights[t] * grads[t];
-        store(weights_to + t * step + x, weights[t]);
     }
     Vec sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    for (int64_t t = 0; t < s.taps(); t++) {
-        grads[t] = weights[t] * (grads[t] - sum) * scale;
-        store(grads_to + t * step + x, grads[t]);
-    }
+    for (int64_t t = 0; t < s.taps(); t++) grads[t] = weights[t] * (grads[t] - sum) * scale;
 }
+
+inline int64_t columns_size(const Shape& s) { return ceil_div(2 * s.padded_width(), LANES); }
 
 // A thread's memory, handed out piece by piece.
 struct Memory {
@@ -417,11 +427,12 @@ void forward_head(const Shape& s, const E* qkv, const float* position, float sca
     int64_t pixel = s.heads * s.channels;
     for (int64_t y = from; y < to; y += s.rows_together()) {
         Group group{y, 0, at_most(s.rows_together(), to - y)};
-        for (int64_t u = 0; u < group.rows; u++)
-            read_row(s, image + (y + u) * s.stride * s.step_y, s.stride * s.step_x, pixels, query + u * row_size,
-                     s.row());
+        for (int64_t u = 0; u < group.rows; u++) {
+            read_row(s, image + (y + u) * s.stride * s.step_y, s.stride * s.step_x, pixels);
+            turn_row(s, pixels, query + u * row_size);
+        }
         for (; group.x < s.out_width(); group.x += LANES) {
-            similarities(s, group, query, row_size, s.row(), keys, taps, weights);
+            similarities(s, group, query, keys, taps, weights);
             Vec shares[MOST_ROWS];
             for (int64_t u = 0; u < group.rows; u++) shares[u] = make_weights(s, scale, weights.row(u));
             combine(s, group, weights, values, taps, result);
@@ -462,27 +473,27 @@ void backward_head(const Shape& s, const E* grad, const E* qkv, const float* pos
     Planes keys(s, nullptr), values(s, nullptr);
     Queries queries(s, keys);
     int64_t planes_size = ceil_div(keys.size(s), LANES), map_size = s.height * s.width * s.depth();
-    int64_t longest = ceil_div(at_least(keys.columns, s.row()), LANES) * LANES, row_size = s.wide() * s.row();
-    int64_t result_size = ceil_div(MOST_ROWS * s.wide() * longest, LANES);
-    Memory memory{scratch.vectors(2 * planes_size + (longest + 4) * s.depth() + 2 * map_size + result_size +
-                                  ceil_div(queries.size(s), LANES) + 2 * Weights::size(s) + columns_size(s))};
+    int64_t row_size = s.wide() * s.row(), rows_size = ceil_div(MOST_ROWS * row_size, LANES);
+    int64_t pixels_size = (at_least(keys.columns, s.row()) + 4) * s.depth();
+    Memory memory{scratch.vectors(2 * planes_size + pixels_size + 2 * map_size + 3 * rows_size + queries.size(s) +
+                                  2 * Weights::size(s) + columns_size(s))};
     keys.start = memory.numbers(planes_size * LANES), values.start = memory.numbers(planes_size * LANES);
-    Vec *pixels = memory.vectors((longest + 4) * s.depth());
+    Vec* pixels = memory.vectors(pixels_size);
     Vec *grad_keys = memory.vectors(map_size), *grad_values = memory.vectors(map_size);
-    float* result = memory.numbers(result_size * LANES);
-    queries.place(s, memory.numbers(queries.size(s)));
+    float *query = memory.numbers(rows_size * LANES), *upstream = memory.numbers(rows_size * LANES);
+    float* result = memory.numbers(rows_size * LANES);
+    queries.place(s, memory.vectors(queries.size(s)));
     Weights weights(s, memory.vectors(Weights::size(s))), grads(s, memory.vectors(Weights::size(s)));
     int64_t taps[MOST_SIDE], *columns = memory.columns(s);
     for (int64_t j = 0; j < s.kx; j++) taps[j] = tap_column(s, keys, j);
 
-    int64_t inner = s.heads * s.channels, query_row = s.wide() * queries.step;
+    int64_t inner = s.heads * s.channels;
     const E* image = qkv + b * s.step_b + head * s.step_n;
     E* grad_image = grad_qkv + b * s.height * s.width * 3 * inner + head * s.channels;
     mirror_columns(s, columns);
     fill_planes(s, image + s.step_s, position, columns, pixels, keys);
     fill_planes(s, image + 2 * s.step_s, nullptr, columns, pixels, values);
-    std::memset(grad_keys, 0, map_size * sizeof(Vec));
-    std::memset(grad_values, 0, map_size * sizeof(Vec));
+    std::memset(static_cast<void*>(grad_keys), 0, 2 * map_size * sizeof(Vec));
     if (s.stride > 1)
         for (int64_t at = 0; at < s.height * s.width; at++)
             std::memset(static_cast<void*>(grad_image + at * 3 * inner), 0, s.channels * sizeof(E));
@@ -490,31 +501,34 @@ void backward_head(const Shape& s, const E* grad, const E* qkv, const float* pos
     int64_t gathered = 0;  // rows of keys whose gradient is complete
     for (int64_t y = 0; y < s.out_height(); y += s.rows_together()) {
         Group group{y, 0, at_most(s.rows_together(), s.out_height() - y)};
-        float *query = queries.of_channels(s, queries.query, y), *upstream = queries.of_channels(s, queries.upstream, y);
         for (int64_t u = 0; u < group.rows; u++) {
-            read_row(s, image + (y + u) * s.stride * s.step_y, s.stride * s.step_x, pixels, query + u * query_row,
-                     queries.step);
-            read_row(s, grad + (b * s.out_height() + y + u) * s.out_width() * inner + head * s.channels, inner, pixels,
-                     upstream + u * query_row, queries.step);
+            Vec *of_query = queries.channels(s, queries.query, y + u);
+            Vec *of_grad = queries.channels(s, queries.upstream, y + u);
+            read_row(s, image + (y + u) * s.stride * s.step_y, s.stride * s.step_x, of_query);
+            read_row(s, grad + (b * s.out_height() + y + u) * s.out_width() * inner + head * s.channels, inner, of_grad);
+            turn_row(s, of_query, query + u * row_size);
+            turn_row(s, of_grad, upstream + u * row_size);
         }
         for (; group.x < s.out_width(); group.x += LANES) {
-            similarities(s, group, query, query_row, queries.step, keys, taps, weights);
-            similarities(s, group, upstream, query_row, queries.step, values, taps, grads);
-            for (int64_t u = 0; u < group.rows; u++)
-                differentiate(s, group.x, scale, weights.row(u), grads.row(u), queries.step,
-                              queries.of_taps(s, queries.weights, y + u), queries.of_taps(s, queries.grads, y + u));
+            similarities(s, group, query, keys, taps, weights);
+            similarities(s, group, upstream, values, taps, grads);
+            for (int64_t u = 0; u < group.rows; u++) {
+                differentiate(s, group.x, scale, weights.row(u), grads.row(u));
+                turn(reinterpret_cast<const float*>(weights.row(u)), LANES, s.taps(), 1,
+                     queries.of_taps(queries.weights, y + u) + group.x * queries.taps, queries.taps);
+                turn(reinterpret_cast<const float*>(grads.row(u)), LANES, s.taps(), 1,
+                     queries.of_taps(queries.grads, y + u) + group.x * queries.taps, queries.taps);
+            }
             combine(s, group, grads, keys, taps, result);
         }
         for (int64_t u = 0; u < group.rows; u++)
             write_row(s, result + u * row_size, pixels, grad_image + (y + u) * s.stride * s.width * 3 * inner,
                       s.stride * 3 * inner);
         bool is_last = y + group.rows == s.out_height();
-        int64_t complete = is_last ? s.padded_height() : (y + group.rows) * s.stride;
-        while (gathered < complete) {
-            int64_t rows = at_most(s.rows_together(), complete - gathered);
-            gather(s, gathered, rows, queries, queries.grads, queries.query, columns, result, pixels, grad_keys);
-            gather(s, gathered, rows, queries, queries.weights, queries.upstream, columns, result, pixels, grad_values);
-            gathered += rows;
+        for (int64_t complete = is_last ? s.padded_height() : (y + group.rows) * s.stride; gathered < complete;
+             gathered++) {
+            gather(s, gathered, queries, queries.grads, queries.query, columns, grad_keys);
+            gather(s, gathered, queries, queries.weights, queries.upstream, columns, grad_values);
         }
     }
     for (int64_t at = 0; at < s.height * s.width; at++) {
