@@ -126,7 +126,8 @@ class Train(Section):
     # decay of the exponential moving average of the weights; None: no average is kept
     ema_decay: float | None = Field(default=None, gt=0.0, lt=1.0)
     gradient_checkpointing: bool = False
-    channels_last: bool = False
+    # None: on a GPU, for networks of convolutions
+    channels_last: bool | None = None
     compile: bool = False
     seed: NonNegativeInt = 0
     deterministic: bool = False

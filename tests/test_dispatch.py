@@ -72,16 +72,6 @@ def test_the_choice_is_restored_after_nesting_and_after_an_error(recorded):
     assert len(recorded) == 2
 
 
-@pytest.mark.parametrize("name", ["cpu", "triton"])
-def test_forcing_what_cannot_run_says_why(name):
-    if any(each.name == name and each.functions for each in dispatch.IMPLEMENTATIONS):
-        pytest.skip(f"{name} can run here")
-    with pytest.raises(ValueError, match=f"implementation '{name}' cannot run: .+explain") as caught, ops.use(name):
-        pass
-    assert "\n" not in str(caught.value)
-    CONV_CASES[0].call(CONV_CASES[0].tensors())
-
-
 def test_an_unknown_name_lists_those_there_are():
     names = "'triton', 'cpu', 'reference'"
     with pytest.raises(ValueError, match=f"no implementation 'cuda'; there are .*{names}"), ops.use("cuda"):

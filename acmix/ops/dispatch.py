@@ -6,9 +6,13 @@ a case, in words, why it cannot run it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -67,9 +71,59 @@ def cpu_can_run(case: Case) -> str | None:
     return None
 
 
+def triton_can_run(case: Case) -> str | None:
+    """The reason why a case is out of the GPU kernels' reach."""
+    if case.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"takes float32, bfloat16 and float16, and the data is {str(case.dtype).removeprefix('torch.')}"
+    if case.device == "cuda":
+        return None
+    if case.device != "cpu" or not triton_interpreted():
+        return f"runs on a GPU only, and the data is on {case.device}"
+    if case.dtype == torch.bfloat16:
+        return "Triton's interpreter multiplies bfloat16 wrongly"
+    return None if _forced == "triton" else "Triton's interpreter proves kernels and is slow; it runs when forced"
+
+
+def triton_why_not() -> str | None:
+    """The reason why the GPU kernels run nothing on this machine."""
+    return None if triton_interpreted() and find_spec("triton") else gpu_why_not()
+
+
+@cache
+def gpu_why_not() -> str | None:
+    """The reason why this machine has no GPU for the kernels; looked up once, since every call of an operator asks."""
+    if find_spec("triton") is None:
+        return "triton is not installed; `pip install triton`"
+    if not torch.cuda.is_available():
+        return "PyTorch finds no GPU"
+    major = torch.cuda.get_device_capability()[0]
+    return None if major >= 8 else f"needs a GPU of compute capability 8 or newer, and this one has {major}"
+
+
+def triton_interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter, on the CPU: a proof that needs no GPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def in_module(name: str) -> dict[str, Callable[..., Any]]:
+    """An operator and its gradient in a module that is imported when they are first called."""
+
+    def called(function: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            # Triton starts kernels on the current GPU, which need not be the data's
+            with torch.cuda.device_of(arguments[0]):
+                return getattr(import_module(f"acmix.ops.triton_{name}"), function)(*arguments)
+
+        return call
+
+    return {function: called(function) for function in (name, name + "_backward")}
+
+
+TRITON = {function: call for name in OPERATORS for function, call in in_module(name).items()}
+
 # Fastest first; the reference runs everything and comes last.
 IMPLEMENTATIONS = [
-    Implementation("triton", {}, lambda case: None),
+    Implementation("triton", TRITON, triton_can_run, triton_why_not),
     Implementation("cpu", functions_of(cpu), cpu_can_run, cpu_build.why_not),
     Implementation("reference", functions_of(reference, local), lambda case: None),
 ]

@@ -157,6 +157,20 @@ def path_rates(model: nn.Module) -> dict[str, list[float]]:
     }
 
 
+def in_words(choices: dict[str, Any]) -> str:
+    """What `State.choices` says, as a line."""
+    ways: dict[str, list[str]] = {}
+    for operator, name in choices["operators"].items():
+        ways.setdefault(name, []).append(operator)
+    operators = [name if len(ways) == 1 else f"{name} for {', '.join(given)}" for name, given in ways.items()]
+    return (
+        f"chosen: {choices['precision']} · {'fused ' if choices['fused'] else ''}{choices['optimizer']} · "
+        f"channels {'last' if choices['channels_last'] else 'first'} · "
+        f"{'compiled' if choices['compile'] else 'not compiled'} · {choices['workers']} reading processes · "
+        f"operators: {'; '.join(operators)}"
+    )
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person reads them: 42 s, 3 min 10 s, 2 h 5 min, 3 d 4 h."""
     seconds = round(seconds)

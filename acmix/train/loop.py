@@ -27,7 +27,7 @@ from acmix.errors import UsageError
 from acmix.tasks import Classification, Evaluation
 from acmix.tasks.classify import evaluate
 from acmix.train.distributed import Agreement, World, join, together
-from acmix.train.log import RunLog, device_name, duration, path_rates, provenance, read_summary
+from acmix.train.log import RunLog, device_name, duration, in_words, path_rates, provenance, read_summary
 from acmix.train.optim import Schedule
 from acmix.train.plots import draw_curves, draw_paths, write_atomically
 from acmix.train.signals import Stopped, StopRequest
@@ -76,6 +76,8 @@ class Run:
             # cuBLAS reads it when it is first used
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(settings.deterministic)
+        # every training batch has the same shape: the search for the fastest convolution happens once
+        torch.backends.cudnn.benchmark = not settings.deterministic
         with together(world):
             loader_arguments: Any = dict(rank=world.rank, world_size=world.size, pin_memory=world.device.type == "cuda")
             self.train_batches = train_loader(config, **loader_arguments)
@@ -155,11 +157,9 @@ class Run:
         batches = self.train_batches.epoch(epoch, done) if done < self.steps_per_epoch else iter(())
         for number in range(done + 1, self.steps_per_epoch + 1):
             micro_batches = [next(batches) for _ in range(settings.accumulation)]
-            lr = self.schedule.apply(state.step)
-            seed_everything(settings.seed, state.step, self.world.rank)
-            loss, norm = self.one_step(micro_batches)
-            state.step += 1
-            state.meter.add(loss, norm, self.is_finite(loss, norm), step=state.step, images=self.global_batch_size)
+            for batch in micro_batches:
+                self.note_unreadable(batch, self.train_batches.dataset)
+            lr = self.take_step(micro_batches)
             to_log = state.step % settings.log_every_steps == 0 or number == self.steps_per_epoch
             to_save = settings.checkpoint_every_steps and state.step % settings.checkpoint_every_steps == 0
             # never log or save what comes after a step that was not finite
@@ -169,12 +169,21 @@ class Run:
             if to_save:
                 state.save_last()
 
+    def take_step(self, micro_batches: list[Batch]) -> float:
+        """One step, that waits for the device nowhere: nothing it computes is read. Returns the learning rate."""
+        state = self.state
+        lr = self.schedule.apply(state.step)
+        seed_everything(self.config.train.seed, state.step, self.world.rank)
+        loss, norm = self.one_step(micro_batches)
+        state.step += 1
+        state.meter.add(loss, norm, self.is_finite(loss, norm), step=state.step, images=self.global_batch_size)
+        return lr
+
     def one_step(self, micro_batches: list[Batch]) -> tuple[Tensor, Tensor]:
         """Forward and backward over every micro-batch, then one move of the weights; the loss and the gradient norm."""
         state = self.state
         total = torch.zeros((), device=self.world.device)
         for i, cpu_batch in enumerate(micro_batches):
-            self.note_unreadable(cpu_batch, self.train_batches.dataset)
             batch = cpu_batch.to(self.world.device)
             batch = batch._replace(images=batch.images.contiguous(memory_format=state.memory_format))
             if isinstance(self.in_step, DistributedDataParallel):
@@ -343,24 +352,24 @@ class Run:
         if not self.world.is_first:
             return
         write_atomically(self.output / "config.yaml", dump(self.config).encode())
-        made_by = provenance(self.world.device)
+        made_by, choices = provenance(self.world.device), self.state.choices()
         self.log.write(
             "start",
             **made_by,
             processes=self.world.size,
-            precision=self.state.precision.name,
+            **choices,
             config=self.config.model_dump(mode="json"),
             parameters=self.state.parameters,
             steps_per_epoch=self.steps_per_epoch,
             first_step=self.first_step,
         )
+        self.log.say(in_words(choices))
         if self.first_step:
             self.log.say(f"{self.output}: going on after step {self.first_step} of {self.total_steps}")
         self.log.say(
             f"{self.config.model.name} · {self.state.parameters:,} parameters · {self.world.size} × "
-            f"{made_by['device']} · {self.state.precision.name} · {self.global_batch_size} images a step · "
-            f"{self.steps_per_epoch} steps × {self.config.train.epochs} epochs · "
-            f"{len(self.train_batches.dataset)} training images"
+            f"{made_by['device']} · {self.global_batch_size} images a step · {self.steps_per_epoch} steps × "
+            f"{self.config.train.epochs} epochs · {len(self.train_batches.dataset)} training images"
         )
 
     def summary(self) -> dict[str, Any]:

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from acmix.config import Config
 from acmix.errors import UsageError
 
+# torch's, which move all weights in one kernel, on a CPU as well
+FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+
 
 def create_optimizer(model: nn.Module, config: Config, global_batch_size: int) -> torch.optim.Optimizer:
     """Builds timm's optimizer with the learning rate scaled to the batch.
@@ -39,6 +42,9 @@ def create_optimizer(model: nn.Module, config: Config, global_batch_size: int) -
     # an optimizer that takes three betas keeps its own
     if info.has_betas and info.num_betas == 2:
         extra["betas"] = settings.betas
+    # one pass over the weights; and with fp16 it asks the scaler on the GPU, where others wait for the answer
+    if info.opt_class in FUSED:
+        extra["fused"] = True
     try:
         return create_optimizer_v2(
             model,

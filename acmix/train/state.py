@@ -13,7 +13,9 @@ from torch import nn
 
 from acmix.config import Config
 from acmix.data import UnreadableFiles
+from acmix.data.loader import worker_count
 from acmix.errors import UsageError
+from acmix.ops import dispatch
 from acmix.tasks import build_model
 from acmix.train import checkpoint
 from acmix.train.distributed import World, together
@@ -41,9 +43,9 @@ class State:
         self.steps_per_epoch = steps_per_epoch
         self.global_batch_size = settings.batch_size * settings.accumulation * world.size
         self.last, self.best_path = (folder / "checkpoints" / name for name in ("last.pt", "best.pt"))
-        self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
 
         self.model = build_model(config)
+        self.memory_format = memory_format(self.model, settings.channels_last, world.device)
         if config.model.checkpoint and not self.last.is_file():
             checkpoint.load_start(self.model, config.model.checkpoint, config.model.name)
         self.model.to(world.device, memory_format=self.memory_format)  # type: ignore[call-overload]
@@ -69,6 +71,22 @@ class State:
     @property
     def parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def choices(self) -> dict[str, Any]:
+        """What was chosen for this machine, as configured or by default; operators by the name in `acmix.ops.use`."""
+        settings, dtype = self.config.train, self.precision.dtype or torch.float32
+        return dict(
+            precision=self.precision.name,
+            optimizer=self.config.optimizer.name,
+            fused=bool(self.optimizer.defaults.get("fused")),
+            channels_last=self.memory_format == torch.channels_last,
+            compile=settings.compile,
+            workers=worker_count(self.config),
+            operators={
+                name: dispatch.choose(dispatch.Case(name, self.world.device.type, dtype)).name
+                for name in dispatch.OPERATORS
+            },
+        )
 
     # --- into the folder --------------------------------------------------------------------------------------------
 
@@ -190,6 +208,16 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], wher
     # some optimizers count their steps in the groups; the schedule sets lr
     groups = [{**old, **new, "lr": old["lr"]} for old, new in zip(then, now, strict=True)]
     optimizer.load_state_dict({**saved, "param_groups": groups})
+
+
+def memory_format(model: nn.Module, channels_last: bool | None, device: torch.device) -> torch.memory_format:
+    """As configured; else channels last where tensor cores read convolutions' maps, which nobody then turns for them.
+
+    A network of convolutions is one with norms over maps: a transformer convolves its image once.
+    """
+    if channels_last is None:
+        channels_last = device.type == "cuda" and any(isinstance(each, nn.BatchNorm2d) for each in model.modules())
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def keep_less_for_backward(model: nn.Module, name: str) -> None:

@@ -1,0 +1,188 @@
+"""Local attention on a GPU: tiles of queries against the region their neighbourhoods cover, mirrored by index.
+
+With stride s and dilation d, queries whose rows leave the same remainder modulo g = d / gcd(s, d) share neighbours: row
+r + g·i sees the rows s·r + d·(s'·i + tap − K // 2), s' = s / gcd(s, d). So in steps of d a tile's region is dense, and
+its products fill tensor cores; what a query does not see of the region is masked.
+
+Keys' gradients are made on the map with its mirrored margins, tile by tile from the queries that see them, and the
+margins are folded back: nothing is added by atomics.
+
+Shapes
+    B batch · H, W map · Ho, Wo of the output · N heads · D channels a head · Ky, Kx sides of a neighbourhood
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import gcd, prod
+
+import torch
+from torch import Tensor
+
+from acmix.ops.local import reflected
+from acmix.ops.triton_common import blocks, placeholder, power_of_two
+from acmix.ops.triton_local_kernels import fold, forward, keys_back, queries_back
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A case's sizes, and the tiles that queries or keys of one remainder are taken in."""
+
+    stride: int
+    dilation: int
+    out_height: int
+    out_width: int
+    # margins of the mirrored map
+    above: int
+    left: int
+    # g, how many remainders rows and columns of queries leave, and s': steps of queries in steps of keys
+    remainders: int
+    remainder_rows: int
+    remainder_columns: int
+    step: int
+    # queries and keys of one remainder, at most
+    queries: tuple[int, int]
+    keys: tuple[int, int]
+    tile: tuple[int, int]
+    channels_block: int
+
+    @classmethod
+    def of(cls, qkv: Tensor, size: tuple[int, int], stride: int, dilation: int) -> Tiles:
+        height, width = qkv.shape[1:3]
+        out_height, out_width = blocks(height, stride), blocks(width, stride)
+        common = gcd(stride, dilation)
+        remainders, step = dilation // common, stride // common
+        queries = blocks(out_height, remainders), blocks(out_width, remainders)
+        channels_block = power_of_two(qkv.shape[5], least=16)
+        row_bytes = channels_block * qkv.element_size()
+        # without tensor cores (float32) a product keeps both factors in registers, which small tiles alone fit into
+        pixels = 16 if qkv.dtype == torch.float32 and row_bytes > 128 else min(64, max(16, 16384 // row_bytes))
+        columns = power_of_two(queries[1], most=max(8, pixels // power_of_two(queries[0], most=8)))
+        return cls(
+            stride=stride,
+            dilation=dilation,
+            out_height=out_height,
+            out_width=out_width,
+            above=dilation * (size[0] // 2),
+            left=dilation * (size[1] // 2),
+            remainders=remainders,
+            remainder_rows=min(remainders, out_height),
+            remainder_columns=min(remainders, out_width),
+            step=step,
+            queries=queries,
+            keys=(step * (queries[0] - 1) + size[0], step * (queries[1] - 1) + size[1]),
+            tile=(pixels // min(columns, pixels), min(columns, pixels)),
+            channels_block=channels_block,
+        )
+
+    @property
+    def reach_all(self) -> bool:
+        """Whether every pixel is a query, and every pixel of the mirrored map a key of some."""
+        return self.stride == 1 and self.remainders == self.remainder_rows == self.remainder_columns
+
+    def counts(self, sides: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Rows and columns of tiles for so many queries or keys of one remainder, and those of remainders."""
+        tiles = blocks(sides[0], self.tile[0]), blocks(sides[1], self.tile[1])
+        return *tiles, self.remainder_rows, self.remainder_columns
+
+
+def local_attention(
+    qkv: Tensor, position: Tensor | None, size: tuple[int, int], stride: int, dilation: int, scale: float
+) -> Tensor:
+    """softmax_j(scale·q_i·(k_j − p_j))·v_j over the Ky×Kx pixels j around i; see `acmix.ops.local_attention`."""
+    batch, _, _, _, heads, channels = qkv.shape
+    tiles = Tiles.of(qkv, size, stride, dilation)
+    out = qkv.new_empty(batch, tiles.out_height, tiles.out_width, heads * channels)
+    if not out.numel():
+        return out
+    counts = tiles.counts(tiles.queries)
+    forward[(batch * heads * prod(counts),)](
+        *common_arguments(tiles, qkv, position, counts, scale), out,
+        **common_settings(tiles, qkv, position, size),
+    )  # fmt: skip
+    return out
+
+
+def local_attention_backward(
+    grad: Tensor, qkv: Tensor, position: Tensor | None, size: tuple[int, int], stride: int, dilation: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The gradients of qkv and of position (empty where there is none)."""
+    batch, height, width, _, heads, channels = qkv.shape
+    tiles = Tiles.of(qkv, size, stride, dilation)
+    # between strides lie pixels that are no query, and margins that no neighbourhood reaches
+    make = torch.empty if tiles.reach_all else torch.zeros
+    grad_qkv = make(qkv.shape, dtype=qkv.dtype, device=qkv.device)
+    if not qkv.numel():
+        return grad_qkv, qkv.new_empty(0) if position is None else torch.zeros_like(position)
+    # of every query: the logarithm of its softmax's sum, and the mean of its weights' gradients
+    statistics = (batch, heads, tiles.out_height, tiles.out_width)
+    log_sums, means = (torch.empty(statistics, dtype=torch.float32, device=qkv.device) for _ in range(2))
+    settings = common_settings(tiles, qkv, position, size)
+
+    counts = tiles.counts(tiles.queries)
+    common = common_arguments(tiles, qkv, position, counts, scale)
+    queries_back[(batch * heads * prod(counts),)](*common, grad, *grad.stride(), grad_qkv, log_sums, means, **settings)
+
+    margins = (2, batch, height + 2 * tiles.above, width + 2 * tiles.left, heads, channels)
+    mirrored = make(margins, dtype=qkv.dtype, device=qkv.device)
+    counts = tiles.counts(tiles.keys)
+    common = common_arguments(tiles, qkv, position, counts, scale)
+    keys_back[(batch * heads * prod(counts),)](
+        *common, grad, *grad.stride(), mirrored, batch, log_sums, means, **settings
+    )
+
+    images_y, images_x = (
+        images_of(side, reach, str(qkv.device)) for side, reach in ((height, tiles.above), (width, tiles.left))
+    )
+    pixels, row = batch * height * width, heads * channels
+    block = power_of_two(row, most=64)
+    fold[(blocks(pixels, 32), blocks(row, block), 2)](
+        mirrored, grad_qkv, images_y, images_x, pixels, batch, height, width, row, height + 2 * tiles.above,
+        width + 2 * tiles.left, IMAGES_Y=images_y.shape[1], IMAGES_X=images_x.shape[1], BLOCK=32, CB=block,
+    )  # fmt: skip
+    if position is None:
+        return grad_qkv, qkv.new_empty(0)
+    return grad_qkv, -grad_qkv[:, :, :, 1].sum((0, 3), dtype=torch.float32).to(position.dtype)
+
+
+def common_arguments(
+    tiles: Tiles, qkv: Tensor, position: Tensor | None, counts: tuple[int, int, int, int], scale: float
+) -> tuple:
+    """What every kernel is told first."""
+    _, height, width, _, heads, channels = qkv.shape
+    if position is None:
+        place, steps = placeholder(position, qkv), (0, 0, 0)
+    else:
+        # as the reference rounds it
+        place = position.to(qkv.dtype)
+        steps = place.stride()
+    sizes = (height, width, tiles.out_height, tiles.out_width, heads, channels, *counts)
+    return qkv, place, *qkv.stride(), *steps, *sizes, tiles.stride, tiles.dilation, scale
+
+
+def common_settings(tiles: Tiles, qkv: Tensor, position: Tensor | None, size: tuple[int, int]) -> dict[str, int | bool]:
+    """What every kernel is compiled for."""
+    height, width = qkv.shape[1:3]
+    return dict(
+        KY=size[0],
+        KX=size[1],
+        REMAINDERS=tiles.remainders,
+        STEP=tiles.step,
+        HAS_POSITION=position is not None,
+        # within one mirroring, which needs no division
+        ONCE=tiles.above < height and tiles.left < width,
+        TY=tiles.tile[0],
+        TX=tiles.tile[1],
+        BD=tiles.channels_block,
+    )
+
+
+@lru_cache(maxsize=256)
+def images_of(side: int, reach: int, device: str) -> Tensor:
+    """Where each pixel of a line stands in the line with its mirrored margins: (side, images), −1 for nowhere."""
+    stands = [[] for _ in range(side)]
+    for place, pixel in enumerate(reflected(side, reach, torch.device("cpu")).tolist()):
+        stands[pixel].append(place)
+    most = max(map(len, stands))
+    return torch.tensor([each + [-1] * (most - len(each)) for each in stands], dtype=torch.int32, device=device)

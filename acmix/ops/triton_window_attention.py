@@ -1,0 +1,156 @@
+"""Window attention on a GPU: rolls, windows, bias and mask are index arithmetic, and no weights reach memory.
+
+Windows of up to 64 pixels take one program for forward and one for backward, which keeps the bias of its head over the
+windows it walks through. Larger ones go block by block: backward then needs a pass for queries, for keys, for the bias.
+Every program adds up its own part of the bias's gradient; the parts are summed in a fixed order.
+
+Shapes
+    B batch · H, W map · N heads · D channels a head · wh, ww sides of a window · L = wh·ww · G windows in all images
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from acmix.ops.triton_common import blocks, placeholder, power_of_two, rolled_by, share
+from acmix.ops.triton_window_blocks import bias_back, keys_back, queries_back
+from acmix.ops.triton_windows import backward, forward, gather_table
+
+FUSED_PIXELS = 64
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A case's windows, and the blocks their pixels are taken in."""
+
+    rows: int
+    columns: int
+    windows: int
+    pixels: int
+    block: int
+    channels_block: int
+    fused: bool
+    masked: bool
+
+    @classmethod
+    def of(cls, qkv: Tensor, window: tuple[int, int], shift: tuple[int, int]) -> Windows:
+        batch, height, width, _, _, channels = qkv.shape
+        rows, columns = blocks(height, window[0]), blocks(width, window[1])
+        pixels = window[0] * window[1]
+        channels_block = power_of_two(channels, least=16)
+        row_bytes = channels_block * qkv.element_size()
+        # without tensor cores (float32) a product keeps both factors in registers, which small blocks alone fit into
+        most_bytes, small = (128, 16) if qkv.dtype == torch.float32 else (512, max(16, 16384 // row_bytes))
+        fused = pixels <= FUSED_PIXELS and row_bytes <= most_bytes
+        return cls(
+            rows=rows,
+            columns=columns,
+            windows=batch * rows * columns,
+            pixels=pixels,
+            # wide heads take fewer pixels at a time, so that a block's queries, keys and values fit on chip
+            block=power_of_two(pixels, least=16, most=64 if fused else min(64, small)),
+            channels_block=channels_block,
+            fused=fused,
+            masked=any(shift) or bool(height % window[0] or width % window[1]),
+        )
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of a window's pixels."""
+        return blocks(self.pixels, self.block)
+
+
+def window_attention(
+    qkv: Tensor, bias_table: Tensor | None, window: tuple[int, int], shift: tuple[int, int], scale: float
+) -> Tensor:
+    """softmax(scale·q·kᵀ + bias + mask)·v in every window of the rolled map; see `acmix.ops.window_attention`."""
+    batch, height, width, _, heads, channels = qkv.shape
+    out = qkv.new_empty(batch, height, width, heads * channels)
+    if not out.numel():
+        return out
+    shift = rolled_by(shift, height, width)
+    case = Windows.of(qkv, window, shift)
+    each = min(8, max(1, case.windows * heads // 1024))  # windows a program walks through
+    forward[(heads * case.blocks * blocks(case.windows, each),)](
+        *common_arguments(case, qkv, bias_table, shift, scale), out, each,
+        **common_settings(case, window, bias_table),
+    )  # fmt: skip
+    return out
+
+
+def window_attention_backward(
+    grad: Tensor,
+    qkv: Tensor,
+    bias_table: Tensor | None,
+    window: tuple[int, int],
+    shift: tuple[int, int],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of qkv and of the bias table (empty where there is none)."""
+    grad_qkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
+    if not qkv.numel():
+        return grad_qkv, qkv.new_empty(0) if bias_table is None else torch.zeros_like(bias_table)
+    shift = rolled_by(shift, *qkv.shape[1:3])
+    case = Windows.of(qkv, window, shift)
+    arguments = (*common_arguments(case, qkv, bias_table, shift, scale), grad, *grad.stride(), grad_qkv)
+    settings = common_settings(case, window, bias_table)
+
+    heads = qkv.shape[4]
+    pairs = case.blocks**2
+    each = share(case.windows, least=1, most=max(1, 1024 // (heads * pairs)))
+    programs = blocks(case.windows, each)
+    # every program's own part of the bias's gradient
+    bias_shape = (programs, heads, case.pixels, case.pixels) if bias_table is not None else (1,)
+    parts = torch.empty(bias_shape, dtype=torch.float32, device=qkv.device)
+    if case.fused:
+        backward[(heads * programs,)](*arguments, parts, each, **settings)
+    else:
+        # of every query: the logarithm of its softmax's sum, and the mean of its weights' gradients
+        log_sums = torch.empty(case.windows, heads, case.pixels, dtype=torch.float32, device=qkv.device)
+        arguments = (*arguments, log_sums, torch.empty_like(log_sums))
+        grid = (heads * case.blocks * case.windows,)
+        queries_back[grid](*arguments, **settings)
+        keys_back[grid](*arguments, **settings)
+        if bias_table is not None:
+            bias_back[(heads * pairs * programs,)](*arguments, parts, each, **settings)
+    if bias_table is None:
+        return grad_qkv, qkv.new_empty(0)
+    return grad_qkv, table_gradient(parts.sum(0), bias_table, window)
+
+
+def common_arguments(
+    case: Windows, qkv: Tensor, bias_table: Tensor | None, shift: tuple[int, int], scale: float
+) -> tuple:
+    """What every kernel is told first."""
+    _, height, width, _, heads, channels = qkv.shape
+    table = placeholder(bias_table, qkv)
+    sizes = (height, width, heads, channels, case.windows, case.rows * case.columns, case.columns)
+    return qkv, table, *qkv.stride(), table.stride(0), table.stride(1), *sizes, *shift, scale
+
+
+def common_settings(case: Windows, window: tuple[int, int], bias_table: Tensor | None) -> dict[str, int | bool]:
+    """What every kernel is compiled for."""
+    return dict(
+        WH=window[0],
+        WW=window[1],
+        HAS_BIAS=bias_table is not None,
+        MASKED=case.masked,
+        BLOCKS=case.blocks,
+        BLOCK=case.block,
+        BD=case.channels_block,
+    )
+
+
+def table_gradient(grad_bias: Tensor, bias_table: Tensor, window: tuple[int, int]) -> Tensor:
+    """Sums the gradients of all pairs of pixels (N, L, L) that read one entry of the table."""
+    entries, heads = bias_table.shape
+    grad_table = torch.empty(entries, heads, dtype=bias_table.dtype, device=bias_table.device)
+    entries_block = 32
+    gather_table[(blocks(entries, entries_block), heads)](
+        grad_bias, grad_table, entries, heads,
+        WH=window[0], WW=window[1], BLOCK=entries_block, LB=power_of_two(window[0] * window[1]),
+    )  # fmt: skip
+    return grad_table
