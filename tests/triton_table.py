@@ -28,8 +28,9 @@ from triton.runtime import interpreter
 
 # windows beyond one block of 64 pixels, which go another way than those below
 LARGE_WINDOWS = (
+    # first, so that it is the one that float16 takes: the next one is far slower
+    WindowCase("70 pixels, no bias", size=(1, 10, 7), window=(10, 7), head_dim=8, table=False, layout="slice"),
     WindowCase("81 pixels, shifted and padded", size=(1, 11, 17), window=(9, 9), shift=(4, 3), head_dim=8),
-    WindowCase("70 pixels, no bias", size=(1, 10, 7), window=(10, 7), table=False, layout="slice"),
     WindowCase("heads too wide for one block", size=(1, 5, 6), window=(5, 6), shift=(2, 2), heads=1, head_dim=260),
 )
 WIDE_HEADS = (LocalCase("heads wide enough for small tiles", map_size=(1, 5, 6), heads=1, head_dim=130),)

@@ -21,7 +21,7 @@ from acmix.ops import dispatch
 from acmix.tools.benchmark.judge import PEER_SLACK, Results, Truth, truth_of
 from acmix.tools.benchmark.machine import DTYPES, Ceilings, measure_ceilings
 from acmix.tools.benchmark.pairs import Candidate, Measurement, Subject, compare
-from acmix.tools.benchmark.peers import PEERS
+from acmix.tools.benchmark.peers import PEERS, flex_attention_in_neighbourhoods, flex_why_not
 from acmix.tools.benchmark.record import lines
 
 WINDOW, NEIGHBOURHOOD, TAPS = 7, 7, 9
@@ -149,7 +149,7 @@ def benchmark_operators(
     measured = []
     for shape in chosen:
         for dtype in dtypes:
-            for ours, peer, subject in pairs(shape, batch_size, dtype, device):
+            for ours, peer, subject in pairs(shape, batch_size, dtype, device, say):
                 found = compare(subject, ours, peer, ceilings=ceilings, device=device, seconds=seconds)
                 measured.append(found)
                 for line in lines(found):
@@ -158,7 +158,7 @@ def benchmark_operators(
 
 
 def pairs(
-    shape: Shape, batch_size: int, dtype: str, device: torch.device
+    shape: Shape, batch_size: int, dtype: str, device: torch.device, say: Callable[[str], object] = print
 ) -> Iterator[tuple[Candidate, Candidate, Subject]]:
     """Everything that is measured at a shape."""
     tensors = shape.tensors(batch_size, DTYPES[dtype], device)
@@ -166,12 +166,19 @@ def pairs(
     with ops.use("reference"):
         exact = results(whole, {name: tensor.detach().double().requires_grad_() for name, tensor in tensors.items()})
         truth = truth_of(exact, results(whole, tensors), DTYPES[dtype])
+    by_hand = dict(PEERS[shape.operator])
+    if shape.operator == "local_attention":
+        reason = flex_why_not(tensors, shape.settings)
+        if reason is None:
+            by_hand["FlexAttention"] = flex_attention_in_neighbourhoods
+        else:
+            say(f"{shape}: FlexAttention is no peer here: {reason}")
     names = implementations(whole, shape.tensors(1, DTYPES[dtype], device))
     for phase in PHASES:
         subject = Subject(shape.operator, str(shape), dtype, phase, batch_size)
         make = partial(candidate, tensors=tensors, truth=truth, phase=phase)
         ours = [make(name, whole, implementation=name) for name in names]
-        peers = [make(name, partial(call, **shape.settings)) for name, call in PEERS[shape.operator].items()]
+        peers = [make(name, partial(call, **shape.settings)) for name, call in by_hand.items()]
         fast = [each for each in ours if each.name != "reference"]
         for one in fast or ours:
             for peer in [*(ours[-1:] if fast else []), *peers]:

@@ -102,6 +102,55 @@ def unfolded_attention(qkv: Tensor, position: Tensor, *, size: int, stride: int)
     return out.view(batch, heads * channels, *out_size).permute(0, 2, 3, 1)  # (B, Ho, Wo, C)
 
 
+@lru_cache(maxsize=1)
+def flex_for(size: tuple[int, int], neighbourhood: int, stride: int, device: str) -> tuple[Callable[..., Any], Any]:
+    """FlexAttention compiled for one shape, and the mask of its neighbourhoods on a map that is padded already."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    out_width = (size[1] - 1) // stride + 1
+    padded_height, padded_width = (side + 2 * (neighbourhood // 2) for side in size)
+
+    def near(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        down = key // padded_width - query // out_width * stride
+        right = key % padded_width - query % out_width * stride
+        return (down >= 0) & (down < neighbourhood) & (right >= 0) & (right < neighbourhood)
+
+    queries = ((size[0] - 1) // stride + 1) * out_width
+    mask = create_block_mask(near, None, None, queries, padded_height * padded_width, device=device)
+    # a shape more than torch.compile keeps would run without a kernel, unsaid
+    torch.compiler.reset()
+    return torch.compile(flex_attention, dynamic=False) if device != "cpu" else flex_attention, mask
+
+
+def flex_attention_in_neighbourhoods(qkv: Tensor, position: Tensor, *, size: int, stride: int) -> Tensor:
+    """Local attention by FlexAttention: mirrored margins as further keys, a mask of neighbourhoods."""
+    height, width = qkv.shape[1:3]
+    q, k, v = qkv.permute(3, 0, 4, 5, 1, 2)  # (B, N, D, H, W) each
+    k, v = (
+        F.pad(x.flatten(0, 1), [size // 2] * 4, mode="reflect").unflatten(0, x.shape[:2]).flatten(3).transpose(2, 3)
+        for x in (k - position.permute(2, 0, 1), v)
+    )  # (B, N, (H + K − 1)·(W + K − 1), D)
+    queries = q[..., ::stride, ::stride].flatten(3).transpose(2, 3)  # (B, N, Ho·Wo, D)
+    attend, mask = flex_for((height, width), size, stride, qkv.device.type)
+    out = attend(queries.contiguous(), k.contiguous(), v.contiguous(), block_mask=mask)  # (B, N, Ho·Wo, D)
+    out_size = ((height - 1) // stride + 1, (width - 1) // stride + 1)
+    return out.transpose(1, 2).reshape(qkv.shape[0], *out_size, -1)  # (B, Ho, Wo, C)
+
+
+def flex_why_not(tensors: dict[str, Tensor], settings: dict[str, Any]) -> str | None:
+    """The reason why FlexAttention is no peer of local attention, or None: tried forward and backward."""
+    if tensors["qkv"].device.type == "cpu":
+        return "its kernels are for a GPU"
+    try:
+        flex_attention_in_neighbourhoods(**tensors, **settings).sum().backward()
+    except (ImportError, RuntimeError, ValueError, NotImplementedError) as error:
+        return f"it fails: {' '.join(str(error).split())[:200]}"
+    finally:
+        for tensor in tensors.values():
+            tensor.grad = None
+    return None
+
+
 PEERS: dict[str, dict[str, Callable[..., Tensor]]] = {
     "conv_path": {"grouped convolution": grouped_convolution, "folded convolution": folded_convolution},
     "window_attention": {"SDPA": sdpa_in_windows},
