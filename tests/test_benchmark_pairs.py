@@ -6,6 +6,7 @@ import csv
 import math
 import sys
 from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,7 @@ def test_both_sides_take_turns() -> None:
     rounds = time_pair(lambda: turns.append("a"), lambda: turns.append("b"), device=CPU, seconds=0.0)
     assert len(rounds) == LEAST_ROUNDS
     # the repeats of a sample fall together
-    blocks = [turn for turn, before in zip(turns[1:], turns, strict=False) if turn != before]
+    blocks = [turn for before, turn in pairwise(turns) if turn != before]
     assert "".join(blocks[-9:]) == "bababab" + "ab"
 
 
