@@ -92,8 +92,6 @@ inline void store(E* to, Vec v, int n) {
 
 inline Vec max_of(Vec a, Vec b) { return a > b ? a : b; }
 
-inline Vec min_of(Vec a, Vec b) { return a < b ? a : b; }
-
 // e^x to about one unit in the last place; 0 below −87, where float32 has no normal number left.
 inline Vec exp_of(Vec x) {
     Vec inside = max_of(x, broadcast(-87.0f));
