@@ -10,7 +10,7 @@ from torch import nn
 
 import acmix
 from acmix.errors import UsageError
-from acmix.layers import ConvPath, WindowAttention
+from acmix.layers import ConvPath, Mixing, WindowAttention
 
 
 def attention(**kwargs):
@@ -78,7 +78,7 @@ def test_a_path_of_its_own_pieces_equals_the_oracle(stride):
 @pytest.mark.parametrize("shift", [(0, 0), (2, 2), (1, 0)])
 @pytest.mark.parametrize("conv_path", [False, True])
 def test_window_attention_is_its_equation_at_any_size(size, shift, conv_path):
-    layer = attention(conv_path=conv_path)
+    layer = attention(mixing=Mixing() if conv_path else None)
     x = torch.randn(1, *size, 12, dtype=torch.float64)
     torch.testing.assert_close(layer(x, shift), by_loops(layer, x, shift), rtol=0, atol=1e-11)
 

@@ -5,6 +5,7 @@ import torch
 from golden import Golden
 
 import acmix
+from acmix.layers import Mixing
 from acmix.models.swin import Block
 
 TINY = "acmix_swin_tiny_patch4_window7_224"
@@ -51,7 +52,7 @@ def test_a_block_equals_the_released_one_in_output_and_every_gradient(file, dtyp
         qkv_bias=True,
         proj_drop=0.0,
         drop_path=0.0,
-        conv_path=True,
+        mixing=Mixing(),
     )
     assert block.shift == (case["shift"], case["shift"])
     errors = golden.errors(block, block_names, dtype, (-1, case["height"], case["width"], case["dim"]))

@@ -3,7 +3,18 @@
 from acmix.layers.acmix1d import ACmix1d
 from acmix.layers.acmix2d import ACmix2d
 from acmix.layers.conv_path import ConvPath
+from acmix.layers.mixing import Mixed, Mixing, rate_names
 from acmix.layers.replace import GatedACmix2d, replace_conv
 from acmix.layers.window_attention import WindowAttention
 
-__all__ = ["ACmix1d", "ACmix2d", "ConvPath", "GatedACmix2d", "WindowAttention", "replace_conv"]
+__all__ = [
+    "ACmix1d",
+    "ACmix2d",
+    "ConvPath",
+    "GatedACmix2d",
+    "Mixed",
+    "Mixing",
+    "WindowAttention",
+    "rate_names",
+    "replace_conv",
+]

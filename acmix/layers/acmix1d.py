@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from acmix import ops
 from acmix.errors import UsageError
 from acmix.layers.acmix2d import check_numbers, choose_heads, evenly_spaced
-from acmix.layers.conv_path import ConvPath
+from acmix.layers.mixing import Mixed, Mixing
 
 
-class ACmix1d(nn.Module):
+class ACmix1d(Mixed):
     """Puts local attention and a convolution of the same q, k and v in the place of an `nn.Conv1d`.
 
         out_i = α · softmax_j(D^-½·q_i·(k_j − p_j))·v_j + β · conv path(q, k, v)_i        p = position(x)
@@ -48,22 +48,18 @@ class ACmix1d(nn.Module):
         stride: int = 1,
         dilation: int = 1,
     ) -> None:
-        super().__init__()
         check_numbers(in_channels, out_channels, attention_size, conv_size, stride, dilation)
+        heads = choose_heads(out_channels, heads)
+        geometry = dict(conv_size=(1, conv_size), bias=False, stride=stride, dilation=dilation)
+        super().__init__(Mixing(), heads, out_channels // heads, **geometry)
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.heads = choose_heads(out_channels, heads)
-        self.head_dim = out_channels // self.heads
+        self.heads, self.head_dim = heads, out_channels // heads
         self.attention_size, self.conv_size = attention_size, conv_size
         self.stride, self.dilation = stride, dilation
         self.query = nn.Conv1d(in_channels, out_channels, 1)
         self.key = nn.Conv1d(in_channels, out_channels, 1)
         self.value = nn.Conv1d(in_channels, out_channels, 1)
         self.position = nn.Conv1d(1, self.head_dim, 1)
-        self.conv_path = ConvPath(
-            self.heads, self.head_dim, conv_size=(1, conv_size), bias=False, stride=stride, dilation=dilation
-        )
-        self.rate_attention = nn.Parameter(torch.full((1,), 0.5))
-        self.rate_conv = nn.Parameter(torch.full((1,), 0.5))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, L) -> (B, C, ceil(L/stride))."""
@@ -82,6 +78,7 @@ class ACmix1d(nn.Module):
             stride=self.stride,
             dilation=self.dilation,
         )  # (B, 1, Lo, C)
+        assert self.conv_path is not None
         conv = self.conv_path(qkv.flatten(3, 4), rate=self.rate_conv)  # (B, 1, Lo, C)
         out = torch.addcmul(conv, attention, self.rate_attention)  # (B, 1, Lo, C)
         return out[:, 0].transpose(1, 2).contiguous()  # (B, C, Lo)
@@ -89,12 +86,10 @@ class ACmix1d(nn.Module):
     def gmacs(self, length: int) -> float:
         """10⁹ multiply-adds for one sequence: what torch's FlopCounterMode counts, halved."""
         out_length = (length - 1) // self.stride + 1
-        taps = self.conv_size
+        assert self.conv_path is not None
         projections = length * (3 * self.in_channels * self.out_channels + self.head_dim)
         attention = 2 * out_length * self.attention_size * self.out_channels
-        fc = length * 3 * self.out_channels * taps
-        kernels = out_length * self.out_channels * taps * taps
-        return (projections + attention + fc + kernels) / 1e9
+        return (projections + attention + self.conv_path.multiply_adds(length, out_length)) / 1e9
 
     def extra_repr(self) -> str:
         return (

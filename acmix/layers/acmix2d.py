@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from acmix import ops
 from acmix.errors import UsageError
-from acmix.layers.conv_path import ConvPath
+from acmix.layers.mixing import Mixed, Mixing
 
 # No neighbourhood is meant to be as wide as this; a number of channels in the wrong place is.
 WIDEST_NEIGHBOURHOOD = 63
 
 
-class ACmix2d(nn.Module):
+class ACmix2d(Mixed):
     """Puts local attention and a k×k convolution of the same q, k and v in the place of a 3×3 convolution.
 
         out_i = α · softmax_j(D^-½·q_i·(k_j − p_j))·v_j + β · conv path(q, k, v)_i        p = position(x, y)
@@ -32,6 +32,7 @@ class ACmix2d(nn.Module):
         conv_size: k, odd; side of the convolution.
         stride: pixels between two outputs.
         dilation: pixels between two neighbours, and between two taps.
+        mixing: of the two paths.
 
     Raises:
         ValueError: a number that cannot work, with those that can.
@@ -52,23 +53,21 @@ class ACmix2d(nn.Module):
         conv_size: int = 3,
         stride: int = 1,
         dilation: int = 1,
+        mixing: Mixing = Mixing(),  # noqa: B008  frozen
     ) -> None:
-        super().__init__()
         check_numbers(in_channels, out_channels, attention_size, conv_size, stride, dilation)
+        heads = choose_heads(out_channels, heads)
+        geometry = dict(conv_size=conv_size, bias=False, stride=stride, dilation=dilation)
+        super().__init__(mixing, heads, out_channels // heads, **geometry)
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.heads = choose_heads(out_channels, heads)
-        self.head_dim = out_channels // self.heads
+        self.heads, self.head_dim = heads, out_channels // heads
         self.attention_size, self.conv_size = attention_size, conv_size
         self.stride, self.dilation = stride, dilation
         self.query = nn.Conv2d(in_channels, out_channels, 1)
         self.key = nn.Conv2d(in_channels, out_channels, 1)
         self.value = nn.Conv2d(in_channels, out_channels, 1)
-        self.position = nn.Conv2d(2, self.head_dim, 1)
-        self.conv_path = ConvPath(
-            self.heads, self.head_dim, conv_size=conv_size, bias=False, stride=stride, dilation=dilation
-        )
-        self.rate_attention = nn.Parameter(torch.full((1,), 0.5))
-        self.rate_conv = nn.Parameter(torch.full((1,), 0.5))
+        if self.has_attention:
+            self.position = nn.Conv2d(2, self.head_dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, C, ceil(H/stride), ceil(W/stride)) in the memory format of the input."""
@@ -81,13 +80,19 @@ class ACmix2d(nn.Module):
         qkv = F.linear(x.flatten(2).transpose(1, 2), weight, bias)  # (B, H·W, 3·C)
         # not `unflatten`, behind which an ONNX graph no longer knows that H and W may be any
         qkv = qkv.view(-1, *x.shape[2:], 3, self.heads, self.head_dim)  # (B, H, W, 3, N, D)
+        rate_attention, rate_conv = self.rates()
+        conv = None if self.conv_path is None else self.conv_path(qkv.flatten(3, 4), rate=rate_conv)  # (B, Ho, Wo, C)
+        # d-major channels are added to head-major ones index by index: released weights were trained so
+        out = self.attend(qkv, conv, rate_attention) if self.has_attention else conv  # (B, Ho, Wo, C)
+        assert out is not None
+        return out.permute(0, 3, 1, 2).contiguous(memory_format=memory_format_of(x))  # (B, C, Ho, Wo)
+
+    def attend(self, qkv: Tensor, conv: Tensor | None, rate: Tensor | None) -> Tensor:
+        """rate · attention + conv, (B, Ho, Wo, C), or the attention alone."""
         attention = ops.local_attention(
             qkv, self.positions(qkv), size=self.attention_size, stride=self.stride, dilation=self.dilation
         )  # (B, Ho, Wo, C)
-        # d-major channels are added to head-major ones index by index: released weights were trained so
-        conv = self.conv_path(qkv.flatten(3, 4), rate=self.rate_conv)  # (B, Ho, Wo, C)
-        out = torch.addcmul(conv, attention, self.rate_attention).permute(0, 3, 1, 2)  # (B, C, Ho, Wo)
-        return out.contiguous(memory_format=memory_format_of(x))
+        return attention if conv is None or rate is None else torch.addcmul(conv, attention, rate)
 
     def positions(self, qkv: Tensor) -> Tensor:
         """p of every pixel, (H, W, D)."""
@@ -101,12 +106,12 @@ class ACmix2d(nn.Module):
         """10⁹ multiply-adds for one input map of height × width pixels: what torch's FlopCounterMode counts, halved."""
         pixels = height * width
         out_pixels = ((height - 1) // self.stride + 1) * ((width - 1) // self.stride + 1)
-        taps = self.conv_size**2
-        projections = pixels * (3 * self.in_channels * self.out_channels + 2 * self.head_dim)
-        attention = 2 * out_pixels * self.attention_size**2 * self.out_channels
-        fc = pixels * 3 * self.out_channels * taps
-        kernels = out_pixels * self.out_channels * taps * taps
-        return (projections + attention + fc + kernels) / 1e9
+        count = pixels * 3 * self.in_channels * self.out_channels
+        if self.has_attention:
+            count += pixels * 2 * self.head_dim + 2 * out_pixels * self.attention_size**2 * self.out_channels
+        if self.conv_path is not None:
+            count += self.conv_path.multiply_adds(pixels, out_pixels)
+        return count / 1e9
 
     def extra_repr(self) -> str:
         return (

@@ -8,10 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acmix import ops
 from acmix.errors import UsageError
+
+KERNELS = ("full", "channel", "frozen", "shifts")
+INITS = ("shift", "random")
 
 
 class ConvPath(nn.Module):
@@ -30,8 +34,12 @@ class ConvPath(nn.Module):
         bias: whether fc has one: yes in the transformer families, no in the convolutional ones.
         stride: output pixels lie at every stride-th input pixel.
         dilation: pixels between two taps.
+        conv_kernels: "full" learns a kernel for each output channel and tap; "channel" one for each of the D channels
+            and tap, so that the N outputs of a channel are the same; "frozen" keeps the full kernels as they start;
+            "shifts" has none and moves each map by its tap instead, as the paper's first form does.
+        conv_init: "shift" or "random", which draws as a convolution's weights are drawn.
 
-    Source: ACmix, "Improved shift and summation".
+    Source: ACmix, "Improved shift and summation"; what "channel" shares is our reading of its ablation.
     """
 
     def __init__(
@@ -44,8 +52,12 @@ class ConvPath(nn.Module):
         bias: bool = True,
         stride: int = 1,
         dilation: int = 1,
+        conv_kernels: str = "full",
+        conv_init: str = "shift",
     ) -> None:
         super().__init__()
+        if conv_kernels == "shifts" and conv_init != "shift":
+            raise UsageError('conv_kernels="shifts" has no kernels to draw; use conv_init="shift", or other kernels')
         if heads < 1 or head_dim < 1:
             raise UsageError(f"heads={heads}, head_dim={head_dim}; both must be at least 1")
         sides = (conv_size, conv_size) if isinstance(conv_size, int) else conv_size
@@ -59,18 +71,31 @@ class ConvPath(nn.Module):
         self.heads, self.head_dim, self.conv_size = heads, head_dim, conv_size
         self.pieces = 3 * heads if pieces is None else pieces
         self.stride, self.dilation = stride, dilation
+        self.conv_kernels, self.conv_init = conv_kernels, conv_init
+        self.sides = sides
         taps = sides[0] * sides[1]
         self.fc_weight = nn.Parameter(torch.empty(taps, self.pieces))
         self.fc_bias = nn.Parameter(torch.empty(taps)) if bias else None
-        self.kernels = nn.Parameter(torch.empty(heads * head_dim, taps, *sides))
+        channels = head_dim if conv_kernels == "channel" else heads * head_dim
+        kernels = torch.empty(channels, taps, *sides)
+        if conv_kernels == "frozen":
+            self.register_buffer("kernels", kernels)
+        else:
+            self.kernels = None if conv_kernels == "shifts" else nn.Parameter(kernels)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws fc as a linear layer's weights are drawn, and makes each kernel the shift of its tap."""
+        """Draws fc as a linear layer's weights are drawn, and makes each kernel the shift of its tap, or draws it."""
         bound = self.pieces**-0.5
         nn.init.uniform_(self.fc_weight, -bound, bound)
         if self.fc_bias is not None:
             nn.init.uniform_(self.fc_bias, -bound, bound)
+        if self.kernels is None:
+            return
+        if self.conv_init == "random":
+            bound = (self.kernels[0].numel()) ** -0.5
+            nn.init.uniform_(self.kernels, -bound, bound)
+            return
         with torch.no_grad():
             # S[:, t] is one-hot at (t // kx, t % kx)
             self.kernels.copy_(torch.eye(self.kernels.shape[1]).view(self.kernels.shape[1:]).expand_as(self.kernels))
@@ -83,15 +108,45 @@ class ConvPath(nn.Module):
             shift: as in `acmix.ops.conv_path`.
             rate: (1,), a factor of the result; it goes into the kernels.
         """
-        return ops.conv_path(
-            pieces,
-            self.fc_weight,
-            self.fc_bias,
-            self.kernels if rate is None else rate * self.kernels,
-            stride=self.stride,
-            dilation=self.dilation,
-            shift=shift,
-        )
+        if self.kernels is None:
+            out = self.shift_and_sum(pieces, shift)  # (B, Ho, Wo, D)
+            out = out if rate is None else rate * out
+        else:
+            kernels = self.kernels if rate is None else rate * self.kernels
+            geometry = dict(stride=self.stride, dilation=self.dilation, shift=shift)
+            out = ops.conv_path(pieces, self.fc_weight, self.fc_bias, kernels, **geometry)  # type: ignore[arg-type]
+        return out if self.conv_kernels in ("full", "frozen") else out.repeat_interleave(self.heads, 3)
+
+    def shift_and_sum(self, pieces: Tensor, shift: int | Sequence[int]) -> Tensor:
+        """(B, H, W, P, D) -> (B, ceil(H/stride), ceil(W/stride), D): each map moved by its tap, then all added."""
+        rows, columns = ops.pair(shift)
+        maps = F.linear(pieces.transpose(3, 4), self.fc_weight, self.fc_bias)  # (B, H, W, D, T)
+        height, width = maps.shape[1:3]
+        up, left = (self.dilation * (side // 2) for side in self.sides)
+        maps = F.pad(maps.roll((-rows, -columns), (1, 2)), (0, 0, 0, 0, left, left, up, up))
+        out = 0
+        for t in range(maps.shape[4]):
+            y, x = (self.dilation * step for step in divmod(t, self.sides[1]))
+            out = out + maps[:, y : y + height : self.stride, x : x + width : self.stride, :, t]  # (B, Ho, Wo, D)
+        assert isinstance(out, Tensor)
+        return out.roll((rows, columns), (1, 2))
+
+    def full_kernels(self) -> Tensor:
+        """S as the operator's equation has it, (N·D, T, ky, kx), whatever is shared, frozen or left out."""
+        if self.kernels is None:
+            taps = self.fc_weight.shape[0]
+            return (
+                torch.eye(taps).to(self.fc_weight).view(taps, *self.sides).repeat(self.heads * self.head_dim, 1, 1, 1)
+            )
+        return self.kernels.repeat_interleave(self.heads, 0) if self.conv_kernels == "channel" else self.kernels
+
+    def multiply_adds(self, pixels: int, out_pixels: int) -> int:
+        """For a map of so many pixels, and so many behind the stride: what torch's FlopCounterMode counts, halved."""
+        through_kernels = 0 if self.kernels is None else out_pixels * self.kernels.numel()
+        return pixels * self.head_dim * self.fc_weight.numel() + through_kernels
 
     def extra_repr(self) -> str:
-        return f"heads={self.heads}, head_dim={self.head_dim}, pieces={self.pieces}, conv_size={self.conv_size}"
+        return (
+            f"heads={self.heads}, head_dim={self.head_dim}, pieces={self.pieces}, conv_size={self.conv_size}, "
+            f"conv_kernels={self.conv_kernels!r}"
+        )

@@ -17,10 +17,12 @@ from acmix.errors import UsageError
 from acmix.layers.acmix1d import ACmix1d
 from acmix.layers.acmix2d import ACmix2d, evenly_spaced, memory_format_of
 from acmix.layers.conv_path import ConvPath
+from acmix.layers.mixing import Mixed
 from acmix.layers.replace import GatedACmix2d, take_row
 from acmix.layers.window_attention import WindowAttention
 
 M = TypeVar("M", bound=nn.Module)
+X = TypeVar("X", bound=Mixed)
 # Values are multiplied by an α between 1/WIDEST_RATE and WIDEST_RATE, at which half precision still holds them in full.
 WIDEST_RATE = 2.0**10
 
@@ -70,15 +72,15 @@ class FoldedWindowAttention(nn.Module):
 
     def __init__(self, layer: WindowAttention) -> None:
         super().__init__()
+        of_attention, of_conv = rates_of(layer)
         assert layer.conv_path is not None
         self.heads, self.head_dim, self.window = layer.heads, layer.head_dim, layer.window
         self.qkv = layer.qkv
         self.relative_position_bias_table = layer.relative_position_bias_table
-        rate = layer.rate_attention.item()
         self.proj = nn.Linear(layer.proj.in_features, layer.proj.out_features, device="meta")
-        self.proj.weight = rounded(rate * exact(layer.proj.weight), layer.proj.weight)
-        self.proj.bias = rounded(rate * exact(layer.proj.bias), layer.proj.bias)
-        self.conv_path = folded_path(layer.conv_path, layer.rate_conv.item())
+        self.proj.weight = rounded(of_attention * exact(layer.proj.weight), layer.proj.weight)
+        self.proj.bias = rounded(of_attention * exact(layer.proj.bias), layer.proj.bias)
+        self.conv_path = folded_path(layer.conv_path, of_conv)
 
     def forward(self, x: Tensor, shift: tuple[int, int] = (0, 0)) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C); see `WindowAttention`."""
@@ -103,11 +105,13 @@ class FoldedACmix(nn.Module):
         self.attention_size = (1 if self.is_sequence else layer.attention_size, layer.attention_size)
         self.stride, self.dilation = layer.stride, layer.dilation
 
-        rate = gate * layer.rate_attention.item()
+        of_attention, of_conv = rates_of(layer)
+        assert layer.conv_path is not None
+        rate = gate * of_attention
         is_in_values = 1 / WIDEST_RATE <= abs(rate) <= WIDEST_RATE
         of_values = rate if is_in_values else 1.0
         self.rate_attention = (
-            None if is_in_values else rounded(torch.tensor([rate], dtype=torch.float64), layer.rate_attention)
+            None if is_in_values else rounded(torch.tensor([rate], dtype=torch.float64), layer.value.weight)
         )
         weights = [exact(each.weight).flatten(1) for each in (layer.query, layer.key, layer.value)]  # (C, I) each
         biases = [exact(each.bias) for each in (layer.query, layer.key, layer.value) if each.bias is not None]
@@ -115,7 +119,7 @@ class FoldedACmix(nn.Module):
         self.qkv = nn.Linear(self.in_channels, 3 * self.out_channels, device="meta")
         self.qkv.weight = rounded(torch.cat(weights), layer.value.weight)
         self.qkv.bias = rounded(torch.cat(biases), layer.value.weight)
-        self.conv_path = folded_path(layer.conv_path, gate * layer.rate_conv.item(), of_values)
+        self.conv_path = folded_path(layer.conv_path, gate * of_conv, of_values)
         # of p along x, and along y where there is one; a constant in p is nothing that softmax sees
         self.slope = rounded(exact(layer.position.weight).flatten(1).T, layer.position.weight)  # (2, D) or (1, D)
 
@@ -168,7 +172,7 @@ class FoldedGatedACmix(nn.Module):
 
 def folded_path(path: ConvPath, rate: float = 1.0, of_values: float = 1.0) -> ConvPath:
     """A path that gives `rate` times as much, of pieces whose last N have been multiplied by `of_values`."""
-    fc, kernels = exact(path.fc_weight), rate * exact(path.kernels)  # (T, P), (C, T, ky, kx)
+    fc, kernels = exact(path.fc_weight), rate * exact(path.full_kernels())  # (T, P), (C, T, ky, kx)
     bias = None if path.fc_bias is None else exact(path.fc_bias)  # (T,)
     fc[:, -path.heads :] /= of_values
     # The operator's work goes with the number of maps. Measured on one core (batch 8, 28² and 14²), the time went down
@@ -182,7 +186,9 @@ def folded_path(path: ConvPath, rate: float = 1.0, of_values: float = 1.0) -> Co
             bias = torch.eye(maps, dtype=fc.dtype)[-1]  # (P + 1,)
         kernels, fc = torch.cat(inner, 1), torch.eye(maps, path.pieces, dtype=fc.dtype)
     folded = copy.deepcopy(path)  # a path may stand in several layers
-    folded.fc_weight, folded.kernels = rounded(fc, path.fc_weight), rounded(kernels, path.kernels)
+    folded.conv_kernels = "full"
+    del folded.kernels  # which may be a buffer, or None
+    folded.fc_weight, folded.kernels = rounded(fc, path.fc_weight), rounded(kernels, path.fc_weight)
     folded.fc_bias = None if bias is None or path.fc_bias is None else rounded(bias, path.fc_bias)
     return folded
 
@@ -191,11 +197,11 @@ def folded_form(module: nn.Module, made: dict[nn.Module, nn.Module]) -> nn.Modul
     """What takes a module's place; a module that stands in two places stays one."""
     if module not in made:
         made[module] = module
-        if computes_as(module, ACmix2d) or computes_as(module, ACmix1d):
+        if mixes_as(module, ACmix2d) or mixes_as(module, ACmix1d):
             made[module] = FoldedACmix(module)
         elif computes_as(module, GatedACmix2d):
             made[module] = FoldedGatedACmix(module)
-        elif computes_as(module, WindowAttention) and module.conv_path is not None:
+        elif mixes_as(module, WindowAttention):
             made[module] = FoldedWindowAttention(module)
         elif computes_as(module, ConvPath):
             made[module] = folded_path(module)
@@ -206,6 +212,19 @@ def folded_form(module: nn.Module, made: dict[nn.Module, nn.Module]) -> nn.Modul
         if made[module] is not module:
             take_row(module, made[module])
     return made[module]
+
+
+def rates_of(layer: Mixed) -> tuple[float, float]:
+    """The numbers α and β."""
+    attention, conv = layer.rates()
+    assert attention is not None
+    assert conv is not None
+    return attention.item(), conv.item()
+
+
+def mixes_as(module: nn.Module, kind: type[X]) -> TypeGuard[X]:
+    """Whether a module is one of ours with both paths."""
+    return computes_as(module, kind) and module.conv_path is not None and module.has_attention
 
 
 def computes_as(module: nn.Module, kind: type[M]) -> TypeGuard[M]:

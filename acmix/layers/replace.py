@@ -183,6 +183,8 @@ def transfer(conv: nn.Conv2d, acmix: ACmix2d) -> bool:
     if conv.bias is not None and bool(conv.bias.any()):
         return False
     path, heads, width = acmix.conv_path, acmix.heads, acmix.head_dim
+    assert path is not None
+    assert path.kernels is not None
     rank = min(path.fc_weight.shape)
     # output channel d·N + n: for each d, a matrix of (n, tap) × input channel that the first `rank` pieces factor
     weight = conv.weight.double().view(width, heads, conv.in_channels, -1)  # (D, N, I, k²)

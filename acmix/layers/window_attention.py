@@ -11,55 +11,63 @@ from torch import Tensor, nn
 
 from acmix import ops
 from acmix.errors import UsageError
-from acmix.layers.conv_path import ConvPath
+from acmix.layers.mixing import Mixed, Mixing
 
 
-class WindowAttention(nn.Module):
+class WindowAttention(Mixed):
     """Attention within windows of a map, mixed with a convolution of the same q, k and v.
 
-        out = α · proj(window attention) + β · conv path        with conv_path=True; both rates start at 0.5
-        out = proj(window attention)                            without
+        out = α · proj(window attention) + β · conv path        both rates start at 0.5
+        out = proj(window attention)                            without mixing
 
     Args:
         dim: C, channels of the map.
         heads: N.
         window: (rows, columns) of a window, in pixels.
         qkv_bias: whether the shared projection has a bias.
-        conv_path: whether there is a convolution path.
+        mixing: of the two paths; None for attention alone.
 
     Source: ACmix, "Integration of self-attention and convolution"; Swin Transformer.
     """
 
     def __init__(
-        self, dim: int, heads: int, window: tuple[int, int], *, qkv_bias: bool = True, conv_path: bool = True
+        self,
+        dim: int,
+        heads: int,
+        window: tuple[int, int],
+        *,
+        qkv_bias: bool = True,
+        mixing: Mixing | None = Mixing(),  # noqa: B008  frozen
     ) -> None:
-        super().__init__()
         if min(window) < 1:
             raise UsageError(f"window={window}; both sides must be at least 1")
         if heads < 1 or dim % heads:
             divisors = [n for n in range(1, dim + 1) if dim % n == 0]
             raise UsageError(f"{heads} heads do not divide {dim} channels; numbers of heads that do: {divisors}")
+        super().__init__(mixing, heads, dim // heads)
         self.heads, self.head_dim, self.window = heads, dim // heads, window
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        if not self.has_attention:
+            return
         self.proj = nn.Linear(dim, dim)
         entries = (2 * window[0] - 1) * (2 * window[1] - 1)
         self.relative_position_bias_table = nn.Parameter(torch.empty(entries, heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.conv_path = ConvPath(heads, self.head_dim) if conv_path else None
-        if conv_path:
-            self.rate_attention = nn.Parameter(torch.full((1,), 0.5))
-            self.rate_conv = nn.Parameter(torch.full((1,), 0.5))
 
     def forward(self, x: Tensor, shift: tuple[int, int] = (0, 0)) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C); both paths see the map rolled by −shift and give it rolled back."""
+        rate_attention, rate_conv = self.rates()
         qkv = self.qkv(x).unflatten(3, (3, self.heads, self.head_dim))  # (B, H, W, 3, N, D)
+        conv = None if self.conv_path is None else self.conv_path(qkv.flatten(3, 4), shift, rate=rate_conv)
+        if not self.has_attention:
+            return conv  # type: ignore[return-value]
         out = ops.window_attention(
             qkv, self.relative_position_bias_table, window=self.window, shift=shift
         )  # (B, H, W, C)
-        if self.conv_path is None:
+        if conv is None or rate_attention is None:
             return self.proj(out)
         # The rates go into the weights, which are smaller than the maps and keep the maps out of the rates' gradients.
-        out = F.linear(out, self.rate_attention * self.proj.weight, self.rate_attention * self.proj.bias)
+        out = F.linear(out, rate_attention * self.proj.weight, rate_attention * self.proj.bias)
         # Released weights were trained with the path's output (d-major) added to the attention's (head-major) index
         # by index, and with `proj` on the attention alone.
-        return out + self.conv_path(qkv.flatten(3, 4), shift, rate=self.rate_conv)  # (B, H, W, C)
+        return out + conv  # (B, H, W, C)

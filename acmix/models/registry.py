@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import fields, replace
 from inspect import signature
 from typing import Any
 
@@ -10,6 +11,8 @@ import timm
 from timm.models import build_model_with_cfg, register_model
 from timm.models._registry import generate_default_cfgs
 from torch import nn
+
+from acmix.layers import Mixing
 
 MODEL_CLASSES: dict[str, type[nn.Module]] = {}
 
@@ -72,6 +75,10 @@ def entrypoint(name: str, model_class: type[nn.Module], arguments: dict[str, Any
 
     def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         out_indices = kwargs.pop("out_indices", tuple(range(stages)))
+        # the ablations are plain arguments here, and one object from here on
+        given = {each.name: kwargs.pop(each.name) for each in fields(Mixing) if each.name in kwargs}
+        if given:
+            kwargs["mixing"] = replace(kwargs.get("mixing", Mixing()), **given)
         return build_model_with_cfg(
             model_class,
             name,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from acmix.layers import ACmix2d
+from acmix.layers import ACmix2d, Mixing, rate_names
 from acmix.models.registry import register_variants
 
 # a bottleneck gives this many times its inner channels
@@ -44,6 +44,8 @@ class ResNet(nn.Module):
         drop_path_rate: chance to skip the last bottleneck; falls linearly to 0 at the first.
         zero_init_residual: start every bottleneck as the identity, by a last norm whose weights are 0.
         conv_path: False gives plain ResNet, whose middle layer is a 3×3 convolution.
+        mixing: of the two paths, where there are two; `create_model` also takes its fields one by one. With
+            path="attention" the middle layer is local attention.
 
     Source: He et al., Deep residual learning (CVPR 2016); ACmix (CVPR 2022), section 5.1 and table 2.
     """
@@ -61,8 +63,10 @@ class ResNet(nn.Module):
         drop_path_rate: float = 0.0,
         zero_init_residual: bool = False,
         conv_path: bool = True,
+        mixing: Mixing = Mixing(),  # noqa: B008  frozen
     ) -> None:
         super().__init__()
+        mixing.check_stages(len(layers))
         if not layers or min(layers) < 1:
             raise ValueError(f"layers={tuple(layers)}; expected the bottlenecks of each stage, at least one a stage")
         self.drop_rate = drop_rate
@@ -81,7 +85,7 @@ class ResNet(nn.Module):
             blocks = []
             for j in range(depth):
                 stride = 2 if i > 0 and j == 0 else 1
-                middle = middle_layer(inner, stride, heads, attention_size, conv_path)
+                middle = middle_layer(inner, stride, heads, attention_size, mixing.at(i) if conv_path else None)
                 blocks.append(Bottleneck(channels, inner, middle, stride=stride, drop_path=rates[i][j]))
                 channels = inner * EXPANSION
             self.add_module(self.stages[i], nn.Sequential(*blocks))
@@ -183,7 +187,7 @@ class ResNet(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that are not decayed, though an optimizer may decay those of one dimension too."""
-        return {name for name, _ in self.named_parameters() if name.endswith(("rate_attention", "rate_conv"))}
+        return rate_names(self)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Tells timm which parameters form a layer, for layer-wise learning rates."""
@@ -227,10 +231,10 @@ class Bottleneck(nn.Module):
         return self.act(x.add_(shortcut))  # in place: neither a norm's nor a drop's gradient needs what it gave
 
 
-def middle_layer(inner: int, stride: int, heads: int | str, attention_size: int, conv_path: bool) -> nn.Module:
+def middle_layer(inner: int, stride: int, heads: int | str, attention_size: int, mixing: Mixing | None) -> nn.Module:
     """What stands between a bottleneck's two 1×1 convolutions: ACmix, or the 3×3 convolution it replaces."""
-    if conv_path:
-        return ACmix2d(inner, inner, heads=heads, attention_size=attention_size, stride=stride)
+    if mixing is not None:
+        return ACmix2d(inner, inner, heads=heads, attention_size=attention_size, stride=stride, mixing=mixing)
     return nn.Conv2d(inner, inner, 3, stride=stride, padding=1, bias=False)
 
 

@@ -20,7 +20,7 @@ from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
 from acmix.errors import UsageError
-from acmix.layers import WindowAttention
+from acmix.layers import Mixing, WindowAttention, rate_names
 from acmix.models.registry import register_variants
 from acmix.ops import pair
 
@@ -47,6 +47,7 @@ class SwinTransformer(nn.Module):
         proj_drop_rate: dropout in the MLPs and after the attention.
         drop_path_rate: chance to skip the last block; falls linearly to 0 at the first.
         conv_path: False gives plain Swin.
+        mixing: of the two paths, where there are two; `create_model` also takes its fields one by one.
 
     Source: Swin Transformer (ICCV 2021); ACmix (CVPR 2022).
     """
@@ -68,8 +69,10 @@ class SwinTransformer(nn.Module):
         proj_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         conv_path: bool = True,
+        mixing: Mixing = Mixing(),  # noqa: B008  frozen
     ) -> None:
         super().__init__()
+        mixing.check_stages(len(depths))
         if len(depths) != len(num_heads):
             raise UsageError(f"depths={tuple(depths)} and num_heads={tuple(num_heads)} expected one entry a stage each")
         self.num_classes, self.global_pool, self.patch_size = num_classes, global_pool, pair(patch_size)
@@ -101,7 +104,7 @@ class SwinTransformer(nn.Module):
                     qkv_bias=qkv_bias,
                     proj_drop=proj_drop_rate,
                     drop_path=rates[i],
-                    conv_path=conv_path,
+                    mixing=mixing.at(i) if conv_path else None,
                 )
             )
             self.feature_info.append(dict(num_chs=dim, reduction=patch_size * 2**i, module=f"layers.{i}"))
@@ -194,8 +197,8 @@ class SwinTransformer(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that are not decayed, though they may have several dimensions."""
-        free = ("relative_position_bias_table", "rate_attention", "rate_conv")
-        return {name for name, _ in self.named_parameters() if name.endswith(free)}
+        names = (name for name, _ in self.named_parameters())
+        return rate_names(self) | {name for name in names if name.endswith("relative_position_bias_table")}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Tells timm which parameters form a layer, for layer-wise learning rates."""
@@ -216,7 +219,8 @@ class Stage(nn.Module):
         heads: attention heads.
         window: (rows, columns) of the windows.
         downsample: merge 2×2 patches of dim/2 channels first.
-        mlp_ratio, qkv_bias, proj_drop, conv_path: as in `SwinTransformer`.
+        mlp_ratio, qkv_bias, proj_drop: as in `SwinTransformer`.
+        mixing: of the two paths; None for attention alone.
         drop_path: chance to skip, for each block.
     """
 
@@ -232,7 +236,7 @@ class Stage(nn.Module):
         qkv_bias: bool,
         proj_drop: float,
         drop_path: Sequence[float],
-        conv_path: bool,
+        mixing: Mixing | None,
     ) -> None:
         super().__init__()
         self.grad_checkpointing = False
@@ -248,7 +252,7 @@ class Stage(nn.Module):
                     qkv_bias=qkv_bias,
                     proj_drop=proj_drop,
                     drop_path=drop_path[i],
-                    conv_path=conv_path,
+                    mixing=mixing,
                 )
                 for i in range(depth)
             ]
@@ -276,13 +280,13 @@ class Block(nn.Module):
         qkv_bias: bool,
         proj_drop: float,
         drop_path: float,
-        conv_path: bool,
+        mixing: Mixing | None,
     ) -> None:
         super().__init__()
         self.window = window
         self.shift = tuple(side // 2 if shifted else 0 for side in window)
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(dim, heads, window, qkv_bias=qkv_bias, conv_path=conv_path)
+        self.attn = WindowAttention(dim, heads, window, qkv_bias=qkv_bias, mixing=mixing)
         self.drop = nn.Dropout(proj_drop)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=proj_drop)

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from acmix.errors import UsageError
+from acmix.layers import Mixed
 
 # On a terminal that is no terminal, a line this often.
 PLAIN_SECONDS = 10.0
@@ -149,12 +150,13 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 def path_rates(model: nn.Module) -> dict[str, list[float]]:
     """(attention, conv) rates of every block that mixes two paths, in the network's order."""
-    modules: dict[str, Any] = dict(model.named_modules())
-    return {
-        name: [module.rate_attention.item(), module.rate_conv.item()]
-        for name, module in modules.items()
-        if hasattr(module, "rate_attention") and hasattr(module, "rate_conv")
-    }
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Mixed):
+            rates = module.rates()
+            if rates[0] is not None and rates[1] is not None:
+                found[name] = [rates[0].item(), rates[1].item()]
+    return found
 
 
 def in_words(choices: dict[str, Any]) -> str:

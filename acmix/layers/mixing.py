@@ -1,0 +1,138 @@
+"""How a block mixes its two paths: the paper's form, and each of its ablations.
+
+Shapes: B batch · H, W map · N heads · D channels a head
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from acmix.errors import UsageError
+from acmix.layers.conv_path import INITS, KERNELS, ConvPath
+
+PATHS = ("both", "attention", "convolution")
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """What is mixed, with which rates, and by which kernels. The defaults are the paper's ACmix.
+
+    Args:
+        path: "both", "attention" or "convolution". With one alone there is nothing to weigh, so there are no rates.
+        rates: α of the attention and β of the convolution: "learned" from 0.5 each; a pair, learned from there; one
+            number, at which both are fixed; or "softmax", learned so that they add up to 1.
+        conv_kernels: "full", "channel", "frozen" or "shifts"; see `ConvPath`.
+        conv_init: "shift" or "random"; what those kernels start as.
+        conv_stages: stages, counted from 0, that are mixed; the others are those of the plain network. All by default.
+
+    Raises:
+        UsageError: a value that is none of these.
+
+    Source: ACmix, sections 4.2 and 5.4.
+    """
+
+    path: str = "both"
+    rates: str | float | tuple[float, float] = "learned"
+    conv_kernels: str = "full"
+    conv_init: str = "shift"
+    conv_stages: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("path", self.path, PATHS),
+            ("conv_kernels", self.conv_kernels, KERNELS),
+            ("conv_init", self.conv_init, INITS),
+        ):
+            if value not in known:
+                raise UsageError(f"{name}={value!r}; expected one of {', '.join(map(repr, known))}")
+        if not (self.rates in ("learned", "softmax") or is_number(self.rates) or is_pair(self.rates)):
+            raise UsageError(f"rates={self.rates!r}; expected 'learned', 'softmax', a number, or a pair of numbers")
+        stages = self.conv_stages
+        if stages is not None and not (
+            isinstance(stages, (tuple, list)) and all(isinstance(i, int) and i >= 0 for i in stages)
+        ):
+            raise UsageError(
+                f"conv_stages={stages!r}; expected numbers of stages, counted from 0, e.g. (2, 3), or None"
+            )
+
+    def at(self, stage: int) -> Mixing | None:
+        """The mixing of a stage; None where it is the plain network's."""
+        return self if self.conv_stages is None or stage in self.conv_stages else None
+
+    def check_stages(self, count: int) -> None:
+        """Refuses stages that a network of `count` stages does not have."""
+        beyond = [stage for stage in self.conv_stages or () if stage >= count]
+        if beyond:
+            raise UsageError(f"conv_stages={self.conv_stages} names stage {beyond[0]}; there are 0 to {count - 1}")
+
+
+class Mixed(nn.Module):
+    """The part that every mixed attention has: the convolution path and the two rates.
+
+        out = α · attention + β · conv path
+
+    Args:
+        mixing: None for an attention alone.
+        heads: N; also the outputs of the convolution path for each of the D channels.
+        head_dim: D.
+        geometry: further arguments of `ConvPath`: pieces, conv_size, bias, stride, dilation.
+    """
+
+    rate_attention: nn.Parameter
+    rate_conv: nn.Parameter
+    rate_logits: nn.Parameter
+
+    def __init__(self, mixing: Mixing | None, heads: int, head_dim: int, **geometry: Any) -> None:
+        super().__init__()
+        path = "attention" if mixing is None else mixing.path
+        self.has_attention = path != "convolution"
+        self.conv_path = None
+        self.fixed_rate: float | None = None
+        if mixing is None or path == "attention":
+            return
+        self.conv_path = ConvPath(
+            heads, head_dim, conv_kernels=mixing.conv_kernels, conv_init=mixing.conv_init, **geometry
+        )
+        if path == "convolution":
+            return
+        if mixing.rates == "softmax":
+            self.rate_logits = nn.Parameter(torch.zeros(2))
+        elif is_number(mixing.rates):
+            self.fixed_rate = float(mixing.rates)  # type: ignore[arg-type]
+        else:
+            attention, conv = mixing.rates if is_pair(mixing.rates) else (0.5, 0.5)  # type: ignore[misc]
+            self.rate_attention = nn.Parameter(torch.full((1,), float(attention)))
+            self.rate_conv = nn.Parameter(torch.full((1,), float(conv)))
+
+    def rates(self) -> tuple[Tensor | None, Tensor | None]:
+        """(α, β), each (1,); None each where one path stands alone."""
+        if self.conv_path is None or not self.has_attention:
+            return None, None
+        if hasattr(self, "rate_logits"):
+            attention, conv = self.rate_logits.softmax(0).split(1)
+            return attention, conv
+        if self.fixed_rate is not None:
+            # made on the device, in no state dict
+            rate = self.conv_path.fc_weight.new_full((1,), self.fixed_rate)
+            return rate, rate
+        return self.rate_attention, self.rate_conv
+
+
+def rate_names(model: nn.Module) -> set[str]:
+    """Names of all rates, which no optimizer may decay."""
+    ends = ("rate_attention", "rate_conv", "rate_logits")
+    return {name for name, _ in model.named_parameters() if name.rpartition(".")[2] in ends}
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a plain number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_pair(value: Any) -> bool:
+    """Whether a value is two plain numbers; YAML makes lists of pairs."""
+    return isinstance(value, (tuple, list)) and len(value) == 2 and all(map(is_number, value))
