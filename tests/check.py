@@ -6,6 +6,7 @@ check(case, "triton", torch.float16, device="cuda")
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,7 +56,20 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
 
 
 def errors(case: Case, implementation: str, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> list[Error]:
-    """Measures an implementation and the reference against the reference in float64, on inputs rounded to `dtype`."""
+    """Measures an implementation and the reference against the reference in float64, on inputs rounded to `dtype`.
+
+    Where a bound is missed both are measured on two more draws, and the largest errors of all three compared: of a
+    gradient of few numbers a single draw can be exact by luck, and whose luck it was differs from one CPU to the next.
+    """
+    found = errors_of_draw(case, implementation, dtype, device, seed)
+    if all(error.ours <= error.bound for error in found):
+        return found
+    draws = [found, *(errors_of_draw(case, implementation, dtype, device, seed + more) for more in (1, 2))]
+    return [largest_of(same) for same in zip(*draws, strict=True)]
+
+
+def errors_of_draw(case: Case, implementation: str, dtype: torch.dtype, device: str, seed: int) -> list[Error]:
+    """What `errors` measures, on one draw of the inputs."""
     tensors = case.tensors(dtype, device, seed)
     exact = results(case, "reference", {name: doubled(tensor) for name, tensor in tensors.items()})
     reference = results(case, "reference", tensors)
@@ -67,6 +81,16 @@ def errors(case: Case, implementation: str, dtype: torch.dtype, device: str = "c
         # the reference can be exact by luck; one rounding of the largest value is never a fault
         found.append(Error(name, error, theirs, factor * max(theirs, torch.finfo(dtype).eps)))
     return found
+
+
+def largest_of(draws: Sequence[Error]) -> Error:
+    """One tensor's errors over several draws."""
+    return Error(
+        draws[0].tensor,
+        max(error.ours for error in draws),
+        max(error.reference for error in draws),
+        max(error.bound for error in draws),
+    )
 
 
 def check(case: Case, implementation: str, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> list[Error]:

@@ -7,6 +7,7 @@ import torch
 from cases import CASES, CONV_CASES, WINDOW_CASES
 from cases_local import LOCAL_CASES, LocalCase
 from check import check, results
+from torch._dynamo.testing import CompileCounter
 
 import acmix
 from acmix import ops
@@ -62,7 +63,7 @@ def test_nothing_is_compiled_again_from_batch_to_batch():
     model = acmix.create_model(
         "acmix_swin_tiny_patch4_window7_224", img_size=28, window_size=4, embed_dim=24, depths=(1, 1), num_heads=(2, 4)
     )
-    counted = torch._dynamo.testing.CompileCounter()
+    counted = CompileCounter()
     compiled = torch.compile(model, backend=counted, fullgraph=True)
     for _ in range(3):
         compiled(torch.randn(2, 3, 28, 28)).sum().backward()
