@@ -92,6 +92,34 @@ def _load_keys(
     return k, v
 
 
+@triton.jit
+def _look(
+    q, i, j, first, row, column, down, right, base, position, height, width, channels, stride_h, stride_w, stride_s,
+    stride_d, position_h, position_w, position_d, stride, dilation, scale,
+    KY: tl.constexpr, KX: tl.constexpr, STEP: tl.constexpr, HAS_POSITION: tl.constexpr, ONCE: tl.constexpr,
+    TY: tl.constexpr, TX: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """A tile's queries on its keys from number `first` on: logits (TY·TX, TY·TX), and those keys and values."""
+    RX: tl.constexpr = (TX - 1) * STEP + KX
+    place = first + tl.arange(0, TY * TX)
+    ki = row * (TY * STEP) + place // RX
+    kj = column * (TX * STEP) + place % RX
+    key_y, key_x, valid = _key_places(ki, kj, down, right, height, width, stride, dilation, KY, KX)
+    valid = valid & (place < ((TY - 1) * STEP + KY) * RX)
+    k, v = _load_keys(
+        base, position, key_y, key_x, valid, height, width, channels, stride_h, stride_w, stride_s, stride_d,
+        position_h, position_w, position_d, HAS_POSITION, ONCE, BD,
+    )  # fmt: skip
+    seen = _sees(i[:, None], j[:, None], ki[None, :], kj[None, :], STEP, KY, KX) & valid[None, :]
+    return tl.where(seen, tl.dot(q, tl.trans(k), input_precision="ieee") * scale, -1e30), k, v
+
+
+@triton.jit
+def _sees(i, j, ki, kj, STEP: tl.constexpr, KY: tl.constexpr, KX: tl.constexpr):
+    """Whether a key lies in a query's neighbourhood."""
+    return (ki >= i * STEP) & (ki < i * STEP + KY) & (kj >= j * STEP) & (kj < j * STEP + KX)
+
+
 @tuned("channels", "KY", "KX", "STEP", "TX")
 @triton.jit
 def forward(
@@ -102,8 +130,7 @@ def forward(
     ONCE: tl.constexpr, TY: tl.constexpr, TX: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries of one head."""
-    RX: tl.constexpr = (TX - 1) * STEP + KX
-    REGION: tl.constexpr = ((TY - 1) * STEP + KY) * RX
+    REGION: tl.constexpr = ((TY - 1) * STEP + KY) * ((TX - 1) * STEP + KX)
     head, image, row, column, down, right = _program(heads, rows, columns, remainder_rows, remainder_columns)
     base = qkv + image * stride_b + head * stride_n
     i, j, y, x, valid_q = _queries_of(row, column, down, right, out_height, out_width, REMAINDERS, TY, TX)
@@ -112,17 +139,11 @@ def forward(
     total = tl.zeros((TY * TX,), dtype=tl.float32)
     found = tl.zeros((TY * TX, BD), dtype=tl.float32)
     for first in range(0, REGION, TY * TX):
-        place = first + tl.arange(0, TY * TX)
-        ki = row * (TY * STEP) + place // RX
-        kj = column * (TX * STEP) + place % RX
-        key_y, key_x, valid_k = _key_places(ki, kj, down, right, height, width, stride, dilation, KY, KX)
-        valid_k = valid_k & (place < REGION)
-        k, v = _load_keys(
-            base, position, key_y, key_x, valid_k, height, width, channels, stride_h, stride_w, stride_s, stride_d,
-            position_h, position_w, position_d, HAS_POSITION, ONCE, BD,
+        logits, _, v = _look(
+            q, i, j, first, row, column, down, right, base, position, height, width, channels, stride_h, stride_w,
+            stride_s, stride_d, position_h, position_w, position_d, stride, dilation, scale,
+            KY, KX, STEP, HAS_POSITION, ONCE, TY, TX, BD,
         )  # fmt: skip
-        seen = _sees(i[:, None], j[:, None], ki[None, :], kj[None, :], STEP, KY, KX) & valid_k[None, :]
-        logits = tl.where(seen, tl.dot(q, tl.trans(k), input_precision="ieee") * scale, -1e30)
         before = largest
         largest = tl.maximum(before, tl.max(logits, axis=1))
         weights = tl.exp(logits - largest[:, None])
@@ -137,12 +158,6 @@ def forward(
     tl.store(place, (found / total[:, None]).to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit
-def _sees(i, j, ki, kj, STEP: tl.constexpr, KY: tl.constexpr, KX: tl.constexpr):
-    """Whether a key lies in a query's neighbourhood."""
-    return (ki >= i * STEP) & (ki < i * STEP + KY) & (kj >= j * STEP) & (kj < j * STEP + KX)
-
-
 @tuned("channels", "KY", "KX", "STEP", "TX")
 @triton.jit
 def queries_back(
@@ -154,8 +169,7 @@ def queries_back(
     ONCE: tl.constexpr, TY: tl.constexpr, TX: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries of one head: their gradients, and two numbers each for the keys' pass."""
-    RX: tl.constexpr = (TX - 1) * STEP + KX
-    REGION: tl.constexpr = ((TY - 1) * STEP + KY) * RX
+    REGION: tl.constexpr = ((TY - 1) * STEP + KY) * ((TX - 1) * STEP + KX)
     head, image, row, column, down, right = _program(heads, rows, columns, remainder_rows, remainder_columns)
     base = qkv + image * stride_b + head * stride_n
     grad_base = grad + image * grad_b + head * channels * grad_c
@@ -167,17 +181,11 @@ def queries_back(
     mean = tl.zeros((TY * TX,), dtype=tl.float32)
     grad_q = tl.zeros((TY * TX, BD), dtype=tl.float32)
     for first in range(0, REGION, TY * TX):
-        place = first + tl.arange(0, TY * TX)
-        ki = row * (TY * STEP) + place // RX
-        kj = column * (TX * STEP) + place % RX
-        key_y, key_x, valid_k = _key_places(ki, kj, down, right, height, width, stride, dilation, KY, KX)
-        valid_k = valid_k & (place < REGION)
-        k, v = _load_keys(
-            base, position, key_y, key_x, valid_k, height, width, channels, stride_h, stride_w, stride_s, stride_d,
-            position_h, position_w, position_d, HAS_POSITION, ONCE, BD,
+        logits, k, v = _look(
+            q, i, j, first, row, column, down, right, base, position, height, width, channels, stride_h, stride_w,
+            stride_s, stride_d, position_h, position_w, position_d, stride, dilation, scale,
+            KY, KX, STEP, HAS_POSITION, ONCE, TY, TX, BD,
         )  # fmt: skip
-        seen = _sees(i[:, None], j[:, None], ki[None, :], kj[None, :], STEP, KY, KX) & valid_k[None, :]
-        logits = tl.where(seen, tl.dot(q, tl.trans(k), input_precision="ieee") * scale, -1e30)
         before = largest
         largest = tl.maximum(before, tl.max(logits, axis=1))
         weights = tl.exp(logits - largest[:, None])
@@ -187,17 +195,11 @@ def queries_back(
     log_sum = largest + tl.log(total)
     mean = mean / total
     for first in range(0, REGION, TY * TX):
-        place = first + tl.arange(0, TY * TX)
-        ki = row * (TY * STEP) + place // RX
-        kj = column * (TX * STEP) + place % RX
-        key_y, key_x, valid_k = _key_places(ki, kj, down, right, height, width, stride, dilation, KY, KX)
-        valid_k = valid_k & (place < REGION)
-        k, v = _load_keys(
-            base, position, key_y, key_x, valid_k, height, width, channels, stride_h, stride_w, stride_s, stride_d,
-            position_h, position_w, position_d, HAS_POSITION, ONCE, BD,
+        logits, k, v = _look(
+            q, i, j, first, row, column, down, right, base, position, height, width, channels, stride_h, stride_w,
+            stride_s, stride_d, position_h, position_w, position_d, stride, dilation, scale,
+            KY, KX, STEP, HAS_POSITION, ONCE, TY, TX, BD,
         )  # fmt: skip
-        seen = _sees(i[:, None], j[:, None], ki[None, :], kj[None, :], STEP, KY, KX) & valid_k[None, :]
-        logits = tl.where(seen, tl.dot(q, tl.trans(k), input_precision="ieee") * scale, -1e30)
         weights = tl.exp(logits - log_sum[:, None])
         grad_weights = tl.dot(slope, tl.trans(v), input_precision="ieee")
         grad_logits = (weights * (grad_weights - mean[:, None])).to(k.dtype)
