@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acmix.errors import UsageError
@@ -85,6 +86,8 @@ class Mixed(nn.Module):
     rate_attention: nn.Parameter
     rate_conv: nn.Parameter
     rate_logits: nn.Parameter
+    # of an attention that has a projection behind it; it acts on the attention alone
+    proj: nn.Linear
 
     def __init__(self, mixing: Mixing | None, heads: int, head_dim: int, **geometry: Any) -> None:
         super().__init__()
@@ -120,6 +123,21 @@ class Mixed(nn.Module):
             rate = self.conv_path.fc_weight.new_full((1,), self.fixed_rate)
             return rate, rate
         return self.rate_attention, self.rate_conv
+
+    def project(self, attention: Tensor, rate: Tensor | None) -> Tensor:
+        """rate · proj(attention), (…, C) -> (…, C): the rate goes into weights, which are smaller than the map."""
+        if rate is None:
+            return self.proj(attention)
+        return F.linear(attention, rate * self.proj.weight, rate * self.proj.bias)
+
+
+def with_conv(tokens: Tensor, conv: Tensor | None) -> Tensor:
+    """Adds a map (B, H, W, C) to the tokens (B, T + H·W, C) behind the T that have no place on it, as a class token."""
+    if conv is None:
+        return tokens
+    conv = conv.flatten(1, 2)  # (B, H·W, C)
+    first = tokens.shape[1] - conv.shape[1]
+    return tokens + (F.pad(conv, (0, 0, first, 0)) if first else conv)
 
 
 def rate_names(model: nn.Module) -> set[str]:

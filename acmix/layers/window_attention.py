@@ -6,7 +6,6 @@ Shapes: B batch · H, W map · N heads · D channels a head · C = N·D
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acmix import ops
@@ -64,10 +63,7 @@ class WindowAttention(Mixed):
         out = ops.window_attention(
             qkv, self.relative_position_bias_table, window=self.window, shift=shift
         )  # (B, H, W, C)
-        if conv is None or rate_attention is None:
-            return self.proj(out)
-        # The rates go into the weights, which are smaller than the maps and keep the maps out of the rates' gradients.
-        out = F.linear(out, rate_attention * self.proj.weight, rate_attention * self.proj.bias)
+        out = self.project(out, rate_attention)
         # Released weights were trained with the path's output (d-major) added to the attention's (head-major) index
         # by index, and with `proj` on the attention alone.
-        return out + conv  # (B, H, W, C)
+        return out if conv is None else out + conv  # (B, H, W, C)
