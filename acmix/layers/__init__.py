@@ -3,7 +3,9 @@
 from acmix.layers.acmix1d import ACmix1d
 from acmix.layers.acmix2d import ACmix2d
 from acmix.layers.conv_path import ConvPath
+from acmix.layers.global_attention import GlobalAttention
 from acmix.layers.mixing import Mixed, Mixing, rate_names
+from acmix.layers.reduction_attention import ReductionAttention
 from acmix.layers.replace import GatedACmix2d, replace_conv
 from acmix.layers.window_attention import WindowAttention
 
@@ -12,8 +14,10 @@ __all__ = [
     "ACmix2d",
     "ConvPath",
     "GatedACmix2d",
+    "GlobalAttention",
     "Mixed",
     "Mixing",
+    "ReductionAttention",
     "WindowAttention",
     "rate_names",
     "replace_conv",

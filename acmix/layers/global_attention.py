@@ -1,6 +1,7 @@
 """Attention between all tokens, as in ViT, alone or mixed with a convolution path on the grid of patches.
 
-Shapes: B batch · T tokens without a place, as a class token · H, W grid · L = T + H·W · N heads · D channels a head · C = N·D
+Shapes: B batch · T tokens without a place, as a class token · H, W grid · L = T + H·W
+    N heads · D channels a head · C = N·D
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Attention to a reduced map, as in PVT, alone or mixed with a convolution path at full resolution.
 
-Shapes: B batch · T tokens without a place, as a class token · H, W map · L = T + H·W · N heads · D channels a head · C = N·D
-    r reduction · h = ceil(H/r), w = ceil(W/r)
+Shapes: B batch · T tokens without a place, as a class token · H, W map · L = T + H·W
+    N heads · D channels a head · C = N·D · r reduction · h = ceil(H/r), w = ceil(W/r)
 """
 
 from __future__ import annotations

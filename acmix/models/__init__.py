@@ -7,8 +7,10 @@ from typing import Any
 import timm
 from torch import nn
 
+from acmix.models import pvt as _pvt  # noqa: F401  registers its variants
 from acmix.models import resnet as _resnet  # noqa: F401  registers its variants
 from acmix.models import swin as _swin  # noqa: F401  registers its variants
+from acmix.models import vit as _vit  # noqa: F401  registers its variants
 
 
 def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:

@@ -23,7 +23,7 @@ def register_variants(
     *,
     first_conv: str,
     classifier: str,
-    stages: int,
+    maps: int,
 ) -> None:
     """Registers every variant with timm under its name.
 
@@ -32,7 +32,7 @@ def register_variants(
         variants: name to arguments of the constructor.
         first_conv: name of the layer that reads the image.
         classifier: name of the last layer.
-        stages: how many maps `features_only=True` gives.
+        maps: how many maps `features_only=True` gives by default, the last ones.
     """
     module = sys.modules[model_class.__module__]
     settings = dict(first_conv=first_conv, classifier=classifier)
@@ -40,7 +40,7 @@ def register_variants(
         {name: pretrained_cfg(arguments, **settings) for name, arguments in variants.items()}
     )
     for name, arguments in variants.items():
-        register_model(entrypoint(name, model_class, arguments, stages))
+        register_model(entrypoint(name, model_class, arguments, maps))
         MODEL_CLASSES[name] = model_class
 
 
@@ -70,11 +70,11 @@ def pretrained_cfg(arguments: dict[str, Any], **settings: str) -> dict[str, Any]
     )
 
 
-def entrypoint(name: str, model_class: type[nn.Module], arguments: dict[str, Any], stages: int):
+def entrypoint(name: str, model_class: type[nn.Module], arguments: dict[str, Any], maps: int):
     """The function that timm calls to build a variant."""
 
     def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        out_indices = kwargs.pop("out_indices", tuple(range(stages)))
+        out_indices = kwargs.pop("out_indices", maps)
         # the ablations are plain arguments here, and one object from here on
         given = {each.name: kwargs.pop(each.name) for each in fields(Mixing) if each.name in kwargs}
         if given:

@@ -61,8 +61,7 @@ def padded(x: Tensor, patch: int | tuple[int, int]) -> Tensor:
     rows, columns = pair(patch)
     # this form of "what lacks to a multiple" is simplified where the length is symbolic
     down, right = (
-        (length + side - 1) // side * side - length
-        for length, side in zip(x.shape[2:], (rows, columns), strict=True)
+        (length + side - 1) // side * side - length for length, side in zip(x.shape[2:], (rows, columns), strict=True)
     )
     return F.pad(x, (0, right, 0, down))
 

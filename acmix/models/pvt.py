@@ -1,0 +1,264 @@
+"""Pyramid Vision Transformer, version 1, and its ACmix form: one network, one flag.
+
+timm has version 2 alone; attention is named as there (q, kv, sr, norm, proj). A convolution path adds
+`attn.rate_attention`, `attn.rate_conv` and `attn.conv_path.*` to each block.
+
+Shapes: B batch · T class tokens, 1 in the last stage · H, W map · L = T + H·W · C channels · h, w image
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.layers import calculate_drop_path_rates
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from acmix.errors import UsageError
+from acmix.layers import Mixing, ReductionAttention, rate_names
+from acmix.models.registry import register_variants
+from acmix.models.token_block import (
+    TokenBlock,
+    TokenBlocks,
+    as_map,
+    check_class_token_sees,
+    check_pool,
+    init_weights,
+    padded,
+    positions,
+)
+from acmix.ops import pair
+
+
+class PyramidVisionTransformer(nn.Module):
+    """Classifies images, or gives a pyramid of features, by attention to reduced maps.
+
+    Any input of at least one pixel works: zeros fill up the last patches, and positions are interpolated.
+
+    Args:
+        img_size: side of the images, or (h, w), that positions are learned for.
+        in_chans: channels of the images.
+        num_classes: classes; 0 leaves the pooled features.
+        global_pool: "token" for the class token, "avg" for the mean of the last map, "" for no pooling.
+        embed_dims: channels of each stage.
+        depths: blocks in each stage.
+        num_heads: attention heads in each stage.
+        mlp_ratios: hidden over outer width of the MLPs in each stage.
+        reductions: side of the patches that stand for their pixels as keys and values, in each stage.
+        qkv_bias: whether the projections of q, k and v have biases.
+        drop_rate: dropout before the classifier.
+        proj_drop_rate: dropout in the MLPs and behind the attention.
+        drop_path_rate: chance to skip the last block; falls linearly to 0 at the first.
+        conv_path: False gives plain PVT.
+        mixing: of the two paths, where there are two; `create_model` also takes its fields one by one.
+
+    Source: PVT (ICCV 2021); ACmix (CVPR 2022), table 2, whose form was never released: see `ReductionAttention`.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "token",
+        embed_dims: Sequence[int] = (64, 128, 320, 512),
+        depths: Sequence[int] = (2, 2, 2, 2),
+        num_heads: Sequence[int] = (1, 2, 5, 8),
+        mlp_ratios: Sequence[float] = (8, 8, 4, 4),
+        reductions: Sequence[int] = (8, 4, 2, 1),
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        conv_path: bool = True,
+        mixing: Mixing = Mixing(),  # noqa: B008  frozen
+    ) -> None:
+        super().__init__()
+        tables = dict(
+            embed_dims=embed_dims, depths=depths, num_heads=num_heads, mlp_ratios=mlp_ratios, reductions=reductions
+        )
+        if len({len(table) for table in tables.values()}) > 1:
+            lengths = ", ".join(f"{name} {len(table)}" for name, table in tables.items())
+            raise UsageError(f"{lengths} entries; expected one entry a stage each")
+        if reductions[-1] != 1:
+            raise UsageError(f"reductions={tuple(reductions)}; the last stage has a class token and takes 1")
+        mixing.check_stages(len(depths))
+        check_pool(global_pool)
+        self.num_features = self.head_hidden_size = embed_dims[-1]
+        rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        stages, self.feature_info = [], []
+        channels, stride, side = in_chans, 1, pair(img_size)
+        for i, dim in enumerate(embed_dims):
+            patch = 4 if i == 0 else 2
+            side = (-(-side[0] // patch), -(-side[1] // patch))
+            blocks = []
+            for j in range(depths[i]):
+                attention = ReductionAttention(
+                    dim, num_heads[i], reductions[i], qkv_bias=qkv_bias, mixing=mixing.at(i) if conv_path else None
+                )
+                ratio = mlp_ratios[i]
+                block = TokenBlock(dim, attention, mlp_ratio=ratio, drop=proj_drop_rate, drop_path=rates[i][j])
+                blocks.append(block)
+            last = i == len(depths) - 1
+            if last:
+                check_class_token_sees(blocks, global_pool)
+            stages.append(Stage(channels, dim, patch, side, blocks, class_token=last and global_pool == "token"))
+            channels, stride = dim, stride * patch
+            self.feature_info.append(dict(num_chs=dim, reduction=stride, module=f"stages.{i}"))
+        self.stages = nn.ModuleList(stages)
+        self.norm = nn.LayerNorm(self.num_features, eps=1e-6)
+        self.head_drop = nn.Dropout(drop_rate)
+        self.global_pool, self.num_classes = global_pool, num_classes
+        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        self.apply(init_weights)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, in_chans, h, w) -> (B, L, C) of the last stage, normalised."""
+        tokens = x
+        for stage in self.stages:
+            tokens, grid = stage(x)
+            x = as_map(tokens, grid)
+        return self.norm(tokens)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """(B, L, C) -> (B, num_classes), or the pooled features (B, C)."""
+        if self.global_pool:
+            x = x[:, 0] if self.global_pool == "token" else x.mean(1)
+        x = self.head_drop(x)
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_chans, h, w) -> (B, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Gives the maps behind chosen stages, as timm's models do.
+
+        Args:
+            x: (B, in_chans, h, w).
+            indices: which stages; the last n where one number n; all where None.
+            norm: apply the last norm to the last map.
+            stop_early: leave out the stages that nobody asked for.
+            output_fmt: "NCHW".
+            intermediates_only: give the list alone.
+
+        Returns:
+            The maps, and unless `intermediates_only` the last normalised tokens before them.
+        """
+        if output_fmt != "NCHW":
+            raise UsageError(f"output_fmt={output_fmt!r}; expected 'NCHW'")
+        wanted, last = feature_take_indices(len(self.stages), indices)
+        maps: list[Tensor] = []
+        tokens = x
+        for i, stage in enumerate(self.stages):
+            if stop_early and i > last:
+                break
+            tokens, grid = stage(x)
+            x = as_map(tokens, grid)
+            if i in wanted:
+                maps.append(as_map(self.norm(tokens), grid) if norm and i == len(self.stages) - 1 else x)
+        return maps if intermediates_only else (self.norm(tokens), maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Cuts off the stages behind the last one wanted, and the norm and head that go with them."""
+        wanted, last = feature_take_indices(len(self.stages), indices)
+        del self.stages[last + 1 :]
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, "")
+        return wanted
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Puts a new classifier in place; 0 classes leave the pooled features."""
+        if global_pool is not None:
+            check_pool(global_pool)
+            if global_pool == "token" != self.global_pool:
+                raise UsageError("this model was made without a class token; make it with global_pool='token'")
+            self.global_pool = global_pool
+        self.num_classes = num_classes
+        like = next(self.parameters())
+        self.head = nn.Linear(self.num_features, num_classes).to(like) if num_classes else nn.Identity()
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keeps only each block's input for the backward pass and computes the rest again."""
+        for stage in self.stages:
+            stage.blocks.grad_checkpointing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that are not decayed, though they may have several dimensions."""
+        names = (name for name, _ in self.named_parameters())
+        return rate_names(self) | {name for name in names if name.endswith(("pos_embed", "cls_token"))}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Tells timm which parameters form a layer, for layer-wise learning rates."""
+        layers = [
+            (r"^stages\.(\d+)\.(?:patch_embed|patch_norm|pos_embed|cls_token)", (0,)),
+            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+            (r"^norm", (99999,)),
+        ]
+        return dict(
+            stem=r"^stages\.0\.(?:patch_embed|patch_norm|pos_embed)", blocks=r"^stages\.(\d+)" if coarse else layers
+        )
+
+
+class Stage(nn.Module):
+    """Patches of a map as tokens, with learned positions, and blocks on them.
+
+    Args:
+        channels: of the map that comes in.
+        dim: C, channels of the tokens.
+        patch: side of a patch.
+        grid: (H, W) that positions are learned for.
+        blocks: what follows.
+        class_token: whether one stands before the patches.
+    """
+
+    def __init__(
+        self, channels: int, dim: int, patch: int, grid: tuple[int, int], blocks: list[TokenBlock], *, class_token: bool
+    ) -> None:
+        super().__init__()
+        self.patch, self.learned_grid, self.first = patch, grid, int(class_token)
+        self.patch_embed = nn.Conv2d(channels, dim, patch, stride=patch)
+        self.patch_norm = nn.LayerNorm(dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.first + grid[0] * grid[1], dim))
+        for learned in (self.cls_token, self.pos_embed):
+            if learned is not None:
+                nn.init.trunc_normal_(learned, std=0.02)
+        self.blocks = TokenBlocks(blocks)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """(B, channels, h, w) -> (B, L, C), and the grid (ceil(h/patch), ceil(w/patch))."""
+        x = self.patch_embed(padded(x, self.patch))  # (B, C, H, W)
+        grid = (x.shape[2], x.shape[3])
+        tokens = self.patch_norm(x.flatten(2).transpose(1, 2))  # (B, H·W, C)
+        if self.cls_token is not None:
+            tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], 1)  # (B, L, C)
+        tokens = tokens + positions(self.pos_embed, grid, self.learned_grid, self.first)
+        return self.blocks.run_all(tokens, grid), grid
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "acmix_pvt_tiny": dict(depths=(2, 2, 2, 2)),
+    "acmix_pvt_small": dict(depths=(3, 4, 6, 3)),
+    "acmix_pvt_medium": dict(depths=(3, 4, 18, 3)),
+    "acmix_pvt_large": dict(depths=(3, 8, 27, 3)),
+}
+
+register_variants(PyramidVisionTransformer, VARIANTS, first_conv="stages.0.patch_embed", classifier="head", maps=4)
