@@ -65,7 +65,7 @@ def test_the_first_line_says_what_was_chosen(data: Path, tmp_path: Path, capsys:
     assert first["event"] == "start"
     assert (first["precision"], first["fused"], first["channels_last"], first["compile"]) == ("bf16", True, True, False)
     assert first["workers"] == 0
-    assert first["operators"].keys() == {"conv_path", "window_attention", "local_attention"}
+    assert first["operators"].keys() == {"conv_path", "window_attention", "local_attention", "patchwise_attention"}
     assert all(name in said for name in first["operators"].values())
 
 

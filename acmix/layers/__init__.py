@@ -5,6 +5,7 @@ from acmix.layers.acmix2d import ACmix2d
 from acmix.layers.conv_path import ConvPath
 from acmix.layers.global_attention import GlobalAttention
 from acmix.layers.mixing import Mixed, Mixing, rate_names
+from acmix.layers.patchwise_attention import PairwiseAttention, PatchwiseAttention
 from acmix.layers.reduction_attention import ReductionAttention
 from acmix.layers.replace import GatedACmix2d, replace_conv
 from acmix.layers.window_attention import WindowAttention
@@ -17,6 +18,8 @@ __all__ = [
     "GlobalAttention",
     "Mixed",
     "Mixing",
+    "PairwiseAttention",
+    "PatchwiseAttention",
     "ReductionAttention",
     "WindowAttention",
     "rate_names",

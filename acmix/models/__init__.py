@@ -9,6 +9,7 @@ from torch import nn
 
 from acmix.models import pvt as _pvt  # noqa: F401  registers its variants
 from acmix.models import resnet as _resnet  # noqa: F401  registers its variants
+from acmix.models import san as _san  # noqa: F401  registers its variants
 from acmix.models import swin as _swin  # noqa: F401  registers its variants
 from acmix.models import vit as _vit  # noqa: F401  registers its variants
 

@@ -8,8 +8,7 @@ Shapes: B batch · H, W map · C channels · h, w image
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,10 +16,9 @@ import torch.nn.functional as F
 from timm.layers import DropPath, calculate_drop_path_rates, create_classifier
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
 from acmix.layers import ACmix2d, Mixing, rate_names
+from acmix.models.checkpointing import checkpointed
 from acmix.models.registry import register_variants
 
 # a bottleneck gives this many times its inner channels
@@ -245,33 +243,6 @@ def init_weights(module: nn.Module) -> None:
     """
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
-def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
-    """What the block gives, computed a second time in the backward pass without counting the batch twice."""
-
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), statistics_kept(block)
-
-    # torch.compile plans the second pass itself and takes no context of ours
-    more: dict[str, Any] = {} if torch.compiler.is_compiling() else dict(context_fn=contexts)
-    return checkpoint(block, x, use_reentrant=False, **more)  # type: ignore[return-value]
-
-
-@contextmanager
-def statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Lets the block's batch norms normalise by their batch and leave their running statistics as they are."""
-    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            if norm.training and norm.num_batches_tracked is not None:
-                norm.num_batches_tracked -= 1
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

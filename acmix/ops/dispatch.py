@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from acmix.errors import UsageError
-from acmix.ops import cpu, cpu_build, local, reference
+from acmix.ops import cpu, cpu_build, local, patchwise, reference
 
-OPERATORS = ("conv_path", "window_attention", "local_attention")
+OPERATORS = ("conv_path", "window_attention", "local_attention", "patchwise_attention")
+WITH_TRITON = OPERATORS[:3]
 
 
 @dataclass(frozen=True)
@@ -119,13 +120,13 @@ def in_module(name: str) -> dict[str, Callable[..., Any]]:
     return {function: called(function) for function in (name, name + "_backward")}
 
 
-TRITON = {function: call for name in OPERATORS for function, call in in_module(name).items()}
+TRITON = {function: call for name in WITH_TRITON for function, call in in_module(name).items()}
 
 # Fastest first; the reference runs everything and comes last.
 IMPLEMENTATIONS = [
     Implementation("triton", TRITON, triton_can_run, triton_why_not),
     Implementation("cpu", functions_of(cpu), cpu_can_run, cpu_build.why_not),
-    Implementation("reference", functions_of(reference, local), lambda case: None),
+    Implementation("reference", functions_of(reference, local, patchwise), lambda case: None),
 ]
 
 HINT = (

@@ -152,6 +152,40 @@ def _differentiate_local_attention(ctx, grad):
 _local_attention.register_autograd(_differentiate_local_attention, setup_context=_save_local_attention)
 
 
+@torch.library.custom_op("acmix::patchwise_attention", mutates_args=())
+def _patchwise_attention(values: Tensor, weights: Tensor, size: Sequence[int]) -> Tensor:
+    return dispatch.run("patchwise_attention", values, weights, tuple(size))
+
+
+@torch.library.custom_op("acmix::patchwise_attention_backward", mutates_args=())
+def _patchwise_attention_backward(
+    grad: Tensor, values: Tensor, weights: Tensor, size: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    return dispatch.run("patchwise_attention_backward", grad, values, weights, tuple(size))
+
+
+@_patchwise_attention.register_fake
+def _(values, weights, size):
+    return values.new_empty(values.shape)
+
+
+@_patchwise_attention_backward.register_fake
+def _(grad, values, weights, size):
+    return values.new_empty(values.shape), weights.new_empty(weights.shape)
+
+
+def _save_patchwise_attention(ctx, inputs, output):
+    values, weights, *ctx.settings = inputs
+    ctx.save_for_backward(values, weights)
+
+
+def _differentiate_patchwise_attention(ctx, grad):
+    return *torch.ops.acmix.patchwise_attention_backward(grad, *ctx.saved_tensors, *ctx.settings), None
+
+
+_patchwise_attention.register_autograd(_differentiate_patchwise_attention, setup_context=_save_patchwise_attention)
+
+
 # --- multiply-adds --------------------------------------------------------------------------------------------------
 # torch's counter speaks of floating point operations: two for each multiply-add.
 
@@ -194,6 +228,16 @@ def _(qkv, position, size, stride, dilation, scale, *, out_shape=None, **_) -> i
 @register_flop_formula(torch.ops.acmix.local_attention_backward)
 def _(grad, qkv, position, size, stride, dilation, scale, **_) -> int:
     return 2 * 5 * prod(size) * prod(grad)
+
+
+@register_flop_formula(torch.ops.acmix.patchwise_attention)
+def _(values, weights, size, **_) -> int:
+    return 2 * prod(size) * prod(values)
+
+
+@register_flop_formula(torch.ops.acmix.patchwise_attention_backward)
+def _(grad, values, weights, size, **_) -> int:
+    return 2 * 2 * prod(size) * prod(values)
 
 
 def products_of_windows(qkv: Sequence[int], window: Sequence[int]) -> int:
