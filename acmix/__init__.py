@@ -8,11 +8,13 @@ from acmix.layers import ACmix1d, ACmix2d, ConvPath, replace_conv
 from acmix.layers.fold import fold
 from acmix.models import create_model, list_models
 from acmix.models.official import from_official, to_official
+from acmix.models.upgrade import add_conv_path
 
 __all__ = [
     "ACmix1d",
     "ACmix2d",
     "ConvPath",
+    "add_conv_path",
     "create_model",
     "fold",
     "from_official",

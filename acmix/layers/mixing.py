@@ -128,7 +128,8 @@ class Mixed(nn.Module):
         """rate · proj(attention), (…, C) -> (…, C): the rate goes into weights, which are smaller than the map."""
         if rate is None:
             return self.proj(attention)
-        return F.linear(attention, rate * self.proj.weight, rate * self.proj.bias)
+        bias = self.proj.bias
+        return F.linear(attention, rate * self.proj.weight, None if bias is None else rate * bias)
 
 
 def with_conv(tokens: Tensor, conv: Tensor | None) -> Tensor:

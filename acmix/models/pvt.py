@@ -198,6 +198,7 @@ class PyramidVisionTransformer(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keeps only each block's input for the backward pass and computes the rest again."""
         for stage in self.stages:
+            assert isinstance(stage, Stage)
             stage.blocks.grad_checkpointing = enable
 
     def no_weight_decay(self) -> set[str]:

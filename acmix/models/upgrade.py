@@ -1,0 +1,190 @@
+"""timm's pretrained models with convolution paths that change nothing at first."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import os
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.layers.attention import Attention
+from timm.models import pvt_v2, swin_transformer, vision_transformer
+from timm.models._features import FeatureGetterNet
+from torch import nn
+
+from acmix.errors import UsageError
+from acmix.layers import Mixed, Mixing
+from acmix.layers.upgraded import UpgradedAttention, UpgradedReductionAttention
+from acmix.models.swin import SwinTransformer
+
+FAMILIES = "timm's Swin (version 1), ViT or DeiT, and PVT v2"
+
+
+def add_conv_path(
+    name_or_model: str | nn.Module,
+    pretrained: bool | str | os.PathLike[str] = True,
+    rates: str | float | tuple[float, float] = (1.0, 0.0),
+    freeze: bool = False,
+    **kwargs: Any,
+) -> nn.Module:
+    """Gives one of timm's models a convolution path in every attention, and its own weights.
+
+    With the default rates, α = 1 and β = 0, the logits are the model's own at first. All parameters of the model keep
+    their names; `attn.rate_attention`, `attn.rate_conv` and `attn.conv_path.*` come to each block. A Swin becomes
+    `acmix.models.swin.SwinTransformer`, which takes any size of image; a size at which timm's pads its windows gives
+    other logits there, since padding is not attended to. Others stay timm's, with other attention.
+
+    Args:
+        name_or_model: one of timm's names, or such a model, which stays as it is.
+        pretrained: for a name, True downloads timm's weights, a path reads a local file of them, False draws them.
+        rates: what α and β start as, or another way to mix: see `acmix.layers.Mixing`.
+        freeze: train the new parameters alone.
+        kwargs: for a name, timm's arguments: num_classes, in_chans, img_size, drop_path_rate, features_only, …
+
+    Returns:
+        The model, in training mode if made by name, else in the mode of the given one.
+
+    Raises:
+        UsageError: no such model, one of another family, or weights that cannot be had.
+    """
+    mixing = Mixing(rates=rates)
+    features, out_indices = False, None
+    if isinstance(name_or_model, str):
+        features, out_indices = kwargs.pop("features_only", False), kwargs.pop("out_indices", None)
+        model = timm_model(name_or_model, pretrained, **kwargs)
+    else:
+        if kwargs:
+            raise UsageError(f"{', '.join(kwargs)} go with a name; this is a model, which is made already")
+        model = name_or_model
+        check_plain(model)
+        model = copy.deepcopy(model)
+    upgraded = upgrade(model, mixing)
+    if freeze:
+        freeze_old(upgraded)
+    return FeatureGetterNet(upgraded, out_indices=out_indices) if features else upgraded
+
+
+def upgrade(model: nn.Module, mixing: Mixing) -> nn.Module:
+    """A model of timm's with mixed attention; what is given is used up."""
+    if isinstance(model, swin_transformer.SwinTransformer):
+        return swin(model, mixing)
+    if isinstance(model, vision_transformer.VisionTransformer):
+        return vit(model, mixing)
+    if isinstance(model, pvt_v2.PyramidVisionTransformerV2):
+        for block in (block for stage in model.stages for block in stage.blocks):  # type: ignore[union-attr]
+            like = next(block.attn.parameters())
+            block.attn = UpgradedReductionAttention(block.attn, mixing).to(like).train(block.training)
+        return model
+    raise UsageError(f"{type(model).__name__} cannot be upgraded; expected one of {FAMILIES}")
+
+
+def swin(model: swin_transformer.SwinTransformer, mixing: Mixing) -> SwinTransformer:
+    """Our Swin with the sizes and weights of timm's."""
+    stages: Any = list(model.layers)
+    first = stages[0].blocks[0]
+    like = first.attn.qkv.weight
+    ours = SwinTransformer(
+        img_size=model.patch_embed.img_size or 224,  # type: ignore[arg-type]
+        patch_size=model.patch_embed.patch_size[0],  # type: ignore[arg-type]
+        in_chans=model.patch_embed.proj.in_channels,
+        num_classes=model.num_classes,
+        global_pool=model.head.global_pool.pool_type,
+        embed_dim=model.embed_dim,
+        depths=[len(stage.blocks) for stage in stages],
+        num_heads=[stage.blocks[0].attn.num_heads for stage in stages],
+        window_size=tuple(max(stage.blocks[0].window_size[i] for stage in stages) for i in range(2)),  # type: ignore[arg-type]
+        mlp_ratio=first.mlp.fc1.out_features / first.mlp.fc1.in_features,
+        qkv_bias=first.attn.qkv.bias is not None,
+        drop_rate=model.head.drop.p if isinstance(model.head.drop, nn.Dropout) else 0.0,
+        proj_drop_rate=first.attn.proj_drop.p,
+        drop_path_rate=getattr(stages[-1].blocks[-1].drop_path1, "drop_prob", 0.0),
+        mixing=mixing,
+    ).to(like)
+    state, fresh = model.state_dict(), ours.state_dict()
+    wrong = [key for key in state if key not in fresh or fresh[key].shape != state[key].shape]
+    missing = [key for key in fresh if key not in state and not is_new(key)]
+    norms = {each.eps for each in model.modules() if isinstance(each, nn.LayerNorm)}
+    if wrong or missing or first.attn.attn_drop.p or norms != {1e-5}:
+        reason = f"{(wrong + missing)[0]} does not fit" if wrong + missing else "attention is dropped, or norms differ"
+        raise UsageError(f"this Swin has settings that ours lacks ({reason}); make it with timm's usual ones")
+    ours.load_state_dict({**fresh, **state})
+    trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    for name, parameter in ours.named_parameters():
+        parameter.requires_grad_(trained.get(name, True))
+    for name in ("pretrained_cfg", "default_cfg"):
+        setattr(ours, name, getattr(model, name, None))
+    return ours.train(model.training)
+
+
+def vit(model: vision_transformer.VisionTransformer, mixing: Mixing) -> nn.Module:
+    """timm's ViT with mixed attention in every block."""
+    embed: Any = model.patch_embed
+    if model.dynamic_img_size or embed.grid_size is None or not isinstance(model.patch_drop, nn.Identity):
+        raise UsageError(
+            "a ViT whose grid of patches changes (dynamic_img_size, patch_drop_rate) has no fixed place for the "
+            "convolution path; make it with img_size=… instead"
+        )
+    blocks: Any = list(model.blocks)
+    for block in blocks:
+        attention = getattr(block, "attn", None)
+        if type(attention) is not Attention or attention.gate is not None:
+            raise UsageError(
+                f"attention of type {type(attention).__name__} cannot be mixed; expected one of {FAMILIES}"
+            )
+    for block in blocks:
+        like = block.attn.qkv.weight
+        block.attn = UpgradedAttention(block.attn, tuple(embed.grid_size), mixing).to(like).train(block.training)
+    return model
+
+
+def freeze_old(model: nn.Module) -> None:
+    """Leaves the parameters of the convolution paths alone to be trained."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(is_new(name))
+
+
+def is_new(name: str) -> bool:
+    """Whether a parameter belongs to a convolution path, or weighs one."""
+    return ".conv_path." in name or name.rpartition(".")[2].startswith("rate_")
+
+
+def check_plain(model: Any) -> None:
+    """Refuses what is no plain model."""
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"expected a name or a model, not a {type(model).__name__}; {FAMILIES} can be upgraded")
+    if any(isinstance(each, Mixed) for each in model.modules()):
+        raise UsageError("this model has convolution paths already; pass timm's plain one")
+    if "_orig_mod" in model._modules:
+        raise UsageError("this model is compiled; add the convolution paths first, then call torch.compile")
+
+
+def timm_model(name: str, pretrained: bool | str | os.PathLike[str] = False, **kwargs: Any) -> nn.Module:
+    """One of timm's models, with weights downloaded, read from a file, or drawn.
+
+    Raises:
+        UsageError: no such model, no such weights, or they cannot be had.
+    """
+    known = timm.list_models() + timm.list_models(pretrained=True)
+    if name.startswith("acmix_") or (name not in known and name.split(".")[0] not in known):
+        near = difflib.get_close_matches(name.removeprefix("acmix_"), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"{FAMILIES} can be upgraded"
+        raise UsageError(f"{name!r} is none of timm's models; {hint}")
+    if isinstance(pretrained, (str, os.PathLike)):
+        file = Path(pretrained)
+        if not file.is_file():
+            raise UsageError(
+                f"pretrained={str(pretrained)!r} is no file; expected True, False or timm's weights in a file"
+            )
+        kwargs["pretrained_cfg_overlay"] = dict(file=str(file))
+    try:
+        return timm.create_model(name, pretrained=bool(pretrained), **kwargs)
+    except (OSError, RuntimeError, ValueError, KeyError, torch.serialization.pickle.UnpicklingError) as error:
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        if not pretrained:
+            raise UsageError(f"cannot build {name!r}: {said}") from error
+        raise UsageError(
+            f"weights of {name!r} cannot be had: {said}; download them elsewhere and pass pretrained=FILE"
+        ) from error
