@@ -46,6 +46,12 @@ class Model(Section):
     conv_path: bool = True
     # weights to start from: one of our checkpoints, or an official one
     checkpoint: str | None = None
+    # a timm model's own weights to start from: true downloads them, a path reads a file of them
+    pretrained: bool | str = False
+    # gives a timm Swin, ViT or PVT v2 convolution paths that change nothing at first
+    add_conv_path: bool = False
+    # with them, train the new parameters alone
+    freeze: bool = False
     # further arguments of the model's constructor: embed_dim, depths, num_heads, window_size, ...
     args: dict[str, Any] = Field(default_factory=dict)
 
@@ -102,6 +108,8 @@ class Optimizer(Section):
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
+    # the learning rate of each layer over that of the layer behind it; None: the same for all
+    layer_decay: float | None = Field(default=None, gt=0.0, le=1.0)
 
 
 class Schedule(Section):
@@ -187,9 +195,12 @@ def find(source: str | os.PathLike[str]) -> Path:
         return path
     shipped = Path(str(resources.files("acmix"))) / "configs"
     name = path.name if path.suffix in (".yaml", ".yml") else f"{path.name}.yaml"
-    if path.parent == Path(".") and (shipped / name).is_file():
-        return shipped / name
-    known = sorted(entry.stem for entry in shipped.rglob("*.yaml"))
+    entries = sorted(shipped.rglob("*.yaml"))
+    for entry in entries:
+        # by its bare name, or with its folder as finetune/NAME
+        if path.with_name(name) in (Path(entry.name), entry.relative_to(shipped)):
+            return entry
+    known = [entry.stem for entry in entries]
     near = difflib.get_close_matches(Path(name).stem, known, n=1)
     hint = f"did you mean {near[0]}.yaml?" if near else f"shipped: {', '.join(known)}"
     raise UsageError(f"no configuration {str(source)!r}: neither a file nor a shipped name; {hint}")

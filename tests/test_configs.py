@@ -4,6 +4,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+import timm
 import yaml
 
 from acmix import config, list_models
@@ -14,7 +15,8 @@ CONFIGS = sorted(Path(str(resources.files("acmix"))).glob("configs/**/*.yaml"))
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_configuration_loads_by_its_bare_name_and_says_what_it_is(path):
     settings = config.load(path.name)
-    assert settings.model.name in list_models()
+    assert settings.model.name in (timm.list_models() if path.parent.name == "finetune" else list_models())
+    assert settings.model.add_conv_path == (path.parent.name == "finetune")
     header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     for word in ("# bash run.sh", "# hardware:", "# published:", "# ours:"):
         assert any(line.startswith(word) for line in header), f"{path.name} has no line {word!r}"
@@ -87,3 +89,42 @@ def test_numbers_in_powers_of_ten_are_numbers(tmp_path):
 def test_a_wrong_name_is_answered_with_the_nearest():
     with pytest.raises(ValueError, match=r"did you mean acmix_swin_digits\.yaml"):
         config.load("acmix_swin_digit")
+
+
+@pytest.mark.parametrize(("layers", "top1"), [(10, "77.6"), (15, "78.4"), (19, "78.7")])
+def test_san_is_trained_as_upstream(layers, top1):
+    settings = config.load(f"acmix_san{layers}")
+    optimizer = settings.optimizer
+    assert (settings.train.epochs, optimizer.name, optimizer.lr, optimizer.base_batch_size) == (
+        100,
+        "momentum",
+        0.1,
+        256,
+    )
+    assert (optimizer.momentum, optimizer.weight_decay, settings.augment.label_smoothing) == (0.9, 1e-4, 0.1)
+    assert f"# published: {top1} % top-1" in config.find(f"acmix_san{layers}").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("size", "published"), [("tiny", "78.0 % top-1"), ("small", "81.7 % top-1"), ("large", "unknown")]
+)
+def test_pvt_is_trained_as_upstream(size, published):
+    settings = config.load(f"acmix_pvt_{size}")
+    optimizer = settings.optimizer
+    assert (settings.train.epochs, settings.schedule.warmup_epochs, settings.model.drop_path_rate) == (300, 5, 0.1)
+    assert (optimizer.name, optimizer.lr, optimizer.base_batch_size, optimizer.weight_decay) == (
+        "adamw",
+        5e-4,
+        512,
+        0.05,
+    )
+    assert f"# published: {published}" in config.find(f"acmix_pvt_{size}").read_text(encoding="utf-8")
+
+
+def test_fine_tuning_is_found_with_and_without_its_folder_and_is_short_and_gentle():
+    for name in ("swin_tiny_patch4_window7_224", "deit_small_patch16_224", "pvt_v2_b1"):
+        settings = config.load(f"finetune/{name}.yaml")
+        assert settings == config.load(name)
+        assert settings.model.pretrained is True
+        assert settings.train.epochs == 30
+        assert settings.optimizer.layer_decay < 1

@@ -26,6 +26,13 @@ class UpgradedAttention(Mixed):
         mixing: of the two paths.
     """
 
+    qkv: nn.Linear
+    q_norm: nn.Module
+    k_norm: nn.Module
+    attn_drop: nn.Dropout
+    norm: nn.Module
+    proj_drop: nn.Module
+
     def __init__(self, attention: Any, grid: tuple[int, int], mixing: Mixing) -> None:
         super().__init__(mixing, attention.num_heads, attention.head_dim)
         self.num_heads, self.head_dim, self.grid = attention.num_heads, attention.head_dim, grid
@@ -61,6 +68,11 @@ class UpgradedReductionAttention(Mixed):
         attention: whose modules are taken over.
         mixing: of the two paths.
     """
+
+    q: nn.Linear
+    kv: nn.Linear
+    attn_drop: nn.Dropout
+    proj_drop: nn.Module
 
     def __init__(self, attention: Any, mixing: Mixing) -> None:
         super().__init__(mixing, attention.num_heads, attention.head_dim)

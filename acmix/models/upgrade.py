@@ -51,9 +51,9 @@ def add_conv_path(
         UsageError: no such model, one of another family, or weights that cannot be had.
     """
     mixing = Mixing(rates=rates)
-    features, out_indices = False, None
+    features, out_indices = False, (0, 1, 2, 3)
     if isinstance(name_or_model, str):
-        features, out_indices = kwargs.pop("features_only", False), kwargs.pop("out_indices", None)
+        features, out_indices = kwargs.pop("features_only", False), kwargs.pop("out_indices", out_indices)
         model = timm_model(name_or_model, pretrained, **kwargs)
     else:
         if kwargs:
@@ -84,12 +84,13 @@ def upgrade(model: nn.Module, mixing: Mixing) -> nn.Module:
 def swin(model: swin_transformer.SwinTransformer, mixing: Mixing) -> SwinTransformer:
     """Our Swin with the sizes and weights of timm's."""
     stages: Any = list(model.layers)
+    embed: Any = model.patch_embed
     first = stages[0].blocks[0]
     like = first.attn.qkv.weight
     ours = SwinTransformer(
-        img_size=model.patch_embed.img_size or 224,  # type: ignore[arg-type]
-        patch_size=model.patch_embed.patch_size[0],  # type: ignore[arg-type]
-        in_chans=model.patch_embed.proj.in_channels,
+        img_size=embed.img_size or 224,
+        patch_size=embed.patch_size[0],
+        in_chans=embed.proj.in_channels,
         num_classes=model.num_classes,
         global_pool=model.head.global_pool.pool_type,
         embed_dim=model.embed_dim,
@@ -171,7 +172,7 @@ def timm_model(name: str, pretrained: bool | str | os.PathLike[str] = False, **k
     if name.startswith("acmix_") or (name not in known and name.split(".")[0] not in known):
         near = difflib.get_close_matches(name.removeprefix("acmix_"), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"{FAMILIES} can be upgraded"
-        raise UsageError(f"{name!r} is none of timm's models; {hint}")
+        raise UsageError(f"no model {name!r} among timm's; {hint}")
     if isinstance(pretrained, (str, os.PathLike)):
         file = Path(pretrained)
         if not file.is_file():

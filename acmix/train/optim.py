@@ -52,6 +52,7 @@ def create_optimizer(model: nn.Module, config: Config, global_batch_size: int) -
             lr=settings.lr * lr_scale(config, global_batch_size),
             weight_decay=settings.weight_decay,
             momentum=settings.momentum,
+            layer_decay=settings.layer_decay,
             **extra,
         )
     except (ImportError, AssertionError, RuntimeError, ValueError, TypeError) as error:
@@ -93,9 +94,9 @@ class Schedule:
         )
 
     def apply(self, step: int) -> float:
-        """Sets the learning rates of a step, counted from 0, and returns the first group's."""
+        """Sets the learning rates of a step, counted from 0, and returns the largest: that of the last layer."""
         self.cosine.step_update(step)
-        return self.optimizer.param_groups[0]["lr"]
+        return max(group["lr"] for group in self.optimizer.param_groups)
 
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

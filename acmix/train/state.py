@@ -44,7 +44,7 @@ class State:
         self.global_batch_size = settings.batch_size * settings.accumulation * world.size
         self.last, self.best_path = (folder / "checkpoints" / name for name in ("last.pt", "best.pt"))
 
-        self.model = build_model(config)
+        self.model = build_model(config, download=not self.last.is_file())
         self.memory_format = memory_format(self.model, settings.channels_last, world.device)
         if config.model.checkpoint and not self.last.is_file():
             checkpoint.load_start(self.model, config.model.checkpoint, config.model.name)
