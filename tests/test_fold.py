@@ -36,8 +36,15 @@ def drawn(module: nn.Module, seed: int = 0) -> Any:
 def drawn_model(name: str) -> nn.Module:
     """A small model of that name that rounding alone does not throw far off, as untrained ResNets are."""
     torch.manual_seed(0)
-    sizes: dict[str, Any] = dict(img_size=32, embed_dim=8, num_heads=(1, 2, 4, 8)) if "swin" in name else dict(width=8)
-    model = acmix.create_model(name, num_classes=10, **sizes)
+    sizes: dict[str, dict[str, Any]] = dict(
+        swin=dict(img_size=32, embed_dim=8, num_heads=(1, 2, 4, 8)),
+        resnet=dict(width=8),
+        # deep products of weights and values are as badly conditioned as an untrained ResNet
+        san=dict(width=32, layers=(1, 1, 1)),
+        pvt=dict(embed_dims=(8, 16, 24, 32), num_heads=(1, 2, 3, 4)),
+        deit=dict(embed_dim=24, num_heads=3),
+    )
+    model = acmix.create_model(name, num_classes=10, **next(each for family, each in sizes.items() if family in name))
     for key, parameter in model.named_parameters():
         if key.endswith(("rate_attention", "rate_conv")):
             nn.init.normal_(parameter)

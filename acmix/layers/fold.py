@@ -17,14 +17,26 @@ from acmix.errors import UsageError
 from acmix.layers.acmix1d import ACmix1d
 from acmix.layers.acmix2d import ACmix2d, evenly_spaced, memory_format_of
 from acmix.layers.conv_path import ConvPath
+from acmix.layers.global_attention import GlobalAttention
 from acmix.layers.mixing import Mixed
+from acmix.layers.patchwise_attention import PairwiseAttention, PatchwiseAttention, VectorAttention
+from acmix.layers.reduction_attention import ReductionAttention
 from acmix.layers.replace import GatedACmix2d, take_row
+from acmix.layers.upgraded import UpgradedAttention, UpgradedReductionAttention
 from acmix.layers.window_attention import WindowAttention
 
 M = TypeVar("M", bound=nn.Module)
 X = TypeVar("X", bound=Mixed)
 # Values are multiplied by an α between 1/WIDEST_RATE and WIDEST_RATE, at which half precision still holds them in full.
 WIDEST_RATE = 2.0**10
+# attentions with a projection behind them, which takes α
+WITH_PROJECTION = (
+    WindowAttention,
+    GlobalAttention,
+    ReductionAttention,
+    UpgradedAttention,
+    UpgradedReductionAttention,
+)
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -61,32 +73,6 @@ def fold(model: nn.Module) -> nn.Module:
     folded = folded_form(copy.deepcopy(model), {})
     folded.zero_grad(set_to_none=True)
     return folded.eval()
-
-
-class FoldedWindowAttention(nn.Module):
-    """Window attention and its convolution path, where α is in `proj` and β in the kernels.
-
-    Args:
-        layer: a WindowAttention with a convolution path, whose other parameters are taken over.
-    """
-
-    def __init__(self, layer: WindowAttention) -> None:
-        super().__init__()
-        of_attention, of_conv = rates_of(layer)
-        assert layer.conv_path is not None
-        self.heads, self.head_dim, self.window = layer.heads, layer.head_dim, layer.window
-        self.qkv = layer.qkv
-        self.relative_position_bias_table = layer.relative_position_bias_table
-        self.proj = nn.Linear(layer.proj.in_features, layer.proj.out_features, device="meta")
-        self.proj.weight = rounded(of_attention * exact(layer.proj.weight), layer.proj.weight)
-        self.proj.bias = rounded(of_attention * exact(layer.proj.bias), layer.proj.bias)
-        self.conv_path = folded_path(layer.conv_path, of_conv)
-
-    def forward(self, x: Tensor, shift: tuple[int, int] = (0, 0)) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C); see `WindowAttention`."""
-        qkv = self.qkv(x).unflatten(3, (3, self.heads, self.head_dim))  # (B, H, W, 3, N, D)
-        attention = ops.window_attention(qkv, self.relative_position_bias_table, window=self.window, shift=shift)
-        return self.proj(attention) + self.conv_path(qkv.flatten(3, 4), shift)  # (B, H, W, C)
 
 
 class FoldedACmix(nn.Module):
@@ -170,6 +156,42 @@ class FoldedGatedACmix(nn.Module):
         return self.conv(x) + self.acmix(x)
 
 
+def fold_rates(layer: Mixed) -> None:
+    """Puts α into the projection behind an attention, and β into the kernels of its path."""
+    of_attention, of_conv = rates_of(layer)
+    assert layer.conv_path is not None
+    proj = layer.proj
+    layer.proj = nn.Linear(proj.in_features, proj.out_features, bias=proj.bias is not None, device="meta")
+    layer.proj.weight = rounded(of_attention * exact(proj.weight), proj.weight)
+    if proj.bias is not None:
+        layer.proj.bias = rounded(of_attention * exact(proj.bias), proj.bias)
+    layer.conv_path = folded_path(layer.conv_path, of_conv)
+    drop_rates(layer)
+
+
+def fold_values(layer: VectorAttention) -> None:
+    """Puts α into the values, where it is neither 0 nor extreme, and β into the kernels of the path."""
+    of_attention, of_conv = rates_of(layer)
+    assert layer.conv_path is not None
+    if not 1 / WIDEST_RATE <= abs(of_attention) <= WIDEST_RATE:
+        layer.conv_path = folded_path(layer.conv_path)
+        return
+    weight, bias = exact(layer.qkv.weight), exact(layer.qkv.bias)  # (6·R, C), (6·R,); v has the last of the pieces
+    of_values = slice(-layer.conv_path.heads * layer.width, None)
+    weight[of_values] *= of_attention
+    bias[of_values] *= of_attention
+    layer.qkv.weight, layer.qkv.bias = rounded(weight, layer.qkv.weight), rounded(bias, layer.qkv.bias)
+    layer.conv_path = folded_path(layer.conv_path, of_conv, of_attention)
+    drop_rates(layer)
+
+
+def drop_rates(layer: Mixed) -> None:
+    """Leaves out the rates, which the weights hold now."""
+    for name in [name for name in layer._parameters if name.startswith("rate_")]:
+        delattr(layer, name)
+    layer.is_folded = True
+
+
 def folded_path(path: ConvPath, rate: float = 1.0, of_values: float = 1.0) -> ConvPath:
     """A path that gives `rate` times as much, of pieces whose last N have been multiplied by `of_values`."""
     fc, kernels = exact(path.fc_weight), rate * exact(path.full_kernels())  # (T, P), (C, T, ky, kx)
@@ -201,8 +223,10 @@ def folded_form(module: nn.Module, made: dict[nn.Module, nn.Module]) -> nn.Modul
             made[module] = FoldedACmix(module)
         elif computes_as(module, GatedACmix2d):
             made[module] = FoldedGatedACmix(module)
-        elif mixes_as(module, WindowAttention):
-            made[module] = FoldedWindowAttention(module)
+        elif any(mixes_as(module, kind) for kind in WITH_PROJECTION):
+            fold_rates(module)  # type: ignore[arg-type]
+        elif any(mixes_as(module, kind) for kind in (PatchwiseAttention, PairwiseAttention)):
+            fold_values(module)  # type: ignore[arg-type]
         elif computes_as(module, ConvPath):
             made[module] = folded_path(module)
         else:
@@ -224,7 +248,7 @@ def rates_of(layer: Mixed) -> tuple[float, float]:
 
 def mixes_as(module: nn.Module, kind: type[X]) -> TypeGuard[X]:
     """Whether a module is one of ours with both paths."""
-    return computes_as(module, kind) and module.conv_path is not None and module.has_attention
+    return computes_as(module, kind) and module.rates()[0] is not None
 
 
 def computes_as(module: nn.Module, kind: type[M]) -> TypeGuard[M]:

@@ -83,6 +83,8 @@ class Mixed(nn.Module):
         geometry: further arguments of `ConvPath`: pieces, conv_size, bias, stride, dilation.
     """
 
+    # whether both rates lie in the weights already: see `acmix.fold`
+    is_folded = False
     rate_attention: nn.Parameter
     rate_conv: nn.Parameter
     rate_logits: nn.Parameter
@@ -112,8 +114,8 @@ class Mixed(nn.Module):
             self.rate_conv = nn.Parameter(torch.full((1,), float(conv)))
 
     def rates(self) -> tuple[Tensor | None, Tensor | None]:
-        """(α, β), each (1,); None each where one path stands alone."""
-        if self.conv_path is None or not self.has_attention:
+        """(α, β), each (1,); None each where one path stands alone, or the weights hold them."""
+        if self.conv_path is None or not self.has_attention or self.is_folded:
             return None, None
         if hasattr(self, "rate_logits"):
             attention, conv = self.rate_logits.softmax(0).split(1)

@@ -76,9 +76,9 @@ class VectorAttention(Mixed):
         if self.has_attention:
             query, key, value = qkv.split([self.width, self.width, OUTPUTS * self.width], 3)
             out = ops.patchwise_attention(value, self.weigh(query, key), size=self.size)  # (B, H, W, V)
-            if conv is not None and rate_attention is not None:
+            if conv is not None:
                 # the path's d-major channels are added to v's index by index, as in every ACmix
-                out = torch.addcmul(conv, out, rate_attention)
+                out = out + conv if rate_attention is None else torch.addcmul(conv, out, rate_attention)
         assert out is not None
         return out.permute(0, 3, 1, 2).contiguous(memory_format=memory_format_of(x))
 

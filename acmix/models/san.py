@@ -41,6 +41,8 @@ class SelfAttentionNetwork(nn.Module):
         sizes: pixels on the side of a neighbourhood in each stage, odd.
         drop_rate: dropout before the classifier.
         drop_path_rate: chance to skip the last block; falls linearly to 0 at the first.
+        zero_init_residual: start every block as the identity. Weights are multiplied by values, so where the norms'
+            running statistics lag behind, errors are squared from block to block; this spares a short training that.
         conv_path: False gives plain SAN.
         mixing: of the two paths, where there are two; `create_model` also takes its fields one by one.
 
@@ -59,6 +61,7 @@ class SelfAttentionNetwork(nn.Module):
         sizes: Sequence[int] = (3, 7, 7, 7, 7),
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        zero_init_residual: bool = False,
         conv_path: bool = True,
         mixing: Mixing = Mixing(),  # noqa: B008  frozen
     ) -> None:
@@ -90,6 +93,10 @@ class SelfAttentionNetwork(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.num_features = self.head_hidden_size = channels
         self.reset_classifier(num_classes, global_pool)
+        if zero_init_residual:
+            for module in self.modules():
+                if isinstance(module, Block):
+                    nn.init.zeros_(module.expand.weight)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, h, w) -> (B, C, H, W)."""
