@@ -121,7 +121,7 @@ class PairwiseAttention(VectorAttention):
     def weigh(self, query: Tensor, key: Tensor) -> Tensor:
         height, width = query.shape[1:3]
         x, y = evenly_spaced(width, query).expand(height, width), evenly_spaced(height, query)[:, None]
-        place = self.position(torch.stack([x, y.expand(height, width)], -1))[None].expand(len(query), -1, -1, -1)
+        place = self.position(torch.stack([x, y.expand(height, width)], -1))[None].expand(query.shape[0], -1, -1, -1)
         query, key = torch.cat([query, place], 3), torch.cat([key, place], 3)  # (B, H, W, R + 2)
         pairs = torch.stack([query - each for each in neighbours(key, (self.size, self.size))], 3)
         pairs = pairs.flatten(2, 3)  # (B, H, W·O, R + 2)

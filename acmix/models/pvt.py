@@ -250,7 +250,7 @@ class Stage(nn.Module):
         grid = (x.shape[2], x.shape[3])
         tokens = self.patch_norm(x.flatten(2).transpose(1, 2))  # (B, H·W, C)
         if self.cls_token is not None:
-            tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], 1)  # (B, L, C)
+            tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1)  # (B, L, C)
         tokens = tokens + positions(self.pos_embed, grid, self.learned_grid, self.first)
         return self.blocks.run_all(tokens, grid), grid
 
@@ -262,4 +262,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "acmix_pvt_large": dict(depths=(3, 8, 27, 3)),
 }
 
-register_variants(PyramidVisionTransformer, VARIANTS, first_conv="stages.0.patch_embed", classifier="head", maps=4)
+register_variants(PyramidVisionTransformer, VARIANTS, first_conv="stages.0.patch_embed", classifier="head")

@@ -23,7 +23,7 @@ def register_variants(
     *,
     first_conv: str,
     classifier: str,
-    maps: int,
+    maps: int | None = None,
 ) -> None:
     """Registers every variant with timm under its name.
 
@@ -32,7 +32,7 @@ def register_variants(
         variants: name to arguments of the constructor.
         first_conv: name of the layer that reads the image.
         classifier: name of the last layer.
-        maps: how many maps `features_only=True` gives by default, the last ones.
+        maps: how many maps `features_only=True` gives by default, the last ones; all where None.
     """
     module = sys.modules[model_class.__module__]
     settings = dict(first_conv=first_conv, classifier=classifier)
@@ -70,7 +70,7 @@ def pretrained_cfg(arguments: dict[str, Any], **settings: str) -> dict[str, Any]
     )
 
 
-def entrypoint(name: str, model_class: type[nn.Module], arguments: dict[str, Any], maps: int):
+def entrypoint(name: str, model_class: type[nn.Module], arguments: dict[str, Any], maps: int | None):
     """The function that timm calls to build a variant."""
 
     def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:

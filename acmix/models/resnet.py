@@ -251,4 +251,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "acmix_resnet50": dict(layers=(3, 4, 6, 3)),
 }
 
-register_variants(ResNet, VARIANTS, first_conv="conv1", classifier="fc", maps=5)
+register_variants(ResNet, VARIANTS, first_conv="conv1", classifier="fc")

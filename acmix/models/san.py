@@ -251,4 +251,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "acmix_san19": dict(layers=(3, 3, 4, 6, 3)),
 }
 
-register_variants(SelfAttentionNetwork, VARIANTS, first_conv="stem.0", classifier="fc", maps=5)
+register_variants(SelfAttentionNetwork, VARIANTS, first_conv="stem.0", classifier="fc")

@@ -343,4 +343,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     }.items()
 }
 
-register_variants(SwinTransformer, VARIANTS, first_conv="patch_embed.proj", classifier="head.fc", maps=4)
+register_variants(SwinTransformer, VARIANTS, first_conv="patch_embed.proj", classifier="head.fc")

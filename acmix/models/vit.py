@@ -110,7 +110,7 @@ class VisionTransformer(nn.Module):
         side = self.patch_size
         x = padded(x, side)
         grid = (x.shape[2] // side[0], x.shape[3] // side[1])
-        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), self.patch_embed(x)], 1)  # (B, L, C)
+        tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), self.patch_embed(x)], 1)  # (B, L, C)
         return tokens + positions(self.pos_embed, grid, self.learned_grid, 1), grid
 
     def forward_features(self, x: Tensor) -> Tensor:
