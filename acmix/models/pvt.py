@@ -23,7 +23,6 @@ from acmix.models.token_block import (
     TokenBlock,
     TokenBlocks,
     as_map,
-    check_class_token_sees,
     check_pool,
     init_weights,
     padded,
@@ -35,7 +34,8 @@ from acmix.ops import pair
 class PyramidVisionTransformer(nn.Module):
     """Classifies images, or gives a pyramid of features, by attention to reduced maps.
 
-    Any input of at least one pixel works: zeros fill up the last patches, and positions are interpolated.
+    Any input of at least one pixel works: zeros fill up the last patches, and positions are interpolated. With
+    global_pool="token" the last block has no convolution path: what it does to the patches would reach no class.
 
     Args:
         img_size: side of the images, or (h, w), that positions are learned for.
@@ -95,15 +95,14 @@ class PyramidVisionTransformer(nn.Module):
             side = (-(-side[0] // patch), -(-side[1] // patch))
             blocks = []
             for j in range(depths[i]):
-                attention = ReductionAttention(
-                    dim, num_heads[i], reductions[i], qkv_bias=qkv_bias, mixing=mixing.at(i) if conv_path else None
-                )
+                # of the last block only the class token is read, to which the path adds nothing
+                seen = i < len(depths) - 1 or j < depths[i] - 1 or global_pool != "token"
+                mixed = mixing.at(i) if conv_path and seen else None
+                attention = ReductionAttention(dim, num_heads[i], reductions[i], qkv_bias=qkv_bias, mixing=mixed)
                 ratio = mlp_ratios[i]
                 block = TokenBlock(dim, attention, mlp_ratio=ratio, drop=proj_drop_rate, drop_path=rates[i][j])
                 blocks.append(block)
             last = i == len(depths) - 1
-            if last:
-                check_class_token_sees(blocks, global_pool)
             stages.append(Stage(channels, dim, patch, side, blocks, class_token=last and global_pool == "token"))
             channels, stride = dim, stride * patch
             self.feature_info.append(dict(num_chs=dim, reduction=stride, module=f"stages.{i}"))

@@ -83,15 +83,6 @@ def check_pool(global_pool: str) -> None:
         raise UsageError(f"global_pool={global_pool!r}; expected 'token', 'avg' or ''")
 
 
-def check_class_token_sees(blocks: list[TokenBlock], global_pool: str) -> None:
-    """Refuses a class token that no block lets see the patches."""
-    if global_pool == "token" and not any(block.attn.has_attention for block in blocks):
-        raise UsageError(
-            "path='convolution' leaves the class token without a view of the patches; use global_pool='avg', "
-            "or conv_stages so that some blocks keep their attention"
-        )
-
-
 def init_weights(module: nn.Module) -> None:
     """Draws linear weights from a normal of width 0.02, cut at ±2, and zeroes their biases."""
     if isinstance(module, nn.Linear):

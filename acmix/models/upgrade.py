@@ -30,12 +30,13 @@ def add_conv_path(
     freeze: bool = False,
     **kwargs: Any,
 ) -> nn.Module:
-    """Gives one of timm's models a convolution path in every attention, and its own weights.
+    """Gives one of timm's models a convolution path beside its attention, and its own weights.
 
     With the default rates, α = 1 and β = 0, the logits are the model's own at first. All parameters of the model keep
     their names; `attn.rate_attention`, `attn.rate_conv` and `attn.conv_path.*` come to each block. A Swin becomes
     `acmix.models.swin.SwinTransformer`, which takes any size of image; a size at which timm's pads its windows gives
-    other logits there, since padding is not attended to. Others stay timm's, with other attention.
+    other logits there, since padding is not attended to. Others stay timm's, with other attention; a ViT that reads its
+    class token keeps plain attention in the last block, whose patches reach no class.
 
     Args:
         name_or_model: one of timm's names, or such a model, which stays as it is.
@@ -135,7 +136,8 @@ def vit(model: vision_transformer.VisionTransformer, mixing: Mixing) -> nn.Modul
             raise UsageError(
                 f"attention of type {type(attention).__name__} cannot be mixed; expected one of {FAMILIES}"
             )
-    for block in blocks:
+    # of the last block only the class token is read, to which a path on the patches adds nothing
+    for block in blocks[:-1] if model.global_pool == "token" else blocks:
         like = block.attn.qkv.weight
         block.attn = UpgradedAttention(block.attn, tuple(embed.grid_size), mixing).to(like).train(block.training)
     return model

@@ -22,7 +22,6 @@ from acmix.models.token_block import (
     TokenBlock,
     TokenBlocks,
     as_map,
-    check_class_token_sees,
     check_pool,
     init_weights,
     padded,
@@ -34,7 +33,8 @@ from acmix.ops import pair
 class VisionTransformer(nn.Module):
     """Classifies images, or gives maps of features, by attention between all patches and a class token.
 
-    Any input of at least one pixel works: zeros fill up the last patches, and positions are interpolated.
+    Any input of at least one pixel works: zeros fill up the last patches, and positions are interpolated. With
+    global_pool="token" the last block has no convolution path: what it does to the patches would reach no class.
 
     Args:
         img_size: side of the images, or (h, w), that positions are learned for.
@@ -87,12 +87,12 @@ class VisionTransformer(nn.Module):
         rates: Any = calculate_drop_path_rates(drop_path_rate, depth)
         blocks = []
         for i in range(depth):
-            attention = GlobalAttention(
-                embed_dim, num_heads, qkv_bias=qkv_bias, mixing=mixing.at(i) if conv_path else None
-            )
+            # of the last block only the class token is read, to which the path adds nothing
+            seen = i < depth - 1 or global_pool != "token"
+            mixed = mixing.at(i) if conv_path and seen else None
+            attention = GlobalAttention(embed_dim, num_heads, qkv_bias=qkv_bias, mixing=mixed)
             block = TokenBlock(embed_dim, attention, mlp_ratio=mlp_ratio, drop=proj_drop_rate, drop_path=rates[i])
             blocks.append(block)
-        check_class_token_sees(blocks, global_pool)
         self.blocks = TokenBlocks(blocks)
         self.feature_info = [dict(num_chs=embed_dim, reduction=patch_size, module=f"blocks.{i}") for i in range(depth)]
         # a mean of patches is normalised behind the mean, a class token before it is taken
