@@ -1,0 +1,73 @@
+"""Measures every ACmix model beside its plain form: the same network without the convolution path.
+
+python benchmarks/family_speed.py [--only MODEL ...] [--seconds S] [--batch-size B]
+
+Pairs are run in turn, A B A B, after both sides were found right; a wrong one gets no speed. Writes
+benchmarks/results/family_speed_cpu.csv (cuda on a GPU), a row for training and one for inference of each model; with
+--only, the rows of the others stay. Ends with status 1 where a result is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import acmix
+from acmix.errors import UsageError
+from acmix.tools.benchmark.machine import Ceilings, measure_ceilings
+from acmix.tools.benchmark.networks import Setting, compare_networks, contestants, peer_of
+from acmix.tools.benchmark.record import rows, write_rows
+from acmix.train.log import duration
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def measure(name: str, batch_size: int, seconds: float, device: torch.device, ceilings: Ceilings, file: Path) -> int:
+    """Measures one model in both phases and writes its rows; returns how many results are wrong."""
+    size = 384 if name.endswith("_384") else 224
+    wrong = 0
+    for phase in ("train", "infer"):
+        setting = Setting(phase, "fp32", batch_size, size, device)
+        ours = contestants(name, setting)[0]
+        peer = peer_of(ours, name, "plain", setting)
+        assert peer is not None
+        measured = compare_networks(name, [ours], [peer], setting, ceilings=ceilings, seconds=seconds)
+        write_rows(rows(measured, line=f"{name} {phase}", device=device), file, replace_lines=[f"{name} {phase}"])
+        wrong += sum(each.speed is None for each in measured)
+    return wrong
+
+
+def main() -> int:
+    """Measures one model after another; the number of wrong results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=acmix.list_models(), default=acmix.list_models(), metavar="MODEL")
+    parser.add_argument("--seconds", type=float, default=3.0, help="the rounds of a pair; five are done at least")
+    parser.add_argument("--batch-size", type=int, default=2, help="images a step")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the file")
+    told = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ceilings = measure_ceilings(device, ("fp32",))
+    file = told.results / f"family_speed_{device.type}.csv"
+    began, wrong = time.monotonic(), 0
+    for number, name in enumerate(told.only, 1):
+        wrong += measure(name, told.batch_size, told.seconds, device, ceilings, file)
+        taken = time.monotonic() - began
+        left = taken / number * (len(told.only) - number)
+        print(
+            f"    {number} of {len(told.only)} models, {duration(taken)} passed, about {duration(left)} left",
+            flush=True,
+        )
+    print(f"written: {file}")
+    return wrong
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(1 if main() else 0)
+    except UsageError as error:
+        print(f"family_speed.py: error: {error}", file=sys.stderr)
+        sys.exit(2)
