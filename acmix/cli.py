@@ -148,6 +148,43 @@ def models(
     console.print(table, width=max(console.width, 110))
 
 
+papers = typer.Typer(rich_markup_mode=None, help="The paper's tables, ours beside theirs.")
+app.add_typer(papers, name="paper")
+
+
+@papers.callback()
+def paper() -> None:
+    """The paper's tables, ours beside theirs."""
+
+
+@papers.command("params")
+def paper_params(
+    csv: Annotated[Path | None, typer.Option("--csv", help="Also write the figures here.")] = None,
+) -> None:
+    """Compare parameters and multiply-adds of every model, plain and ACmix, with the published ones."""
+    from acmix.tools.paper import params, write
+
+    with console.status("counting") as status:
+        rows = params(lambda name: status.update(f"counting {name}"))
+    table = Table(box=None)
+    table.add_column("model", no_wrap=True)
+    for column in ("form", "parameters", "published", "%", "gmacs", "published", "%"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        millions = f"{int(row.parameters) / 1e6:.2f} M"
+        table.add_row(
+            row.model, row.form, millions, row.published_parameters, row.parameters_percent,
+            row.gmacs, row.published_gmacs, row.gmacs_percent,
+        )  # fmt: skip
+    console.print(table, width=max(console.width, 110))
+    for note in dict.fromkeys(row.note for row in rows if row.note):
+        names = [row.model.removeprefix("acmix_") for row in rows if row.note == note]
+        console.print(f"{', '.join(names)}: {note}", markup=False)
+    if csv is not None:
+        write(rows, csv)
+        console.print(f"written: {csv}", markup=False)
+
+
 @app.command()
 def build(force: Annotated[bool, typer.Option("--force", help="Build although they are built.")] = False) -> None:
     """Build the CPU kernels now, instead of at the first use of an operator."""

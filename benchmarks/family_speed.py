@@ -1,6 +1,7 @@
 """Measures every ACmix model beside its plain form: the same network without the convolution path.
 
 python benchmarks/family_speed.py [--only MODEL ...] [--seconds S] [--batch-size B]
+python benchmarks/family_speed.py --table      puts what was measured into docs/performance.md
 
 Pairs are run in turn, A B A B, after both sides were found right; a wrong one gets no speed. Writes
 benchmarks/results/family_speed_cpu.csv (cuda on a GPU), a row for training and one for inference of each model; with
@@ -10,6 +11,7 @@ benchmarks/results/family_speed_cpu.csv (cuda on a GPU), a row for training and 
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 import time
 from pathlib import Path
@@ -24,6 +26,8 @@ from acmix.tools.benchmark.record import rows, write_rows
 from acmix.train.log import duration
 
 RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
+START, END = "<!-- families: python benchmarks/family_speed.py --table -->", "<!-- end of families -->"
 
 
 def measure(name: str, batch_size: int, seconds: float, device: torch.device, ceilings: Ceilings, file: Path) -> int:
@@ -41,6 +45,32 @@ def measure(name: str, batch_size: int, seconds: float, device: torch.device, ce
     return wrong
 
 
+def table(found: list[dict[str, str]]) -> str:
+    """The measured ratios for a document, a line a model."""
+    lines = ["| model | training | inference | training, ms | inference, ms |", "|---|---:|---:|---:|---:|"]
+    for name in dict.fromkeys(row["subject"] for row in found):
+        rows_of = {row["phase"]: row for row in found if row["subject"] == name}
+        both = [rows_of.get(phase) for phase in ("train", "infer")]
+        ratios = [
+            f"{float(row['ratio']):.2f} ({row['ratio_low']} – {row['ratio_high']})" if row else "" for row in both
+        ]
+        times = [f"{float(row['time_ms']):.0f} / {float(row['peer_time_ms']):.0f}" if row else "" for row in both]
+        lines.append(f"| `{name}` | {' | '.join(ratios + times)} |")
+    first = found[0]
+    return "\n".join(
+        [*lines, "", f"{first['machine']}, fp32, {first['images']} images a step, commit {first['commit']}."]
+    )
+
+
+def put_table() -> None:
+    """Puts the table between its markers on the page."""
+    with open(RESULTS / "family_speed_cpu.csv", newline="", encoding="utf-8") as file:
+        text = table(list(csv.DictReader(file)))
+    head, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
+    PAGE.write_text(f"{head}{START}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    print(text)
+
+
 def main() -> int:
     """Measures one model after another; the number of wrong results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -48,7 +78,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="the rounds of a pair; five are done at least")
     parser.add_argument("--batch-size", type=int, default=2, help="images a step")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the file")
+    parser.add_argument("--table", action="store_true", help="measure nothing; put the table into docs/performance.md")
     told = parser.parse_args()
+    if told.table:
+        put_table()
+        return 0
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     ceilings = measure_ceilings(device, ("fp32",))
     file = told.results / f"family_speed_{device.type}.csv"

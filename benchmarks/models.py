@@ -1,6 +1,7 @@
-"""Counts parameters and multiply-adds of every model, and writes them beside the published top-1.
+"""Counts parameters and multiply-adds of every model, and writes them beside what the paper publishes.
 
-python benchmarks/models.py     ->  benchmarks/results/models.csv, and the table of README.md on the terminal
+python benchmarks/models.py     ->  benchmarks/results/models.csv and paper_params.csv, and the tables of README.md,
+                                    README.zh.md and docs/models.md
 """
 
 from __future__ import annotations
@@ -10,16 +11,10 @@ from pathlib import Path
 
 from acmix import list_models
 from acmix.models.count import cost
+from acmix.tools import paper
 
+ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "models.csv"
-# ImageNet-1k top-1 in percent, from the paper's table 2 by way of the released repository; all others are unknown.
-PUBLISHED = {
-    "acmix_resnet26": "76.1",
-    "acmix_resnet38": "77.4",
-    "acmix_resnet50": "77.8",
-    "acmix_swin_tiny_patch4_window7_224": "81.9",
-    "acmix_swin_small_patch4_window7_224": "83.5",
-}
 COLUMNS = ["model", "parameters", "gmacs", "plain_parameters", "plain_gmacs", "published_top1", "our_top1"]
 
 
@@ -29,9 +24,24 @@ def rows() -> list[dict[str, str]]:
     for name in list_models():
         ours, plain = cost(name), cost(name, conv_path=False)
         figures = [ours.parameters, f"{ours.gmacs:.3f}", plain.parameters, f"{plain.gmacs:.3f}"]
-        values = [name, *map(str, figures), PUBLISHED.get(name, "unknown"), "not trained"]
+        values = [name, *map(str, figures), top1_of(name), "not trained"]
         table.append(dict(zip(COLUMNS, values, strict=True)))
     return table
+
+
+def top1_of(name: str) -> str:
+    """The published top-1 in percent."""
+    known = paper.PUBLISHED.get(name, paper.Published()).top1
+    return paper.UNKNOWN if known is None else f"{known:.1f}"
+
+
+def put(page: str, marker: str, text: str) -> None:
+    """Puts a table between its markers on a page."""
+    file = ROOT / page
+    head, start, rest = file.read_text(encoding="utf-8").partition(f"<!-- {marker}: python benchmarks/models.py -->")
+    end = f"<!-- end of {marker} -->"
+    assert start, f"{page} has no {marker}"
+    file.write_text(f"{head}{start}\n{text}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
 
 
 def markdown(table: list[dict[str, str]]) -> str:
@@ -55,5 +65,9 @@ if __name__ == "__main__":
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(found)
+    counted = paper.params()
+    paper.write(counted, RESULTS.with_name("paper_params.csv"))
+    put("README.md", "models", markdown(found))
+    put("docs/models.md", "paper", paper.markdown(counted))
     print(markdown(found))
-    print(f"written: {RESULTS}")
+    print(paper.markdown(counted))

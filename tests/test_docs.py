@@ -35,6 +35,20 @@ def test_the_saved_table_of_models_is_what_is_counted_now():
     assert rows() == saved("models.csv")
 
 
+def test_the_table_beside_the_paper_is_the_saved_one_and_what_is_counted_now():
+    from acmix.tools import paper
+
+    rows = [paper.Row(**row) for row in saved("paper_params.csv")]
+    assert paper.markdown(rows) in read("docs/models.md")
+    assert paper.params() == rows
+
+
+def test_the_speed_of_every_family_is_the_saved_one():
+    from family_speed import table
+
+    assert table(saved("family_speed_cpu.csv")) in read("docs/performance.md")
+
+
 def test_the_readme_s_python_runs():
     (code,) = re.findall(r"```python\n(.*?)```", read("README.md"), flags=re.DOTALL)
     names = {}
