@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from acmix.errors import UsageError
 from acmix.layers import Mixing, WindowAttention, rate_names
+from acmix.models.initialise import init_weights
 from acmix.models.registry import register_variants
 from acmix.ops import pair
 
@@ -323,14 +324,6 @@ def missing(length: int, step: int) -> int:
     """How much `length` lacks to a multiple of `step`."""
     # not `-length % step`: a compiler simplifies this form where the length is symbolic, ten times as fast in the end
     return (length + step - 1) // step * step - length
-
-
-def init_weights(module: nn.Module) -> None:
-    """Draws linear weights from a normal of width 0.02, cut at ±2, and zeroes their biases."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

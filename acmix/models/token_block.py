@@ -81,11 +81,3 @@ def check_pool(global_pool: str) -> None:
     """Refuses a way of pooling that tokens do not have."""
     if global_pool not in ("token", "avg", ""):
         raise UsageError(f"global_pool={global_pool!r}; expected 'token', 'avg' or ''")
-
-
-def init_weights(module: nn.Module) -> None:
-    """Draws linear weights from a normal of width 0.02, cut at ±2, and zeroes their biases."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from acmix.errors import UsageError
 from acmix.layers import GlobalAttention, Mixing, rate_names
+from acmix.models.initialise import init_weights
 from acmix.models.registry import register_variants
 from acmix.models.token_block import (
     TokenBlock,
     TokenBlocks,
     as_map,
     check_pool,
-    init_weights,
     padded,
     positions,
 )

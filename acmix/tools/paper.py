@@ -34,13 +34,13 @@ class Published:
 
 
 RESNET = (
-    "ours are the released code's, to the parameter; the paper's are larger, as one more kernel of 81·C a block would make "
-    "them: cause unknown"
+    "ours are the released code's, to the parameter; the paper's are larger, as one more kernel of 81·C a block would "
+    "make them: cause unknown"
 )
 SWIN = "ours are the released code's, to the parameter; the paper's are larger: cause unknown"
 SAN = (
-    "the plain form has the published parameters and about 5 % fewer multiply-adds: cause unknown, ours count no norms; "
-    "which pieces the path reads is our reading"
+    "the plain form has the published parameters and about 5 % fewer multiply-adds: cause unknown, ours count no "
+    "norms; which pieces the path reads is our reading"
 )
 PVT = "that k and v are brought back to full resolution is our reading; the paper rounds parameters to 10⁶"
 NONE = "the paper gives no figures for this size"
