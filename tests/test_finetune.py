@@ -69,7 +69,15 @@ def test_weights_that_cannot_be_read_are_one_line_and_nothing_is_written(data: P
     (tmp_path / "broken.pth").write_bytes(b"no weights")
     for file, said in ((tmp_path / "broken.pth", "pass pretrained=FILE"), (tmp_path / "none.pth", "is no file")):
         told = ("--output", tmp_path / "run", *TOLD, f"model.pretrained={file}", "data.img_size=32", "train.epochs=1")
-        process = start("train", "acmix_resnet26_digits.yaml", "--data", data, *told, f"model.num_classes={CLASSES}")
+        process = start(
+            "train",
+            "acmix_resnet26_digits.yaml",
+            "--data",
+            data,
+            *told,
+            f"model.num_classes={CLASSES}",
+            "train.batch_size=4",
+        )
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 2, errors
         one_error(errors, said)
