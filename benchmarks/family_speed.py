@@ -58,7 +58,7 @@ def table(found: list[dict[str, str]]) -> str:
         lines.append(f"| `{name}` | {' | '.join(ratios + times)} |")
     first = found[0]
     return "\n".join(
-        [*lines, "", f"{first['machine']}, fp32, {first['images']} images a step, commit {first['commit']}."]
+        [*lines, "", f"{first['machine']}, fp32, {first['images']} images a step, commit {first['commit'][:7]}."]
     )
 
 

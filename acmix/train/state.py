@@ -202,7 +202,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], wher
     now, then = optimizer.state_dict()["param_groups"], saved["param_groups"]
     if [len(group["params"]) for group in now] != [len(group["params"]) for group in then]:
         raise UsageError(
-            f"{where} groups the parameters in another way (optimizer.weight_decay became 0 or was it, or optimizer.layer_decay or model.freeze changed); "
+            f"{where} groups the parameters in another way (optimizer.weight_decay was 0 or is now, or "
+            "optimizer.layer_decay or model.freeze changed); "
             "set it as it was, or choose another output folder"
         )
     # some optimizers count their steps in the groups; the schedule sets lr
