@@ -123,7 +123,7 @@ def write(rows: list[Row], file: Path) -> None:
     with open(file, "w", newline="", encoding="utf-8") as out:
         writer = csv.DictWriter(out, [each.name for each in fields(Row)])
         writer.writeheader()
-        writer.writerows(map(asdict, rows))
+        writer.writerows([asdict(each) for each in rows])
 
 
 def markdown(rows: list[Row]) -> str:
