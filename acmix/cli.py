@@ -145,7 +145,7 @@ def models(
     for name in names:
         ours, plain = cost(name), cost(name, conv_path=False)
         table.add_row(name, f"{ours.parameters:,}", f"{ours.gmacs:.3f}", f"{plain.parameters:,}", f"{plain.gmacs:.3f}")
-    console.print(table, width=max(console.width, 110))
+    wide().print(table)
 
 
 papers = typer.Typer(rich_markup_mode=None, help="The paper's tables, ours beside theirs.")
@@ -176,7 +176,7 @@ def paper_params(
             row.model, row.form, millions, row.published_parameters, row.parameters_percent,
             row.gmacs, row.published_gmacs, row.gmacs_percent,
         )  # fmt: skip
-    console.print(table, width=max(console.width, 110))
+    wide().print(table)
     for note in dict.fromkeys(row.note for row in rows if row.note):
         names = [row.model.removeprefix("acmix_") for row in rows if row.note == note]
         console.print(f"{', '.join(names)}: {note}", markup=False)
@@ -263,6 +263,11 @@ def benchmark_data(
     from acmix.tools.benchmark import benchmark_data as run
 
     run(workers=workers, batch_size=batch_size, img_size=img_size, seconds=seconds)
+
+
+def wide() -> Console:
+    """A console in which a table of models keeps its columns, also where nobody says how wide the terminal is."""
+    return Console(width=max(console.width, 120))
 
 
 def is_first_process() -> bool:
