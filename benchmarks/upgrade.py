@@ -27,7 +27,7 @@ from acmix.data.digits import choose_held_out, load_digits
 from acmix.train.log import duration
 
 RESULTS = Path(__file__).parent / "results"
-BATCH, LEARNING_RATE, BOUND, LAST = 32, 5e-4, 1e-5, 10
+BATCH, LEARNING_RATE, BOUND, LAST = 16, 5e-4, 1e-5, 10
 # full models on small images
 MODELS = {
     "swin_tiny_patch4_window7_224": dict(img_size=56),
@@ -51,7 +51,7 @@ def train(model: nn.Module, images: Tensor, labels: Tensor, seed: int, steps: in
     """The loss of every step."""
     torch.manual_seed(seed)
     draw = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.05, fused=True)
     losses = []
     model.train()
     for _ in range(steps):
