@@ -27,7 +27,7 @@ from acmix.data.digits import choose_held_out, load_digits
 from acmix.train.log import duration
 
 RESULTS = Path(__file__).parent / "results"
-BATCH, LEARNING_RATE, BOUND, LAST = 16, 5e-4, 1e-5, 10
+BATCH, LEARNING_RATE, BOUND, LAST = 16, 1e-4, 1e-5, 10
 # full models on small images
 MODELS = {
     "swin_tiny_patch4_window7_224": dict(img_size=56),

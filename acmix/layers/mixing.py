@@ -83,6 +83,9 @@ class Mixed(nn.Module):
         geometry: further arguments of `ConvPath`: pieces, conv_size, bias, stride, dilation.
     """
 
+    # also for layers that were pickled before there were ablations
+    has_attention = True
+    fixed_rate: float | None = None
     # whether both rates lie in the weights already: see `acmix.fold`
     is_folded = False
     rate_attention: nn.Parameter
@@ -96,7 +99,6 @@ class Mixed(nn.Module):
         path = "attention" if mixing is None else mixing.path
         self.has_attention = path != "convolution"
         self.conv_path = None
-        self.fixed_rate: float | None = None
         if mixing is None or path == "attention":
             return
         self.conv_path = ConvPath(
