@@ -50,8 +50,7 @@ class ACmix1d(Mixed):
     ) -> None:
         check_numbers(in_channels, out_channels, attention_size, conv_size, stride, dilation)
         heads = choose_heads(out_channels, heads)
-        geometry = dict(conv_size=(1, conv_size), bias=False, stride=stride, dilation=dilation)
-        super().__init__(Mixing(), heads, out_channels // heads, **geometry)
+        super().__init__(Mixing())
         self.in_channels, self.out_channels = in_channels, out_channels
         self.heads, self.head_dim = heads, out_channels // heads
         self.attention_size, self.conv_size = attention_size, conv_size
@@ -60,6 +59,8 @@ class ACmix1d(Mixed):
         self.key = nn.Conv1d(in_channels, out_channels, 1)
         self.value = nn.Conv1d(in_channels, out_channels, 1)
         self.position = nn.Conv1d(1, self.head_dim, 1)
+        geometry = dict(conv_size=(1, conv_size), bias=False, stride=stride, dilation=dilation)
+        self.add_path(Mixing(), heads, self.head_dim, **geometry)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, L) -> (B, C, ceil(L/stride))."""

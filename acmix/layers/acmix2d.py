@@ -57,8 +57,7 @@ class ACmix2d(Mixed):
     ) -> None:
         check_numbers(in_channels, out_channels, attention_size, conv_size, stride, dilation)
         heads = choose_heads(out_channels, heads)
-        geometry = dict(conv_size=conv_size, bias=False, stride=stride, dilation=dilation)
-        super().__init__(mixing, heads, out_channels // heads, **geometry)
+        super().__init__(mixing)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.heads, self.head_dim = heads, out_channels // heads
         self.attention_size, self.conv_size = attention_size, conv_size
@@ -68,6 +67,8 @@ class ACmix2d(Mixed):
         self.value = nn.Conv2d(in_channels, out_channels, 1)
         if self.has_attention:
             self.position = nn.Conv2d(2, self.head_dim, 1)
+        geometry = dict(conv_size=conv_size, bias=False, stride=stride, dilation=dilation)
+        self.add_path(mixing, heads, self.head_dim, **geometry)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, C, ceil(H/stride), ceil(W/stride)) in the memory format of the input."""

@@ -41,11 +41,12 @@ class GlobalAttention(Mixed):
     ) -> None:
         if heads < 1 or dim % heads:
             raise UsageError(f"{heads} heads do not divide {dim} channels; choose a divisor")
-        super().__init__(mixing, heads, dim // heads)
+        super().__init__(mixing)
         self.heads, self.head_dim = heads, dim // heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         if self.has_attention:
             self.proj = nn.Linear(dim, dim)
+        self.add_path(mixing, heads, self.head_dim)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, T + H·W, C) -> the same, for a grid of (H, W) patches behind the T other tokens."""

@@ -78,9 +78,6 @@ class Mixed(nn.Module):
 
     Args:
         mixing: None for an attention alone.
-        heads: N; also the outputs of the convolution path for each of the D channels.
-        head_dim: D.
-        geometry: further arguments of `ConvPath`: pieces, conv_size, bias, stride, dilation.
     """
 
     # also for layers that were pickled before there were ablations
@@ -94,17 +91,28 @@ class Mixed(nn.Module):
     # of an attention that has a projection behind it; it acts on the attention alone
     proj: nn.Linear
 
-    def __init__(self, mixing: Mixing | None, heads: int, head_dim: int, **geometry: Any) -> None:
+    conv_path: ConvPath | None
+
+    def __init__(self, mixing: Mixing | None) -> None:
         super().__init__()
-        path = "attention" if mixing is None else mixing.path
-        self.has_attention = path != "convolution"
+        self.has_attention = mixing is None or mixing.path != "convolution"
+
+    def add_path(self, mixing: Mixing | None, heads: int, head_dim: int, **geometry: Any) -> None:
+        """Makes the convolution path and the rates, behind what the attention is made of.
+
+        Args:
+            mixing: as above.
+            heads: N; also the outputs of the convolution path for each of the D channels.
+            head_dim: D.
+            geometry: further arguments of `ConvPath`: pieces, conv_size, bias, stride, dilation.
+        """
         self.conv_path = None
-        if mixing is None or path == "attention":
+        if mixing is None or mixing.path == "attention":
             return
         self.conv_path = ConvPath(
             heads, head_dim, conv_kernels=mixing.conv_kernels, conv_init=mixing.conv_init, **geometry
         )
-        if path == "convolution":
+        if mixing.path == "convolution":
             return
         if mixing.rates == "softmax":
             self.rate_logits = nn.Parameter(torch.zeros(2))

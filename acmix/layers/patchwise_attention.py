@@ -51,11 +51,12 @@ class VectorAttention(Mixed):
             )
         if size < 1 or size % 2 == 0:
             raise UsageError(f"size={size}: a neighbourhood has an odd side, so that it has a middle")
-        super().__init__(mixing, OUTPUTS, channels // 16, pieces=PIECES, bias=False)
+        super().__init__(mixing)
         self.width, self.size, self.groups = channels // 16, size, channels // 4 // share
         self.qkv = nn.Linear(channels, PIECES * self.width)
         if self.has_attention:
             self.add_weighing()
+        self.add_path(mixing, OUTPUTS, self.width, pieces=PIECES, bias=False)
 
     def add_weighing(self) -> None:
         """Makes the parameters that turn q and k into weights."""

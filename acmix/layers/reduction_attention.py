@@ -45,7 +45,7 @@ class ReductionAttention(Mixed):
     ) -> None:
         if heads < 1 or dim % heads:
             raise UsageError(f"{heads} heads do not divide {dim} channels; choose a divisor")
-        super().__init__(mixing, heads, dim // heads)
+        super().__init__(mixing)
         self.heads, self.head_dim, self.reduction = heads, dim // heads, reduction
         self.q = nn.Linear(dim, dim, bias=qkv_bias)
         self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
@@ -54,6 +54,7 @@ class ReductionAttention(Mixed):
         if reduction > 1:
             self.sr = nn.Conv2d(dim, dim, reduction, stride=reduction)
             self.norm = nn.LayerNorm(dim)
+        self.add_path(mixing, heads, self.head_dim)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, T + H·W, C) -> the same, for a map of (H, W) pixels; T > 0 goes with a reduction of 1."""

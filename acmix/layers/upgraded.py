@@ -34,10 +34,11 @@ class UpgradedAttention(Mixed):
     proj_drop: nn.Module
 
     def __init__(self, attention: Any, grid: tuple[int, int], mixing: Mixing) -> None:
-        super().__init__(mixing, attention.num_heads, attention.head_dim)
+        super().__init__(mixing)
         self.num_heads, self.head_dim, self.grid = attention.num_heads, attention.head_dim, grid
         for name in ("qkv", "q_norm", "k_norm", "attn_drop", "norm", "proj", "proj_drop"):
             setattr(self, name, getattr(attention, name))
+        self.add_path(mixing, self.num_heads, self.head_dim)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """(B, T + H·W, C) -> the same."""
@@ -75,7 +76,7 @@ class UpgradedReductionAttention(Mixed):
     proj_drop: nn.Module
 
     def __init__(self, attention: Any, mixing: Mixing) -> None:
-        super().__init__(mixing, attention.num_heads, attention.head_dim)
+        super().__init__(mixing)
         self.num_heads, self.head_dim = attention.num_heads, attention.head_dim
         for name in ("q", "kv", "attn_drop", "proj", "proj_drop"):
             setattr(self, name, getattr(attention, name))
@@ -83,6 +84,7 @@ class UpgradedReductionAttention(Mixed):
         self.pool, self.sr, self.norm, self.act = (
             getattr(attention, name) or nn.Identity() for name in ("pool", "sr", "norm", "act")
         )
+        self.add_path(mixing, self.num_heads, self.head_dim)
 
     def forward(self, x: Tensor, feat_size: tuple[int, int]) -> Tensor:
         """(B, H·W, C) -> the same, for a map of `feat_size` = (H, W)."""

@@ -43,15 +43,15 @@ class WindowAttention(Mixed):
         if heads < 1 or dim % heads:
             divisors = [n for n in range(1, dim + 1) if dim % n == 0]
             raise UsageError(f"{heads} heads do not divide {dim} channels; numbers of heads that do: {divisors}")
-        super().__init__(mixing, heads, dim // heads)
+        super().__init__(mixing)
         self.heads, self.head_dim, self.window = heads, dim // heads, window
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        if not self.has_attention:
-            return
-        self.proj = nn.Linear(dim, dim)
-        entries = (2 * window[0] - 1) * (2 * window[1] - 1)
-        self.relative_position_bias_table = nn.Parameter(torch.empty(entries, heads))
-        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        if self.has_attention:
+            self.proj = nn.Linear(dim, dim)
+            entries = (2 * window[0] - 1) * (2 * window[1] - 1)
+            self.relative_position_bias_table = nn.Parameter(torch.empty(entries, heads))
+            nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.add_path(mixing, heads, self.head_dim)
 
     def forward(self, x: Tensor, shift: tuple[int, int] = (0, 0)) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C); both paths see the map rolled by −shift and give it rolled back."""
