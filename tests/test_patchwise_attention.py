@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from check import relative_error
 from oracle_local import mirrored
 from torch._dynamo.testing import CompileCounter
 
@@ -54,6 +55,27 @@ def test_the_operator_is_its_equation(case):
     out = ops.patchwise_attention(values, weights, size=size)
     expected = looped(values.detach().numpy(), weights.detach().numpy(), size)
     torch.testing.assert_close(out.detach(), torch.from_numpy(expected), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_the_cpu_kernel_is_as_right_as_the_reference_in_output_and_every_gradient(case, dtype, empty_is_nan):
+    exact = results(case, "reference", dtype, torch.float64)
+    own = results(case, "reference", dtype, dtype)
+    for name, found in results(case, "cpu", dtype, dtype).items():
+        bound = max(relative_error(own[name], exact[name]), torch.finfo(dtype).eps)
+        assert relative_error(found, exact[name]) <= (2 if name == "output" else 3) * bound, name
+
+
+def results(case, implementation, drawn_in, dtype):
+    """The output and both gradients, of inputs that are rounded to one format and computed in another."""
+    *tensors, size = drawn(case, drawn_in)
+    values, weights = (each.detach().to(dtype).requires_grad_() for each in tensors)
+    with ops.use(implementation):
+        out = ops.patchwise_attention(values, weights, size=size)
+        upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(drawn_in).to(dtype)
+        grads = torch.autograd.grad(out, (values, weights), upstream)
+    return dict(zip(("output", "values", "weights"), (out.detach(), *grads), strict=True))
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in ("as SAN has it", "no image")])

@@ -174,13 +174,39 @@ def local_attention_sizes(qkv: Tensor, size: tuple[int, int], stride: int, dilat
     return (batch, height, width, heads, channels, *size, stride, dilation, *qkv.stride()[:5])
 
 
+def patchwise_attention(values: Tensor, weights: Tensor, size: tuple[int, int]) -> Tensor:
+    """out_i = Σ_j w_ij · v_j over the Ky×Kx pixels j around i; see `acmix.ops.patchwise_attention`."""
+    wide, of_pixels = parameter(values), parameter(weights)
+    out = torch.empty_like(wide)
+    if out.numel():
+        call("acmix_patchwise_attention", (wide, of_pixels, out), patchwise_attention_sizes(wide, weights, size))
+    return out.to(values.dtype)
+
+
+def patchwise_attention_backward(
+    grad: Tensor, values: Tensor, weights: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """The gradients of values and of weights."""
+    wide, of_pixels = parameter(values), parameter(weights)
+    grad_values, grad_weights = torch.zeros_like(wide), torch.empty_like(of_pixels)
+    if wide.numel():
+        tensors = (parameter(grad), wide, of_pixels, grad_values, grad_weights)
+        call("acmix_patchwise_attention_backward", tensors, patchwise_attention_sizes(wide, weights, size))
+    return grad_values.to(values.dtype), grad_weights.to(weights.dtype)
+
+
+def patchwise_attention_sizes(values: Tensor, weights: Tensor, size: tuple[int, int]) -> tuple[int, ...]:
+    """What `Shape` in `patchwise_attention.cpp` holds."""
+    return (*values.shape, weights.shape[4], *size)
+
+
 def adjacent(data: Tensor) -> Tensor:
     """Data whose last dimension lies number by number, as lanes are loaded; a copy only where it does not."""
     return data if data.stride(-1) == 1 or data.shape[-1] == 1 else data.contiguous()
 
 
 def parameter(weight: Tensor) -> Tensor:
-    """A parameter in float32, row by row."""
+    """A parameter, or a map for a kernel that knows float32 alone, in float32 and row by row."""
     return weight.to(torch.float32).contiguous()
 
 

@@ -10,6 +10,7 @@
 #include <cmath>
 
 #include "lanes.h"
+#include "mirror.h"
 #include "product.h"
 
 namespace acmix {
@@ -35,14 +36,6 @@ struct Shape {
 constexpr int MOST_ROWS = 3;
 constexpr int64_t MOST_SIDE = 256;
 constexpr int64_t AHEAD = 8;  // pixels
-
-// The pixel that stands at a place left of, on or right of a line of `side` pixels mirrored at both ends.
-inline int64_t mirrored(int64_t place, int64_t side) {
-    if (side == 1) return 0;
-    int64_t period = 2 * (side - 1), at = place % period;
-    if (at < 0) at += period;
-    return at < side ? at : period - at;
-}
 
 // A channel's map with its margins, split by the remainders of row and column.
 struct Planes {
