@@ -52,14 +52,13 @@ def table(found: list[dict[str, str]]) -> str:
         rows_of = {row["phase"]: row for row in found if row["subject"] == name}
         both = [rows_of.get(phase) for phase in ("train", "infer")]
         ratios = [
-            f"{float(row['ratio']):.2f} ({row['ratio_low']} – {row['ratio_high']})" if row else "" for row in both
+            f"{float(row['ratio']):.2f} ({float(row['ratio_low']):.2f} – {float(row['ratio_high']):.2f})" if row else ""
+            for row in both
         ]
         times = [f"{float(row['time_ms']):.0f} / {float(row['peer_time_ms']):.0f}" if row else "" for row in both]
         lines.append(f"| `{name}` | {' | '.join(ratios + times)} |")
-    first = found[0]
-    return "\n".join(
-        [*lines, "", f"{first['machine']}, fp32, {first['images']} images a step, commit {first['commit'][:7]}."]
-    )
+    first, commits = found[0], ", ".join(dict.fromkeys(row["commit"][:7] for row in found))
+    return "\n".join([*lines, "", f"{first['machine']}, fp32, {first['images']} images a step, commits {commits}."])
 
 
 def put_table() -> None:
