@@ -198,7 +198,7 @@ def find(source: str | os.PathLike[str]) -> Path:
     entries = sorted(shipped.rglob("*.yaml"))
     for entry in entries:
         # by its bare name, or with its folder as finetune/NAME
-        if path.with_name(name) in (Path(entry.name), entry.relative_to(shipped)):
+        if path.parent / name in (Path(entry.name), entry.relative_to(shipped)):
             return entry
     known = [entry.stem for entry in entries]
     near = difflib.get_close_matches(Path(name).stem, known, n=1)

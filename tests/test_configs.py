@@ -128,3 +128,9 @@ def test_fine_tuning_is_found_with_and_without_its_folder_and_is_short_and_gentl
         assert settings.model.pretrained is True
         assert settings.train.epochs == 30
         assert settings.optimizer.layer_decay < 1
+
+
+@pytest.mark.parametrize("name", ["", ".", "finetune", "finetune/", "elsewhere/acmix_resnet50"])
+def test_what_is_no_configuration_is_refused(name):
+    with pytest.raises(config.UsageError, match="no configuration"):
+        config.find(name)
