@@ -189,3 +189,10 @@ def test_settings_that_do_not_go_together_are_refused(model, said):
     with pytest.raises(UsageError) as caught:
         build_model(config.validate(dict(model=model)))
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "kwargs"), [(VIT[0], {**VIT[1], "depth": 5}), PVT], ids=["ViT", "PVT"])
+def test_features_are_by_default_those_that_timm_gives(name, kwargs):
+    ours = acmix.add_conv_path(name, pretrained=False, features_only=True, **kwargs)
+    plain = timm.create_model(name, features_only=True, **kwargs)
+    assert ours.feature_info.module_name() == plain.feature_info.module_name()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import difflib
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from timm.layers.attention import Attention
 from timm.models import pvt_v2, swin_transformer, vision_transformer
 from timm.models._features import FeatureGetterNet
@@ -42,7 +42,7 @@ def add_conv_path(
         name_or_model: one of timm's names, or such a model, which stays as it is.
         pretrained: for a name, True downloads timm's weights, a path reads a local file of them, False draws them.
         rates: what α and β start as, or another way to mix: see `acmix.layers.Mixing`.
-        freeze: train the new parameters alone.
+        freeze: train the new parameters alone; the classifier stays as it is too, so it has to be a trained one.
         kwargs: for a name, timm's arguments: num_classes, in_chans, img_size, drop_path_rate, features_only, …
 
     Returns:
@@ -52,9 +52,9 @@ def add_conv_path(
         UsageError: no such model, one of another family, or weights that cannot be had.
     """
     mixing = Mixing(rates=rates)
-    features, out_indices = False, (0, 1, 2, 3)
+    features, out_indices = False, None
     if isinstance(name_or_model, str):
-        features, out_indices = kwargs.pop("features_only", False), kwargs.pop("out_indices", out_indices)
+        features, out_indices = kwargs.pop("features_only", False), kwargs.pop("out_indices", None)
         model = timm_model(name_or_model, pretrained, **kwargs)
     else:
         if kwargs:
@@ -65,7 +65,11 @@ def add_conv_path(
     upgraded = upgrade(model, mixing)
     if freeze:
         freeze_old(upgraded)
-    return FeatureGetterNet(upgraded, out_indices=out_indices) if features else upgraded
+    if not features:
+        return upgraded
+    # timm's own defaults: a ViT's last three blocks, all stages of a pyramid
+    usual = 3 if isinstance(upgraded, vision_transformer.VisionTransformer) else (0, 1, 2, 3)
+    return FeatureGetterNet(upgraded, out_indices=usual if out_indices is None else out_indices)
 
 
 def upgrade(model: nn.Module, mixing: Mixing) -> nn.Module:
@@ -184,7 +188,7 @@ def timm_model(name: str, pretrained: bool | str | os.PathLike[str] = False, **k
         kwargs["pretrained_cfg_overlay"] = dict(file=str(file))
     try:
         return timm.create_model(name, pretrained=bool(pretrained), **kwargs)
-    except (OSError, RuntimeError, ValueError, KeyError, torch.serialization.pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
         said = " ".join(str(error).split())[:200] or type(error).__name__
         if not pretrained:
             raise UsageError(f"cannot build {name!r}: {said}") from error
