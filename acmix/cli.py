@@ -217,7 +217,7 @@ def benchmark_models(
     plot: Annotated[Path | None, typer.Option("--profile", help="Tell where time goes, and draw it here.")] = None,
     csv: FiguresOption = None,
 ) -> None:
-    from acmix.tools.benchmark import command
+    from acmix.benchmark import command
 
     right = command.models(
         str(context.info_name),
@@ -246,7 +246,7 @@ def benchmark_ops(
     csv: FiguresOption = None,
 ) -> None:
     """Time operators beside the reference and PyTorch's means."""
-    from acmix.tools.benchmark import command
+    from acmix.benchmark import command
 
     right = command.operators(names or [], dtypes=dtypes or [], batch_size=batch_size, seconds=seconds, csv=csv)
     raise typer.Exit(0 if right else 1)
@@ -260,7 +260,7 @@ def benchmark_data(
     seconds: Annotated[float, typer.Option(help="How long it is measured.")] = 10.0,
 ) -> None:
     """Time reading JPEG files, decoded and augmented."""
-    from acmix.tools.benchmark import benchmark_data as run
+    from acmix.benchmark import benchmark_data as run
 
     run(workers=workers, batch_size=batch_size, img_size=img_size, seconds=seconds)
 

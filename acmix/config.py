@@ -171,7 +171,7 @@ def load(source: str | os.PathLike[str], overrides: list[str] | tuple[str, ...] 
     Raises:
         UsageError: no such file, not YAML, an unknown key, a value of the wrong type.
     """
-    from acmix.config_official import is_official, read_official
+    from acmix.released.configuration import is_official, read_official
 
     path = find(source)
     try:

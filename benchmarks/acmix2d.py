@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import acmix
-from acmix.tools.benchmark.pairs import time_pair
+from acmix.benchmark.pairs import time_pair
 
 RESULTS = Path(__file__).parent / "results" / "acmix2d.csv"
 LAYERS = ((64, 80), (256, 20))  # channels, side of the map

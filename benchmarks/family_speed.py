@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 
 import acmix
+from acmix.benchmark.machine import Ceilings, measure_ceilings
+from acmix.benchmark.networks import Setting, compare_networks, contestants, peer_of
+from acmix.benchmark.record import rows, write_rows
 from acmix.errors import UsageError
-from acmix.tools.benchmark.machine import Ceilings, measure_ceilings
-from acmix.tools.benchmark.networks import Setting, compare_networks, contestants, peer_of
-from acmix.tools.benchmark.record import rows, write_rows
 from acmix.train.log import duration
 
 RESULTS = Path(__file__).parent / "results"

@@ -18,19 +18,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import torch
 import torch.nn.functional as F
-from cases import CONV_CASES, WINDOW_CASES
-from cases_local import LOCAL_CASES
-from check import errors
 
 import acmix
 from acmix import ops
-from acmix.tools.benchmark import where
-from acmix.tools.benchmark.machine import measure_ceilings
-from acmix.tools.benchmark.networks import Setting, benchmark_networks, contestants, peer_of, profile
-from acmix.tools.benchmark.operators import benchmark_operators, shapes
-from acmix.tools.benchmark.pairs import Measurement
-from acmix.tools.benchmark.record import rows, write_rows
-from acmix.tools.benchmark.scaling import benchmark_train
+from acmix.benchmark import where
+from acmix.benchmark.machine import measure_ceilings
+from acmix.benchmark.networks import Setting, benchmark_networks, contestants, peer_of, profile
+from acmix.benchmark.operators import benchmark_operators, shapes
+from acmix.benchmark.pairs import Measurement
+from acmix.benchmark.record import rows, write_rows
+from acmix.benchmark.scaling import benchmark_train
+from acmix.testing.cases import CONV_CASES, WINDOW_CASES
+from acmix.testing.cases_local import LOCAL_CASES
+from acmix.testing.check import errors
 
 MODELS = {"swin": "acmix_swin_small_patch4_window7_224", "resnet": "acmix_resnet50"}
 TINY_MODELS = {"swin": "acmix_swin_tiny_patch4_window7_224", "resnet": "acmix_resnet26"}

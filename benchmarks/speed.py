@@ -26,14 +26,14 @@ from released import ReleasedACmix2d, released
 from torch import nn
 
 import acmix
+from acmix.benchmark import benchmark_networks, benchmark_operators, where
+from acmix.benchmark.machine import Ceilings, measure_ceilings
+from acmix.benchmark.networks import Contestant, Setting, compare_networks, contestants, peer_of, profile
+from acmix.benchmark.operators import shapes
+from acmix.benchmark.pairs import Candidate, Measurement, Subject, compare
+from acmix.benchmark.record import lines, rows, write_rows
 from acmix.errors import UsageError
-from acmix.tools.benchmark import benchmark_networks, benchmark_operators, where
-from acmix.tools.benchmark.judge import Results, truth_of
-from acmix.tools.benchmark.machine import Ceilings, measure_ceilings
-from acmix.tools.benchmark.networks import Contestant, Setting, compare_networks, contestants, peer_of, profile
-from acmix.tools.benchmark.operators import shapes
-from acmix.tools.benchmark.pairs import Candidate, Measurement, Subject, compare
-from acmix.tools.benchmark.record import lines, rows, write_rows
+from acmix.testing.judge import Results, truth_of
 from acmix.train.log import duration
 
 SWIN, RESNET = "acmix_swin_tiny_patch4_window7_224", "acmix_resnet50"

@@ -20,9 +20,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import acmix
+from acmix.benchmark.operators import Shape, shapes
+from acmix.benchmark.record import WRONG
 from acmix.errors import UsageError
-from acmix.tools.benchmark.operators import Shape, shapes
-from acmix.tools.benchmark.record import WRONG
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"

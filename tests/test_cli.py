@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from images import make_image_folder
 from PIL import Image
-from tiny import CLASSES, one_error, start, tiny_config, write_config
 
 from acmix import cli
 from acmix.train.loop import train
+from tests.support.images import make_image_folder
+from tests.support.paths import DATA
+from tests.support.tiny import CLASSES, one_error, start, tiny_config, write_config
 
 COMMANDS = ["train", "evaluate", "predict", "convert", "report", "models", "benchmark"]
-TOY = Path(__file__).parent / "data" / "official_checkpoint_toy.pth"
+TOY = DATA / "official_checkpoint_toy.pth"
 
 
 class Hostile:

@@ -6,11 +6,11 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.paths import ROOT
+
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 
@@ -113,7 +113,7 @@ def test_tables_are_made_again_without_measuring(tmp_path):
 def test_a_wrong_or_missing_result_is_never_a_target_that_was_met(tmp_path):
     from tables import TABLES, read
 
-    from acmix.tools.benchmark.record import COLUMNS, write_rows
+    from acmix.benchmark.record import COLUMNS, write_rows
 
     def lines(**cells):
         row = {**dict.fromkeys(COLUMNS, ""), "line": "conv_path", "shape": "56x56 C 96 N 3", "dtype": "fp32", **cells}

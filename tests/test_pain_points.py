@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-TESTS = Path(__file__).parent
-PAGE = TESTS.parent / "docs" / "pain_points.md"
+from tests.support.paths import ROOT
+
+PAGE = ROOT / "docs" / "pain_points.md"
 ROWS = re.findall(r"^\| (\d+) \| .*? \| (.*) \|$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
-FILES = ("test_acmix2d", "test_acmix2d_costs")
+FILES = ("layers/test_acmix2d", "layers/test_acmix2d_costs")
 
 
 def test_every_pain_point_has_a_test_or_says_not_yet() -> None:
@@ -19,14 +19,14 @@ def test_every_pain_point_has_a_test_or_says_not_yet() -> None:
 
 def test_every_test_that_the_page_names_exists() -> None:
     for number, holds in ROWS:
-        for file, test in re.findall(r"`(test_\w+\.py)::(\w+)`", holds):
-            source = (TESTS / file).read_text(encoding="utf-8")
+        for file, test in re.findall(r"`([\w/]*test_\w+\.py)::(\w+)`", holds):
+            source = (ROOT / "tests" / file).read_text(encoding="utf-8")
             assert re.search(rf"^def {test}\(", source, flags=re.MULTILINE), f"row {number}: {file}::{test}"
 
 
 def test_rows_in_the_layer_s_tests_are_rows_of_the_page() -> None:
     """A comment `# row N` above a test and the page agree on which layer test holds which row at least once."""
-    source = "".join((TESTS / f"{name}.py").read_text(encoding="utf-8") for name in FILES)
+    source = "".join((ROOT / "tests" / f"{name}.py").read_text(encoding="utf-8") for name in FILES)
     marked = {
         int(n) for line in re.findall(r"^# rows? ([\d, ]+)$", source, flags=re.MULTILINE) for n in line.split(",")
     }

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from acmix.errors import UsageError
 from acmix.safe_load import safe_load
+from tests.support.paths import DATA
 
-DATA = Path(__file__).parent / "data"
 TOY = DATA / "official_checkpoint_toy.pth"
 
 

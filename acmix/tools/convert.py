@@ -15,11 +15,11 @@ import yaml
 from safetensors import SafetensorError
 
 from acmix import config
-from acmix.config_official import NAMES, is_official, read_official, write_official
 from acmix.errors import UsageError
-from acmix.models.official import architecture, family_of, from_official, to_official
-from acmix.models.official_resnet import check_name, variant_of
 from acmix.models.resnet import VARIANTS
+from acmix.released.configuration import NAMES, is_official, read_official, write_official
+from acmix.released.resnet import check_name, variant_of
+from acmix.released.weights import architecture, family_of, from_official, to_official
 from acmix.safe_load import safe_load
 from acmix.train.checkpoint import FORMAT, VERSION
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from acmix.config import Config, validate
 from acmix.errors import UsageError
-from acmix.models.official import from_official
+from acmix.released.weights import from_official
 from acmix.safe_load import safe_load
 from acmix.tasks import build_model
 

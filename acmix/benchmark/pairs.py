@@ -1,0 +1,198 @@
+"""Two ways to do one thing, timed in turn: A B A B …, and the ratio of each round.
+
+A machine's speed drifts; two measurements of one round drift together, so their ratio stays. Nothing is timed before
+both sides are found to compute what they should.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from acmix.benchmark.machine import Ceilings, peak_mib
+
+LEAST_ROUNDS = 5
+# a clock reading costs a microsecond, so that a sample of this length is exact to a thousandth
+SAMPLE_SECONDS = 0.005
+# A GPU's libraries try several kernels before they settle on one.
+WARMUP_RUNS = {"cpu": 1, "cuda": 10}
+# a run as long as this hides what a second warm-up would bring
+LONG_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One side of a pair.
+
+    Args:
+        name: what tables call it.
+        run: does the whole of what is timed, once.
+        faults: compares what it computes and says in words what is wrong; empty where nothing is.
+        flops: floating point operations of a run, where they are known.
+        moved_bytes: bytes that a run has to read and write at least, where they are known.
+        resident_mib: what it holds between runs: parameters, state of the optimizer.
+    """
+
+    name: str
+    run: Callable[[], object]
+    faults: Callable[[], Sequence[str]]
+    flops: float | None = None
+    moved_bytes: float | None = None
+    resident_mib: float = 0.0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured.
+
+    Args:
+        name: an operator or a model.
+        shape: its sizes, in words.
+        dtype: "fp32" or "bf16".
+        phase: "forward", "forward+backward", "infer" or "train".
+        images: in a batch.
+    """
+
+    name: str
+    shape: str
+    dtype: str
+    phase: str
+    images: int
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a pair of right candidates reached.
+
+    Args:
+        rounds: how many the medians are taken of.
+        ratio: median of the peer's time over the candidate's: how many times as fast the candidate is.
+        ratio_low, ratio_high: quartiles of that ratio.
+        time_ms, peer_time_ms: medians of a run.
+        images_per_second: of the candidate.
+        peak_mib, peer_peak_mib: memory at its highest during a run, what is held between runs included; None where
+            the system does not tell.
+        flops_share, bytes_share: the candidate's over what the machine's ceiling allows, 0 to 1, where known.
+    """
+
+    rounds: int
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    time_ms: float
+    peer_time_ms: float
+    images_per_second: float
+    peak_mib: float | None
+    peer_peak_mib: float | None
+    flops_share: float | None
+    bytes_share: float | None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A pair's outcome: a speed, or what is wrong."""
+
+    subject: Subject
+    candidate: str
+    peer: str
+    speed: Speed | None
+    wrong: tuple[str, ...] = ()
+
+
+def compare(
+    subject: Subject, ours: Candidate, peer: Candidate, *, ceilings: Ceilings, device: torch.device, seconds: float
+) -> Measurement:
+    """Checks both sides, and only then times them in turn.
+
+    Args:
+        subject: what both compute.
+        ours, peer: A and B.
+        ceilings: of this machine, measured in this process.
+        device: where both run.
+        seconds: how long the rounds last; at least five rounds are done.
+
+    Returns:
+        The measurement; without a speed where a side is wrong.
+    """
+    wrong = tuple(f"{each.name}: {fault}" for each in (ours, peer) for fault in each.faults())
+    if wrong:
+        return Measurement(subject, ours.name, peer.name, None, wrong)
+    rounds = time_pair(ours.run, peer.run, device=device, seconds=seconds)
+    memory = [add(peak_mib(each.run, device), each.resident_mib) for each in (ours, peer)]
+    low, ratio, high = quartiles([theirs / own for own, theirs in rounds])
+    own, theirs = (statistics.median(times) for times in zip(*rounds, strict=True))
+    ceiling = ceilings.flops_per_second.get(subject.dtype)
+    speed = Speed(
+        rounds=len(rounds),
+        ratio=ratio,
+        ratio_low=low,
+        ratio_high=high,
+        time_ms=1000 * own,
+        peer_time_ms=1000 * theirs,
+        images_per_second=subject.images / own,
+        peak_mib=memory[0],
+        peer_peak_mib=memory[1],
+        flops_share=share(ours.flops, own, ceiling),
+        bytes_share=share(ours.moved_bytes, own, ceilings.bytes_per_second),
+    )
+    return Measurement(subject, ours.name, peer.name, speed)
+
+
+def time_pair(
+    first: Callable[[], object], second: Callable[[], object], *, device: torch.device, seconds: float
+) -> list[tuple[float, float]]:
+    """Seconds that a run of each took, round by round, after a warm-up."""
+    samples = [partial(sample, run, warmed_up(run, device), device) for run in (first, second)]
+    rounds: list[tuple[float, float]] = []
+    began = time.perf_counter()
+    while len(rounds) < LEAST_ROUNDS or time.perf_counter() - began < seconds:
+        rounds.append((samples[0](), samples[1]()))
+    return rounds
+
+
+def warmed_up(run: Callable[[], object], device: torch.device) -> int:
+    """Runs it until it is at its speed; returns how many runs make a sample long enough for the clock."""
+    for _ in range(WARMUP_RUNS.get(device.type, 2)):
+        run()
+    seconds = sample(run, 1, device)
+    if seconds < LONG_SECONDS:
+        seconds = sample(run, 1, device)
+    return max(1, math.ceil(SAMPLE_SECONDS / max(seconds, 1e-7)))
+
+
+def sample(run: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Seconds of a run, over several; a GPU's own clock, where it runs there."""
+    if device.type == "cuda":
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        before.record()
+        for _ in range(repeats):
+            run()
+        after.record()
+        after.synchronize()
+        return before.elapsed_time(after) / 1000 / repeats
+    began = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    return (time.perf_counter() - began) / repeats
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """A quarter, half and three quarters of the way through the sorted values."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
+
+
+def share(work: float | None, seconds: float, ceiling: float | None) -> float | None:
+    """Work a second over its ceiling."""
+    return None if work is None or ceiling is None else work / seconds / ceiling
+
+
+def add(peak: float | None, resident: float) -> float | None:
+    """The sum, where the first is known."""
+    return None if peak is None else peak + resident

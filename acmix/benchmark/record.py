@@ -1,0 +1,133 @@
+"""What was measured, as lines on the terminal and as rows of a CSV file."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from acmix.benchmark.pairs import Measurement
+from acmix.errors import UsageError
+
+COLUMNS: tuple[str, ...] = (
+    "date",
+    "commit",
+    "machine",
+    "torch",
+    "timm",
+    "line",
+    "subject",
+    "shape",
+    "dtype",
+    "phase",
+    "images",
+    "candidate",
+    "peer",
+    "rounds",
+    "ratio",
+    "ratio_low",
+    "ratio_high",
+    "time_ms",
+    "peer_time_ms",
+    "images_per_second",
+    "peak_mib",
+    "peer_peak_mib",
+    "flops_share",
+    "bytes_share",
+)
+WRONG = "WRONG"
+
+
+def lines(measured: Measurement) -> list[str]:
+    """A measurement on the terminal; of a wrong one, what is wrong and no speed."""
+    subject = measured.subject
+    head = (
+        f"{subject.name} {subject.shape} {subject.dtype} batch {subject.images} {subject.phase}: "
+        f"{measured.candidate} ÷ {measured.peer}"
+    )
+    speed = measured.speed
+    if speed is None:
+        return [f"{head}  {WRONG}", *[f"    {fault}" for fault in measured.wrong]]
+    cells = [
+        f"{speed.ratio:.2f}x ({speed.ratio_low:.2f} to {speed.ratio_high:.2f}, {speed.rounds} rounds)",
+        f"{speed.time_ms:.2f} ms against {speed.peer_time_ms:.2f}",
+        f"{speed.images_per_second:.1f} images/s",
+    ]
+    if speed.peak_mib is not None and speed.peer_peak_mib is not None:
+        cells.append(f"peak {speed.peak_mib:.3g} MiB against {speed.peer_peak_mib:.3g}")
+    if speed.flops_share is not None:
+        cells.append(f"{speed.flops_share:.0%} of FLOP/s")
+    if speed.bytes_share is not None:
+        cells.append(f"{speed.bytes_share:.0%} of bytes/s")
+    return [head, "    " + " · ".join(cells)]
+
+
+def rows(measured: Iterable[Measurement], *, line: str, device: torch.device) -> list[dict[str, Any]]:
+    """Measurements with what it takes to read them later, one dictionary of `COLUMNS` each.
+
+    Args:
+        measured: what the engine gave.
+        line: which part of a larger benchmark they belong to.
+        device: where they were measured.
+    """
+    from acmix.train.log import provenance
+
+    made = provenance(device)
+    common = dict(
+        date=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M"),
+        commit=made["commit"],
+        machine=made["device"],
+        torch=made["versions"]["torch"],
+        timm=made["versions"]["timm"],
+        line=line,
+    )
+    return [{**common, **row_of(each)} for each in measured]
+
+
+def row_of(measured: Measurement) -> dict[str, Any]:
+    """The cells of one measurement; the ratio of a wrong one reads WRONG, and its other figures are empty."""
+    subject = asdict(measured.subject)
+    row: dict[str, Any] = {
+        "subject": subject.pop("name"),
+        **subject,
+        "candidate": measured.candidate,
+        "peer": measured.peer,
+    }
+    if measured.speed is None:
+        return {**row, "ratio": WRONG}
+    return {**row, **{key: rounded(value) for key, value in asdict(measured.speed).items()}}
+
+
+def rounded(value: float | None) -> float | None:
+    """Four significant digits."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def write_rows(rows: Sequence[dict[str, Any]], path: Path, *, replace_lines: Sequence[str] | None = None) -> None:
+    """Writes rows under a line of names.
+
+    Args:
+        rows: dictionaries of `COLUMNS`.
+        path: the file.
+        replace_lines: leave the rows of other lines in the file as they are; by default the file is made anew.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    kept: list[dict[str, Any]] = []
+    try:
+        if replace_lines is not None and path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                kept = [row for row in csv.DictReader(file) if row["line"] not in replace_lines]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows([*kept, *rows])
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}; choose another file") from error

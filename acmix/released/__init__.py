@@ -1,0 +1,1 @@
+"""Everything about the released code: its configurations, keys, weights and tables."""

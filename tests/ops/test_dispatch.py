@@ -1,0 +1,107 @@
+"""Which implementation runs: forced, restored, explained."""
+
+import pytest
+import torch
+
+from acmix import ops
+from acmix.ops import dispatch, reference
+from acmix.testing.cases import CONV_CASES, WINDOW_CASES
+
+CASES = pytest.mark.parametrize("case", [CONV_CASES[0], WINDOW_CASES[0]], ids=["conv", "window"])
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """A fastest implementation, `noting`, that computes what the reference does and notes what it was asked for."""
+    asked = []
+
+    def noting(name):
+        def run(*arguments):
+            asked.append(name)
+            return getattr(reference, name)(*arguments)
+
+        return run
+
+    functions = {name: noting(name) for name in dispatch.functions_of(reference)}
+
+    def can_run(case):
+        return None if case.device == "cpu" else "knows the cpu only"
+
+    ours = dispatch.Implementation("noting", functions, can_run)
+    monkeypatch.setattr(dispatch, "IMPLEMENTATIONS", [ours, *dispatch.IMPLEMENTATIONS])
+    return asked
+
+
+@CASES
+def test_the_first_implementation_that_can_is_taken_forward_and_backward(case, recorded):
+    case.call(case.tensors()).sum().backward()
+    name = type(case).__name__
+    assert recorded == (
+        ["conv_path", "conv_path_backward"] if name == "ConvCase" else ["window_attention", "window_attention_backward"]
+    )
+
+
+@CASES
+def test_the_reference_can_be_forced_forward_and_backward(case, recorded):
+    with ops.use("reference"):
+        case.call(case.tensors()).sum().backward()
+    assert recorded == []
+
+
+@CASES
+def test_force_reaches_a_gradient_asked_for_inside(case, recorded):
+    out = case.call(case.tensors()).sum()
+    recorded.clear()
+    with ops.use("reference"):
+        out.backward()
+    assert recorded == []
+
+
+def test_the_choice_is_restored_after_nesting_and_after_an_error(recorded):
+    case = CONV_CASES[0]
+    tensors = case.tensors()
+    with ops.use("reference"):
+        with ops.use("noting"):
+            case.call(tensors)
+        assert len(recorded) == 1
+        case.call(tensors)
+        assert len(recorded) == 1
+    with pytest.raises(KeyError), ops.use("reference"):
+        raise KeyError
+    case.call(tensors)
+    assert len(recorded) == 2
+
+
+def test_an_unknown_name_lists_those_there_are():
+    names = "'triton', 'cpu', 'reference'"
+    with pytest.raises(ValueError, match=f"no implementation 'cuda'; there are .*{names}"), ops.use("cuda"):
+        pass
+
+
+def test_a_forced_implementation_that_cannot_run_this_case_says_why(recorded):
+    case = dispatch.Case("conv_path", "cuda", torch.float32)
+    message = "'noting' cannot run conv_path on cuda: knows the cpu only"
+    with ops.use("noting"), pytest.raises(ValueError, match=message):
+        dispatch.choose(case)
+
+
+def test_explain_has_a_line_for_every_operator_and_implementation():
+    text = ops.explain("cpu", torch.float32)
+    assert repr(text) == str(text)
+    heading, *lines, hint = text.splitlines()
+    assert heading.split()[:2] == ["operator", "implementation"]
+    assert "on cpu, float32" in heading
+    assert [tuple(line.split()[:2]) for line in lines] == [
+        (operator, each.name) for operator in dispatch.OPERATORS for each in dispatch.IMPLEMENTATIONS
+    ]
+    assert "acmix.ops.use" in hint
+    for operator in dispatch.OPERATORS:
+        assert sum(line.startswith(operator) and line.endswith("  runs") for line in lines) == 1
+    assert all(len(line.split()) > 2 for line in lines)
+
+
+def test_explain_tells_the_reason_and_the_force(recorded):
+    assert "knows the cpu only" in ops.explain("cuda")
+    with ops.use("reference"):
+        lines = ops.explain("cpu").splitlines()
+    assert sum(line.split()[1:] == ["reference", "runs"] for line in lines) == len(dispatch.OPERATORS)

@@ -1,0 +1,78 @@
+"""The GPU kernels equal the reference, output and every gradient, in Triton's interpreter.
+
+Every case of the tables runs in float32; in float16 the first case of every shape of a product, see `triton_table`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.paths import ROOT
+
+PYTHON = [sys.executable, "-W", "ignore"]
+
+
+def run(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """A process that sees no GPU."""
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run([*PYTHON, *arguments], capture_output=True, text=True, env=hidden, cwd=ROOT)
+
+
+@pytest.mark.parametrize("operator", ["conv_path", "window_attention", "local_attention"])
+def test_the_tables_of_cases_are_right_in_the_interpreter(operator: str) -> None:
+    told = run(["-m", "tests.ops.triton_table", operator, "float32", "float16"])
+    assert told.returncode == 0, told.stdout[-3000:] + told.stderr[-3000:]
+    for dtype in ("float32", "float16"):
+        assert f" cases in torch.{dtype}, 0 wrong\na second run gives the same bits\n" in told.stdout
+
+
+SAYS_WHY = """
+import torch
+from acmix import ops
+print(ops.explain("cpu"))
+print(ops.explain("cuda", torch.float64))
+try:
+    with ops.use("triton"):
+        pass
+except ValueError as error:
+    print("refused:", error)
+import sys
+ops.conv_path(torch.randn(1, 2, 2, 3, 4), torch.randn(9, 3), None, torch.randn(4, 9, 3, 3))
+print([name for name in sys.modules if name.startswith("acmix.ops.triton")])
+"""
+
+
+def test_without_a_gpu_the_reason_is_said_and_no_kernel_is_loaded() -> None:
+    told = run(["-c", SAYS_WHY], TRITON_INTERPRET="0", ACMIX_CPU_KERNELS="0")
+    assert told.returncode == 0, told.stderr[-2000:]
+    assert "runs on a GPU only, and the data is on cpu" in told.stdout
+    assert "takes float32, bfloat16 and float16, and the data is float64" in told.stdout
+    assert "refused: implementation 'triton' cannot run: PyTorch finds no GPU" in told.stdout
+    assert told.stdout.endswith("\n[]\n")
+
+
+INTERPRETER_ONLY_WHEN_FORCED = """
+import torch
+from acmix import ops
+from acmix.ops import dispatch
+case = dispatch.Case("conv_path", "cpu", torch.float32)
+print(dispatch.choose(case).name)
+with ops.use("triton"):
+    print(dispatch.choose(case).name)
+    try:
+        dispatch.choose(dispatch.Case("conv_path", "cpu", torch.bfloat16))
+    except ValueError as error:
+        print("refused:", error)
+"""
+
+
+def test_the_interpreter_runs_only_when_forced_and_never_bfloat16() -> None:
+    told = run(["-c", INTERPRETER_ONLY_WHEN_FORCED], TRITON_INTERPRET="1", ACMIX_CPU_KERNELS="0")
+    assert told.returncode == 0, told.stderr[-2000:]
+    lines = told.stdout.splitlines()
+    assert lines[:2] == ["reference", "triton"]
+    assert "interpreter multiplies bfloat16 wrongly" in lines[2]

@@ -1,0 +1,102 @@
+"""Checks an operator's GPU kernels in Triton's interpreter, in a process of its own.
+
+python -m tests.ops.triton_table conv_path float32 float16     ->  a line a case, status 1 where one is wrong
+
+float32 takes the whole table of cases. float16 has the same index arithmetic and differs in casts and products, whose
+shapes follow a head's channels, the pieces and the kernel: it takes the first case of each of these shapes.
+
+A process of its own, because Triton asks for TRITON_INTERPRET when it is first imported, and other tests import it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+os.environ["TRITON_INTERPRET"] = "1"
+os.environ["ACMIX_CPU_KERNELS"] = "0"
+
+import dataclasses
+
+import torch
+from triton.runtime import interpreter
+
+from acmix.testing.cases import CONV_CASES, WINDOW_CASES, WindowCase
+from acmix.testing.cases_local import LOCAL_CASES, LocalCase
+from acmix.testing.check import errors as errors_of
+from acmix.testing.check import results
+
+# windows beyond one block of 64 pixels, which go another way than those below
+LARGE_WINDOWS = (
+    # first, so that it is the one that float16 takes: the next one is far slower
+    WindowCase("70 pixels, no bias", size=(1, 10, 7), window=(10, 7), head_dim=8, table=False, layout="slice"),
+    WindowCase("81 pixels, shifted and padded", size=(1, 11, 17), window=(9, 9), shift=(4, 3), head_dim=8),
+    WindowCase("heads too wide for one block", size=(1, 5, 6), window=(5, 6), shift=(2, 2), heads=1, head_dim=260),
+)
+WIDE_HEADS = (LocalCase("heads wide enough for small tiles", map_size=(1, 5, 6), heads=1, head_dim=130),)
+TABLES = {
+    "conv_path": CONV_CASES,
+    "window_attention": (*WINDOW_CASES, *LARGE_WINDOWS),
+    "local_attention": (*LOCAL_CASES, *WIDE_HEADS),
+}
+
+
+def main(operator: str, *dtypes: str) -> int:
+    """Runs one operator's table in each dtype; how many cases are wrong, or differ when run again."""
+    torch.set_num_threads(1)
+    # unwritten elements are NaN, and fail
+    torch.use_deterministic_algorithms(True)
+    make_quick()
+    return sum(wrong_cases(operator, getattr(torch, name)) for name in dtypes)
+
+
+def make_quick() -> None:
+    """Spares the interpreter what takes more than half of its time and proves nothing here."""
+    builder = interpreter.interpreter_builder
+    # a second computation of every integer sum, to see whether it overflows
+    builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
+    # patching the language anew for every function of ours that a kernel calls, though the kernel's patch still holds
+    patching = interpreter.InterpretedFunction.__call__
+
+    def call(self: interpreter.InterpretedFunction, *values: Any, **named: Any) -> Any:
+        ours = self.fn.__module__.startswith("acmix.")
+        return self.rewrite()(*values, **named) if ours else patching(self, *values, **named)
+
+    interpreter.InterpretedFunction.__call__ = call
+
+
+def wrong_cases(operator: str, dtype: torch.dtype) -> int:
+    """Runs one operator's table in one dtype; how many cases are wrong, or differ when run again."""
+    wrong, cases = 0, cases_in(operator, dtype)
+    for case in cases:
+        found = errors_of(case, "triton", dtype)
+        bad = [str(error) for error in found if not error.ours <= error.bound]
+        wrong += bool(bad)
+        print(f"{'wrong' if bad else 'right'}: {case.name}: {'; '.join(bad)}", flush=True)
+    print(f"{len(cases)} cases in {dtype}, {wrong} wrong")
+    return wrong + repeats_differ(operator, dtype)
+
+
+def cases_in(operator: str, dtype: torch.dtype) -> list[Any]:
+    """The cases that a dtype takes."""
+    if dtype == torch.float32:
+        return list(TABLES[operator])
+    shapes: dict[tuple[Any, ...], Any] = {}
+    for case in TABLES[operator]:
+        shape = tuple(getattr(case, name, None) for name in ("head_dim", "pieces", "conv_size"))
+        shapes.setdefault(shape, case)
+    return list(shapes.values())
+
+
+def repeats_differ(operator: str, dtype: torch.dtype) -> int:
+    """Whether a second run of one case gives other bits."""
+    case = TABLES[operator][1]
+    first, second = (results(case, "triton", case.tensors(dtype)) for _ in range(2))
+    differ = [name for name, value in first.items() if not torch.equal(value, second[name])]
+    print(f"a second run differs in {differ}" if differ else "a second run gives the same bits")
+    return len(differ)
+
+
+if __name__ == "__main__":
+    sys.exit(1 if main(*sys.argv[1:]) else 0)

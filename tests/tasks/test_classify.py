@@ -1,0 +1,118 @@
+"""What a batch means: its loss, and an exact measure of a whole data set."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from acmix.data import Batch
+from acmix.errors import UsageError
+from acmix.tasks import Classification, build_model
+from acmix.tasks.classify import evaluate
+from tests.support.tiny import CLASSES, tiny_config
+
+CPU = torch.device("cpu")
+
+
+class Reader(nn.Module):
+    """Takes the logits out of the pixels."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images[:, 0, 0, :]
+
+
+def batch(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None) -> Batch:
+    rows = len(targets)
+    return Batch(
+        images=logits[:, None, None, :].expand(rows, 3, 2, -1).contiguous(),
+        targets=targets,
+        weights=torch.ones(rows) if weights is None else weights,
+        failed=torch.full((rows,), -1),
+        index=torch.arange(rows),
+    )
+
+
+def test_evaluation_counts_every_weighted_row_once() -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(23, 8), torch.randint(8, (23,))
+    weights = torch.ones(23)
+    weights[[3, 20, 21, 22]] = 0
+    # what fills a row that is not counted must not matter, not even where it is no number
+    logits[20:] = float("nan")
+    pieces = (slice(0, 10), slice(10, 20), slice(20, 23))
+    result = evaluate(Reader(), [batch(logits[p], targets[p], weights[p]) for p in pieces], CPU)
+    kept = weights > 0
+    order = logits[kept].argsort(dim=1, descending=True)
+    hits = order == targets[kept][:, None]
+    assert result.images == 19
+    assert result.top1 == pytest.approx(100 * hits[:, 0].double().mean().item())
+    assert result.top5 == pytest.approx(100 * hits[:, :5].any(1).double().mean().item())
+    assert result.loss == pytest.approx(F.cross_entropy(logits[kept], targets[kept]).item(), rel=1e-6)
+
+
+def test_evaluation_with_fewer_than_five_classes_and_the_mode_put_back() -> None:
+    model = Reader().train()
+    result = evaluate(model, [batch(torch.eye(3), torch.tensor([0, 1, 0]))], CPU)
+    assert (round(result.top1, 3), result.top5) == (66.667, 100.0)
+    assert model.training
+
+
+def test_evaluation_of_nothing_readable_is_an_error() -> None:
+    with pytest.raises(UsageError, match="none of the validation images could be read"):
+        evaluate(Reader(), [batch(torch.eye(3), torch.tensor([0, 1, 2]), torch.zeros(3))], CPU)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_is_smoothed_cross_entropy(smoothing: float) -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(6, CLASSES), torch.randint(CLASSES, (6,))
+    task = Classification(
+        tiny_config("", "augment.mixup=0", "augment.cutmix=0", f"augment.label_smoothing={smoothing}")
+    )
+    expected = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+    assert task.loss(Reader(), batch(logits, targets)).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_mixup_mixes_images_and_targets_alike() -> None:
+    # the logarithm of mixed one-hot images is not the mix of logarithms: check the two ends of one pair
+    task = Classification(tiny_config("", "augment.mixup=1.0", "augment.cutmix=0", "augment.label_smoothing=0"))
+    images = torch.eye(4)[[0, 1]]
+
+    class Log(Reader):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images).clamp_min(1e-30).log()
+
+    loss = task.loss(Log(), batch(images.clone(), torch.tensor([0, 1])))
+    # the pair is (λ, 1-λ) and (1-λ, λ) in images and in targets: the loss is the entropy of λ, at most log 2
+    assert 0 < loss.item() <= torch.tensor(2.0).log().item() + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model.name=acmix_swin_huge", "cannot build model 'acmix_swin_huge'"),
+        ("model.args={embed: 12}", "unexpected keyword argument 'embed'"),
+        ("model.args={depths: [1, 1], num_heads: [1]}", "expected one entry a stage each"),
+        ("model.args={embed_dim: 10, depths: [1], num_heads: [3]}", "cannot build model"),
+        ("model.args={embed_dim: twelve}", "cannot build model"),
+        ("model.args={depths: 2}", "cannot build model"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_one_line(override: str, said: str) -> None:
+    with pytest.raises(UsageError) as error:
+        build_model(tiny_config("", override))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "dla46_c"])
+def test_a_model_of_timm_can_be_built_with_drop_path_or_without(name: str) -> None:
+    settings = tiny_config("", f"model.name={name}", "model.args={}", "model.drop_path_rate=0")
+    assert build_model(settings)(torch.zeros(2, 3, 32, 32)).shape == (2, CLASSES)
+
+
+def test_a_rate_that_a_model_cannot_take_is_an_error() -> None:
+    with pytest.raises(UsageError, match="unexpected keyword argument 'drop_path_rate'"):
+        build_model(tiny_config("", "model.name=dla46_c", "model.args={}", "model.drop_path_rate=0.1"))

@@ -1,0 +1,318 @@
+"""The report page says what a run's folder, checkpoint and images say, and a browser shows it without complaint."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from acmix.config import Config, validate
+from acmix.data import val_loader
+from acmix.errors import UsageError
+from acmix.tasks import build_model
+from acmix.tools import report_sections
+from acmix.tools.predictions import Predictions, collect_predictions
+from acmix.tools.report import report
+from acmix.train import checkpoint
+from tests.support.images import make_image_folder
+from tests.support.runs import BLOCKS, log_lines, write_run
+
+CLASSES = 4
+VAL_PER_CLASS = 5
+HOSTILE = '"><script>alert(1)<'
+# HTML elements without an end; SVG ones say so themselves
+VOID = {"meta", "link", "img"}
+
+
+def make_config(data: Path, classes: int = CLASSES) -> Config:
+    """A network of two blocks for images of 32 pixels."""
+    shape = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 4], "window_size": 4}
+    return validate(
+        {
+            "model": {"num_classes": classes, "args": shape},
+            "data": {"dir": str(data), "img_size": 32, "workers": 0},
+            "train": {"epochs": 6, "batch_size": 8},
+        }
+    )
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Real JPEG files in four classes, the last of an ill-meant name."""
+    root = make_image_folder(tmp_path / "data", CLASSES, 1, VAL_PER_CLASS, size=40)
+    for split in ("train", "val"):
+        (root / split / "class_03").rename(root / split / HOSTILE)
+    return root
+
+
+@pytest.fixture
+def run(tmp_path: Path, data: Path) -> Path:
+    """A finished run with a real checkpoint of a real model."""
+    config = make_config(data)
+    folder = write_run(tmp_path / "run", config=config, lines=log_lines(unreadable=["train/<b>torn</b>.JPEG"]))
+    (folder / "checkpoints").mkdir()
+    torch.manual_seed(0)
+    names = sorted(path.name for path in (data / "train").iterdir())
+    contents = {"config": config.model_dump(mode="json"), "classes": names, "step": 60, "epoch": 6, "metrics": {}}
+    checkpoint.save(folder / "checkpoints" / "best.pt", {**contents, "model": build_model(config).state_dict()})
+    return folder
+
+
+class Page(HTMLParser):
+    """Reads a page, insisting that what opens also closes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        """The attributes of every element of a name."""
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def read(path: Path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def small_classifier() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, CLASSES)).eval()
+
+
+def test_every_readable_image_counts_once_in_the_confusion_matrix(data):
+    broken = sorted((data / "val" / "class_00").iterdir())[0]
+    broken.write_bytes(broken.read_bytes()[:50])
+    loader = val_loader(make_config(data))
+    names = loader.dataset.classes
+    model = small_classifier()
+    predictions = collect_predictions(model, loader, names, limit=6)
+
+    expected = torch.zeros(CLASSES, CLASSES, dtype=torch.int64)
+    for index in range(len(loader.dataset)):
+        row = loader.dataset[index]
+        if row.weight:
+            expected[row.target, model(row.image[None]).argmax()] += 1
+    assert torch.equal(predictions.confusion, expected)
+    assert int(expected.sum()) == CLASSES * VAL_PER_CLASS - 1
+
+
+def test_samples_are_the_surest_mistakes_then_right_answers_with_their_own_file_and_image(data):
+    loader = val_loader(make_config(data))
+    model = small_classifier()
+    every = collect_predictions(model, loader, loader.dataset.classes, limit=100).samples
+    chosen = collect_predictions(model, loader, loader.dataset.classes, limit=6).samples
+    wrong = [sample for sample in every if sample.target != sample.predicted]
+    assert len(every) == CLASSES * VAL_PER_CLASS
+    assert [s.confidence for s in wrong] == sorted((s.confidence for s in wrong), reverse=True)
+    assert [s.name for s in chosen[:3]] == [s.name for s in wrong[:3]]
+    assert all(s.target == s.predicted for s in chosen[3:])
+    assert len(chosen) == 6
+    rows = {loader.dataset.name(index): loader.dataset[index] for index in range(len(loader.dataset))}
+    for sample in chosen:
+        row = rows[sample.name]
+        assert torch.equal(sample.image, row.image)
+        assert sample.target == row.target
+        assert sample.image.untyped_storage().nbytes() == sample.image.nbytes
+
+
+def test_a_model_of_other_classes_is_refused(data):
+    loader = val_loader(make_config(data))
+    with pytest.raises(UsageError, match="tells 4 classes apart, but 3 names"):
+        collect_predictions(small_classifier(), loader, ["a", "b", "c"], limit=1)
+
+
+def test_the_page_holds_the_figures_the_curves_and_every_block(run):
+    page = read(report(run))
+    for said in (
+        "97.78",
+        "99.90",
+        "226,412",
+        "acmix_swin_tiny_patch4_window7_224",
+        "3099cd1",
+        "Finished after 6 epochs",
+    ):
+        assert said in page.words
+    assert all(block in page.words for block in BLOCKS)
+    assert "in 2 of 2 blocks of the first half and 0 of 2 of the second" in page.words
+    assert "train/<b>torn</b>.JPEG" in page.words
+    assert len([svg for svg in page.all("svg") if svg.get("role") == "img"]) == 3 + 1 + len(BLOCKS)
+
+
+def test_the_matrix_counts_every_validation_image(run):
+    text = report(run).read_text(encoding="utf-8")
+    cells = re.findall(r'<td class="(?:none|hit|miss)[^>]*>([\d,]+)</td>', text)
+    assert len(cells) == CLASSES * CLASSES
+    assert sum(map(int, cells)) == CLASSES * VAL_PER_CLASS
+
+
+def test_names_from_outside_cannot_become_markup(run):
+    page = read(report(run))
+    assert HOSTILE in page.words
+    assert page.all("script") == []
+    assert all(not name.startswith("on") for _, attributes in page.tags for name in attributes)
+
+
+def test_the_page_needs_no_other_file_and_makes_no_request(run):
+    path = report(run)
+    page = read(path)
+    links = [value for _, tag in page.tags for key, value in tag.items() if key in ("src", "href", "data", "srcset")]
+    assert links
+    assert all(link is not None and link.startswith("data:") for link in links)
+    assert "url(" not in path.read_text(encoding="utf-8")
+    assert "default-src 'none'" in path.read_text(encoding="utf-8")
+
+
+def test_what_is_seen_is_also_said_for_those_who_do_not_see_it(run):
+    page = read(report(run, samples=8))
+    pictures = page.all("img")
+    assert len(pictures) == 8
+    assert all("predicted" in (picture["alt"] or "") for picture in pictures)
+    assert page.words.count("✓ right") + page.words.count("✗ wrong") == 8
+    assert all(svg.get("aria-label") or svg.get("aria-hidden") for svg in page.all("svg"))
+    assert all(head.get("scope") in ("col", "row") for head in page.all("th"))
+    assert page.words.count("Rates of every block") == len(
+        [tag for tag in page.all("table") if tag["class"] == "rates"]
+    )
+
+
+def test_the_page_says_that_the_data_is_gone_and_takes_it_from_elsewhere(run, data, tmp_path):
+    moved = data.rename(tmp_path / "moved")
+    page = read(report(run))
+    assert "No predictions could be made" in page.words
+    assert page.all("img") == []
+    assert "97.78" in page.words
+    assert len(read(report(run, data=str(moved), samples=4)).all("img")) == 4
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_the_page_says_that_the_checkpoint_is_missing_or_damaged(run, damage):
+    best = run / "checkpoints" / "best.pt"
+    content = best.read_bytes()
+    best.unlink()
+    if damage == "truncated":
+        best.write_bytes(content[: len(content) // 2])
+    words = read(report(run)).words
+    assert ("holds no checkpoint" if damage == "missing" else "No predictions could be made") in words
+    assert "97.78" in words
+
+
+def test_the_page_says_that_the_data_has_other_classes(run, tmp_path):
+    other = make_image_folder(tmp_path / "other", CLASSES, 1, 1, size=40)
+    assert "are not those the model was trained on" in read(report(run, data=str(other))).words
+
+
+def test_an_unfinished_baseline_run_is_reported_too(tmp_path, data):
+    run = write_run(tmp_path / "run", config=make_config(data), lines=log_lines(epochs=2, blocks=[]))
+    (run / "summary.json").unlink()
+    words = read(report(run)).words
+    assert "Not finished: 2 of 6 epochs so far" in words
+    assert "This run has no path rates" in words
+    assert "226,412" in words
+
+
+def test_a_run_without_an_epoch_is_reported_too(tmp_path, data):
+    run = write_run(tmp_path / "run", config=make_config(data), lines=log_lines(epochs=0))
+    assert "The log holds no step yet" in read(report(run)).words
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"is not a run folder: no config\.yaml and no log\.jsonl"):
+        report(tmp_path)
+
+
+def test_a_summary_that_is_no_json_is_refused(run):
+    (run / "summary.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"summary\.json is not JSON"):
+        report(run)
+
+
+def test_many_classes_show_the_pairs_most_often_confused_instead_of_a_matrix():
+    names = [f"name {index}" for index in range(40)]
+    confusion = 10 * torch.eye(40, dtype=torch.int64)
+    confusion[3, 7], confusion[7, 3], confusion[5, 5] = 6, 2, 0
+    predicted = Predictions(names, confusion, [])
+    pairs = Page(report_sections.confusion(predicted)).words
+    assert pairs.index("name 3name 7637.5 %") < pairs.index("name 7name 3216.7 %")
+    assert "name 5" not in pairs
+    hardest = Page(report_sections.classes(predicted)).words
+    # 10 of 16 right, 10 of 12 right, and all right
+    assert hardest.index("name 31610 62.5 %") < hardest.index("name 71210 83.3 %") < hardest.index("name 01010 100.0 %")
+    assert "no images" in hardest
+    assert "All 40 classes" in hardest
+
+
+@pytest.mark.parametrize(("channels", "size", "kind"), [(1, 32, "png"), (3, 32, "png"), (3, 96, "jpeg")])
+def test_pictures_are_shown_as_they_were_before_normalisation(channels, size, kind):
+    import base64
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    pixels = torch.linspace(0, 1, size).expand(channels, size, size)
+    mean, std = [0.4, 0.5, 0.6][:channels], [0.2, 0.3, 0.25][:channels]
+    normalised = (pixels - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+    head, _, body = report_sections.data_uri(normalised, mean, std).partition(",")
+    assert head == f"data:image/{kind};base64"
+    with Image.open(io.BytesIO(base64.b64decode(body))) as picture:
+        shown = np.asarray(picture.convert("L"), dtype=float)
+    assert np.abs(shown - 255 * pixels[0].numpy()).max() < (1.0 if kind == "png" else 8.0)
+
+
+def browser() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+def browse(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Opens a page in a browser of its own; the drawn page comes on stdout, the console on stderr."""
+    program = browser()
+    assert program is not None
+    arguments = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
+    arguments += " --disable-component-update --disable-sync --enable-logging=stderr --v=0 --window-size=1200,2400"
+    places = [
+        f"--user-data-dir={folder / 'profile'}",
+        f"--screenshot={folder / 'page.png'}",
+        "--dump-dom",
+        page.as_uri(),
+    ]
+    command = [program, *arguments.split(), *places]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
+@pytest.mark.skipif(browser() is None, reason="no chromium or chrome on PATH")
+def test_a_real_browser_shows_the_page_and_its_console_stays_silent(run, tmp_path):
+    seen = browse(report(run, samples=6), tmp_path)
+    assert "CONSOLE" not in seen.stderr
+    assert seen.stdout.count('class="picture') == 6
+    assert "<h2>Predictions on validation images</h2>" in seen.stdout
+    assert (tmp_path / "page.png").stat().st_size > 20_000
+
+    # the same look at a page that fails shows that silence means something
+    (tmp_path / "failing.html").write_text("<script>throw new Error('seen')</script>", encoding="utf-8")
+    assert "CONSOLE" in browse(tmp_path / "failing.html", tmp_path).stderr

@@ -1,0 +1,237 @@
+"""A run in one process: what it leaves in its folder, what it can do, and how it ends where it cannot go on."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from acmix import config as configuration
+from acmix.errors import UsageError
+from acmix.train.checkpoint import read, restore_model
+from acmix.train.loop import train
+from acmix.train.plots import read_log
+from tests.support.images import make_image_folder
+from tests.support.tiny import CLASSES, PLAIN, assert_same_bits, last, tiny_config
+
+SGD = ("optimizer.name=sgd", "optimizer.lr=0.05", "schedule.warmup_epochs=0")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 training images: two steps of 8."""
+    root = tmp_path_factory.mktemp("train")
+    return make_image_folder(root / "images", CLASSES, train_per_class=4, val_per_class=3, size=40)
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three epochs, evaluated every other one, with more steps between two records than an epoch has."""
+    output = tmp_path_factory.mktemp("train") / "finished"
+    changes = ("train.epochs=3", "train.evaluate_every_epochs=2", "train.log_every_steps=50", "train.tensorboard=true")
+    train(tiny_config(data, *changes), output)
+    return output
+
+
+def test_the_folder_holds_what_was_promised(finished: Path, data: Path) -> None:
+    places = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
+    events = {place for place in places if place.startswith("tensorboard/")}
+    promised = {"config.yaml", "log.jsonl", "summary.json", "curves.png", "paths.png"}
+    assert places - events == promised | {"checkpoints/last.pt", "checkpoints/best.pt"}
+    assert len(events) == 1
+    assert all((finished / name).read_bytes().startswith(b"\x89PNG") for name in ("curves.png", "paths.png"))
+    assert configuration.load(finished / "config.yaml").data.dir == str(data)
+    text = (finished / "config.yaml").read_text()
+    assert configuration.dump(configuration.load(finished / "config.yaml")) == text
+
+
+def test_tensorboard_reads_what_was_written(finished: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(finished / "tensorboard"))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"train/loss", "train/lr", "train/grad_norm", "epoch/top1", "epoch/train_loss"} <= tags
+    assert any(tag.startswith("rates/") for tag in tags)
+    assert [event.step for event in events.Scalars("train/loss")] == [2, 4, 6]
+
+
+def test_the_log_has_every_epoch_and_at_least_one_step_of_each(finished: Path) -> None:
+    log = read_log(finished)
+    assert [record["epoch"] for record in log.epochs] == [1, 2, 3]
+    assert [record["step"] for record in log.steps] == [2, 4, 6]
+    assert [record["top1"] is not None for record in log.epochs] == [False, True, True]
+    assert log.epochs[0]["rates"].keys() == {"layers.0.blocks.0.attn", "layers.1.blocks.0.attn"}
+    assert log.start["versions"].keys() == {"python", "torch", "timm"}
+    assert {"command", "commit", "device", "config", "parameters", "processes", "precision"} <= log.start.keys()
+
+
+def test_the_summary_is_that_of_the_best_checkpoint(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert {"top1", "top5", "images_per_second", "epochs", "parameters", "device"} <= summary.keys()
+    best = read(finished / "checkpoints" / "best.pt")
+    assert (summary["top1"], summary["best_epoch"]) == (best["metrics"]["top1"], best["epoch"])
+    assert summary["parameters"] == sum(tensor.numel() for tensor in best["model"].values()) == 14_282
+    assert (summary["epochs"], summary["steps"]) == (3, 6)
+
+
+def test_the_best_checkpoint_is_the_averaged_weights_without_an_optimizer(finished: Path) -> None:
+    best, whole = read(finished / "checkpoints" / "best.pt"), last(finished)
+    assert not {"optimizer", "scaler", "average"} & best.keys()
+    assert {"optimizer", "scaler", "average", "model"} <= whole.keys()
+    restored = restore_model(finished / "checkpoints" / "last.pt").model.state_dict()
+    assert all(torch.equal(restored[key], value) for key, value in whole["average"].items())
+    assert not torch.equal(whole["model"]["head.fc.weight"], whole["average"]["head.fc.weight"])
+
+
+def test_the_average_is_the_recurrence_over_the_steps(data: Path, tmp_path: Path) -> None:
+    weights, averages = [], []
+    # one step an epoch; the average begins with the weights after the second
+    for epochs in (2, 3):
+        train(tiny_config(data, f"train.epochs={epochs}", "train.accumulation=4", "train.ema_decay=0.75"), tmp_path)
+        weights.append(last(tmp_path)["model"]["head.fc.weight"])
+        averages.append(last(tmp_path)["average"]["head.fc.weight"])
+    assert torch.equal(averages[0], weights[0])
+    torch.testing.assert_close(averages[1], 0.75 * averages[0] + 0.25 * weights[1])
+    assert (weights[1] - weights[0]).abs().max() > 1e-4
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(data: Path, tmp_path: Path) -> None:
+    for name, seed in (("one", 3), ("same", 3), ("other", 4)):
+        random.seed(name)
+        train(tiny_config(data, "train.epochs=1", f"train.seed={seed}"), tmp_path / name)
+    assert_same_bits(last(tmp_path / "one"), last(tmp_path / "same"))
+    with pytest.raises(AssertionError, match="differ"):
+        assert_same_bits(last(tmp_path / "one"), last(tmp_path / "other"))
+
+
+@pytest.fixture(scope="module")
+def plain(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One epoch of SGD without chance, for forms of the same computation to be compared with."""
+    output = tmp_path_factory.mktemp("train") / "plain"
+    train(tiny_config(data, "train.epochs=1", *PLAIN, *SGD), output)
+    return last(output)["model"]
+
+
+@pytest.mark.parametrize(
+    ("override", "bound"),
+    [
+        ("train.gradient_checkpointing=true", 0.0),
+        ("train.channels_last=true", 1e-6),
+        ("train.deterministic=true", 0.0),
+        ("data.workers=1", 0.0),
+        ("train.precision=bf16", 2e-2),
+    ],
+)
+def test_another_form_of_the_computation_gives_the_same_weights(
+    data: Path, plain: dict[str, Any], tmp_path: Path, override: str, bound: float
+) -> None:
+    try:
+        train(tiny_config(data, "train.epochs=1", *PLAIN, *SGD, override), tmp_path)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    ours = last(tmp_path)["model"]
+    assert ours.keys() == plain.keys()
+    difference = max((ours[key] - plain[key]).abs().max().item() for key in plain)
+    print(f"{override}: largest difference of weights {difference:.1e}")
+    assert difference <= bound
+    assert all(tensor.dtype == torch.float32 for tensor in ours.values())
+
+
+def test_a_compiled_run_keeps_plain_names_and_gives_the_same_weights(
+    data: Path, plain: dict[str, Any], tmp_path: Path
+) -> None:
+    # compiling takes a minute, and that compiled operators compute the same is for their own tests: here the wrapping
+    with torch.compiler.set_stance("force_eager"):
+        train(tiny_config(data, "train.epochs=1", *PLAIN, *SGD, "train.compile=true"), tmp_path)
+    ours = last(tmp_path)["model"]
+    assert ours.keys() == plain.keys()
+    assert all(torch.equal(ours[key], plain[key]) for key in plain)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint_before(data: Path, tmp_path: Path) -> None:
+    train(tiny_config(data, "train.epochs=1"), tmp_path)
+    before = (tmp_path / "checkpoints" / "last.pt").read_bytes()
+    diverging = ("train.epochs=3", "optimizer.lr=1e30", "schedule.warmup_epochs=0")
+    with pytest.raises(UsageError) as error:
+        train(tiny_config(data, *diverging), tmp_path)
+    assert "of step 4 (epoch 2) is not finite" in str(error.value)
+    assert "last.pt is from before it; try a lower optimizer.lr" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert (tmp_path / "checkpoints" / "last.pt").read_bytes() == before
+    assert train(tiny_config(data, "train.epochs=2"), tmp_path)["epochs"] == 2
+
+
+def test_weights_that_the_last_step_of_an_epoch_ruined_are_not_saved(data: Path, tmp_path: Path) -> None:
+    one_step = ("train.accumulation=4", "train.epochs=1", "train.ema_decay=null")
+    with pytest.raises(UsageError, match=r"the validation loss after step 1 \(epoch 1\) is not finite; nothing was"):
+        train(tiny_config(data, *one_step, "optimizer.lr=1e30", "schedule.warmup_epochs=0"), tmp_path)
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_checkpoint_to_start_from_gives_its_weights_and_may_be_gone_later(
+    data: Path, finished: Path, tmp_path: Path
+) -> None:
+    start = shutil.copy(finished / "checkpoints" / "best.pt", tmp_path / "start.pt")
+    tuned = ("train.epochs=1", "optimizer.lr=1e-12", f"model.checkpoint={start}", "train.ema_decay=null")
+    settings = tiny_config(data, *tuned, "schedule.warmup_lr=0", "schedule.min_lr=0")
+    train(settings, tmp_path / "run")
+    ours, theirs = last(tmp_path / "run")["model"], read(start)["model"]
+    assert max((ours[key] - theirs[key]).abs().max().item() for key in theirs) < 1e-9
+    Path(start).unlink()
+    train(settings.model_copy(update={"train": settings.train.model_copy(update={"epochs": 2})}), tmp_path / "run")
+
+
+def test_few_unreadable_images_are_listed_at_the_end_and_many_are_an_error(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = make_image_folder(tmp_path / "images", CLASSES, train_per_class=25, val_per_class=1, size=32)
+    (images / "train" / "class_02" / "0007.JPEG").write_bytes(b"\xff\xd8 torn")
+    settings = tiny_config(images, "train.epochs=1", "train.batch_size=50")
+    summary = train(settings, tmp_path / "few")
+    assert [Path(name).name for name in summary["unreadable"]] == ["0007.JPEG"]
+    said = capsys.readouterr().out
+    assert "1 files could not be read and were left out:" in said
+    assert said.rstrip().splitlines()[-1].strip().endswith("class_02/0007.JPEG")
+    (images / "train" / "class_03" / "0008.JPEG").write_bytes(b"")
+    with pytest.raises(UsageError, match="2 of the 100 train images are unreadable, over 1%") as error:
+        train(settings, tmp_path / "many")
+    assert "0008.JPEG" in str(error.value)
+
+
+def test_an_output_folder_that_cannot_be_written_to_is_one_line(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UsageError, match=r"cannot write to the output folder .*; choose another"):
+            train(tiny_config(data), place)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["model.num_classes=7"], "add model.num_classes=4"),
+        (["train.batch_size=64"], "is larger than the 16 training images; lower train.batch_size"),
+        (["train.precision=fp16"], "needs a GPU"),
+        (["model.args={embed: 12}"], "unexpected keyword argument 'embed'"),
+        (["model.name=resnet10t", "model.args={}", "train.batch_size=3"], "is odd, mixup and cutmix need pairs"),
+        (
+            ["model.name=dla46_c", "model.args={}", "model.drop_path_rate=0", "train.gradient_checkpointing=true"],
+            "has no gradient checkpointing",
+        ),
+        (["model.checkpoint=nowhere.pt"], "there is no checkpoint nowhere.pt"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_and_nothing_is_written(
+    data: Path, tmp_path: Path, overrides: list[str], said: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        train(tiny_config(data, *overrides), tmp_path / "run")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
