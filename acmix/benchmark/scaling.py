@@ -145,7 +145,7 @@ def check_arguments(
 ) -> None:
     """Refuses what cannot be measured before anything is started."""
     from acmix.models import list_models
-    from acmix.tasks import build_model
+    from acmix.models.build import build_model
 
     if processes < 1 or steps < 1:
         raise UsageError(f"{processes} processes and {steps} steps; expected at least one of each")
@@ -245,7 +245,8 @@ def measure_here(case: Case) -> None:
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
-    from acmix.tasks import Classification, build_model
+    from acmix.models.build import build_model
+    from acmix.tasks import Classification
     from acmix.train.distributed import join
     from acmix.train.log import provenance
     from acmix.train.optim import Precision, create_optimizer

@@ -19,9 +19,9 @@ from torch import nn
 
 from acmix.config import Config, validate
 from acmix.errors import UsageError
+from acmix.models.build import build_model
 from acmix.released.weights import from_official
 from acmix.safe_load import safe_load
-from acmix.tasks import build_model
 
 FORMAT, VERSION = "acmix", 1
 

@@ -15,8 +15,8 @@ from acmix.config import Config
 from acmix.data import UnreadableFiles
 from acmix.data.loader import worker_count
 from acmix.errors import UsageError
+from acmix.models.build import build_model
 from acmix.ops import dispatch
-from acmix.tasks import build_model
 from acmix.train import checkpoint
 from acmix.train.distributed import World, together
 from acmix.train.meter import Meter

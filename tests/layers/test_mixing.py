@@ -10,7 +10,7 @@ import acmix
 from acmix import config
 from acmix.errors import UsageError
 from acmix.layers import ACmix2d, ConvPath, Mixed, Mixing, WindowAttention, rate_names
-from acmix.tasks import build_model
+from acmix.models.build import build_model
 from acmix.train.log import path_rates
 
 SWIN = dict(img_size=32, embed_dim=12, depths=(1, 2), num_heads=(2, 3), window_size=4, mlp_ratio=1.0, num_classes=4)

@@ -12,7 +12,7 @@ from torch import nn
 import acmix
 from acmix import config
 from acmix.errors import UsageError
-from acmix.tasks import build_model
+from acmix.models.build import build_model
 from acmix.train.optim import create_optimizer
 
 SWIN = ("swin_tiny_patch4_window7_224", dict(img_size=64, embed_dim=12, depths=(2, 2), num_heads=(2, 3), window_size=4))

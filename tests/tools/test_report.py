@@ -15,7 +15,7 @@ from torch import nn
 from acmix.config import Config, validate
 from acmix.data import val_loader
 from acmix.errors import UsageError
-from acmix.tasks import build_model
+from acmix.models.build import build_model
 from acmix.tools import report_sections
 from acmix.tools.predictions import Predictions, collect_predictions
 from acmix.tools.report import report

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from acmix.errors import UsageError
-from acmix.tasks import build_model
+from acmix.models.build import build_model
 from acmix.train.optim import Precision, Schedule, create_optimizer
 from tests.support.tiny import tiny_config
 

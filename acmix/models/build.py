@@ -1,0 +1,87 @@
+"""From the settings of a run to its network: ours, timm's, or timm's with convolution paths."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import nn
+
+from acmix.errors import UsageError
+from acmix.models import create_model
+from acmix.models.registry import takes_img_size
+from acmix.models.upgrade import add_conv_path, timm_model
+
+
+class ModelSettings(Protocol):
+    """What has to be known of a network; `acmix.config.Model` is such."""
+
+    name: str
+    num_classes: int
+    in_chans: int
+    drop_path_rate: float
+    conv_path: bool
+    pretrained: bool | str
+    add_conv_path: bool
+    freeze: bool
+    args: dict[str, Any]
+
+
+class ImageSettings(Protocol):
+    """What has to be known of the images; `acmix.config.Data` is such."""
+
+    img_size: int
+
+
+class Settings(Protocol):
+    """What has to be known of a run; `acmix.config.Config` is such."""
+
+    @property
+    def model(self) -> ModelSettings: ...
+    @property
+    def data(self) -> ImageSettings: ...
+
+
+def build_model(config: Settings, *, download: bool = False, **overrides: Any) -> nn.Module:
+    """Builds the network a configuration names.
+
+    Args:
+        config: its `model` section, and the image size where the network means something by it.
+        download: fetch or read the weights that `model.pretrained` asks for; a checkpoint's model needs none.
+        overrides: further arguments of the constructor.
+
+    Raises:
+        UsageError: no such model, arguments it does not take, or weights that cannot be had.
+    """
+    settings = config.model
+    ours = settings.name.startswith("acmix_")
+    if settings.pretrained and ours:
+        raise UsageError(
+            f"model.pretrained: there are no weights of {settings.name!r} to download; use model.checkpoint=FILE, or "
+            "timm's model with model.add_conv_path=true"
+        )
+    if settings.freeze and not settings.add_conv_path:
+        raise UsageError("model.freeze trains what model.add_conv_path=true adds; set that too, or leave freeze out")
+    builder = create_model if ours else timm_model
+    kwargs: dict[str, Any] = dict(
+        num_classes=settings.num_classes, in_chans=settings.in_chans, drop_path_rate=settings.drop_path_rate
+    )
+    if takes_img_size(settings.name):
+        kwargs["img_size"] = config.data.img_size
+    if ours:
+        kwargs["conv_path"] = settings.conv_path
+    else:
+        kwargs["pretrained"] = settings.pretrained if download else False
+    if settings.add_conv_path:
+        builder = add_conv_path
+        kwargs["freeze"] = settings.freeze
+    kwargs.update(settings.args, **overrides)
+    try:
+        try:
+            return builder(settings.name, **kwargs)
+        except TypeError as error:
+            # many of timm's models know no drop path: a rate of 0 asks for nothing
+            if "'drop_path_rate'" not in str(error) or kwargs.pop("drop_path_rate"):
+                raise
+            return builder(settings.name, **kwargs)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise UsageError(f"cannot build model {settings.name!r}: {' '.join(str(error).split())}") from error

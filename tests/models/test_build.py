@@ -1,0 +1,37 @@
+"""A run's settings become a network, or one line that says why not."""
+
+import pytest
+import torch
+
+from acmix.errors import UsageError
+from acmix.models.build import build_model
+from tests.support.tiny import CLASSES, tiny_config
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model.name=acmix_swin_huge", "cannot build model 'acmix_swin_huge'"),
+        ("model.args={embed: 12}", "unexpected keyword argument 'embed'"),
+        ("model.args={depths: [1, 1], num_heads: [1]}", "expected one entry a stage each"),
+        ("model.args={embed_dim: 10, depths: [1], num_heads: [3]}", "cannot build model"),
+        ("model.args={embed_dim: twelve}", "cannot build model"),
+        ("model.args={depths: 2}", "cannot build model"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_one_line(override: str, said: str) -> None:
+    with pytest.raises(UsageError) as error:
+        build_model(tiny_config("", override))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "dla46_c"])
+def test_a_model_of_timm_can_be_built_with_drop_path_or_without(name: str) -> None:
+    settings = tiny_config("", f"model.name={name}", "model.args={}", "model.drop_path_rate=0")
+    assert build_model(settings)(torch.zeros(2, 3, 32, 32)).shape == (2, CLASSES)
+
+
+def test_a_rate_that_a_model_cannot_take_is_an_error() -> None:
+    with pytest.raises(UsageError, match="unexpected keyword argument 'drop_path_rate'"):
+        build_model(tiny_config("", "model.name=dla46_c", "model.args={}", "model.drop_path_rate=0.1"))
