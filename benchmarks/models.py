@@ -1,7 +1,7 @@
 """Counts parameters and multiply-adds of every model, and writes them beside what the paper publishes.
 
-python benchmarks/models.py     ->  benchmarks/results/models.csv and paper_params.csv, and the tables of README.md,
-                                    README.zh.md and docs/models.md
+python benchmarks/models.py     ->  benchmarks/results/models.csv and paper_params.csv, and the tables of README.md
+                                    and docs/models.md
 """
 
 from __future__ import annotations
@@ -47,14 +47,15 @@ def put(page: str, marker: str, text: str) -> None:
 def markdown(table: list[dict[str, str]]) -> str:
     """README's table of models."""
     lines = [
-        "| model | parameters | gmacs | plain | published top-1 | ours |",
-        "|---|---:|---:|---:|---|---|",
+        "| model | parameters | gmacs | plain: parameters, gmacs | published top-1 |",
+        "|---|---:|---:|---:|---:|",
     ]
-    for row in table:
+    rows_of = {row["model"]: row for row in table}
+    for row in (rows_of[name] for name in paper.in_order(rows_of)):
         millions = [f"{int(row[key]) / 1e6:.2f} M" for key in ("parameters", "plain_parameters")]
         gmacs = [f"{float(row[key]):.2f}" for key in ("gmacs", "plain_gmacs")]
-        published = row["published_top1"] + (" %" if row["published_top1"] != "unknown" else "")
-        cells = [f"`{row['model']}`", millions[0], gmacs[0], f"{millions[1]}, {gmacs[1]}", published, row["our_top1"]]
+        published = "–" if row["published_top1"] == paper.UNKNOWN else f"{row['published_top1']} %"
+        cells = [f"`{row['model']}`", millions[0], gmacs[0], f"{millions[1]}, {gmacs[1]}", published]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -11,6 +11,9 @@ from acmix.models import list_models
 from acmix.models.count import cost
 
 UNKNOWN = "unknown"
+# the order of every table of models
+FAMILIES = ("swin", "resnet", "san", "pvt", "deit")
+SIZES = ("tiny", "small", "medium", "base", "large")
 
 
 @dataclass(frozen=True)
@@ -34,17 +37,17 @@ class Published:
 
 
 RESNET = (
-    "ours are the released code's, to the parameter; the paper's are larger, as one more kernel of 81·C a block would "
-    "make them: cause unknown"
+    "our count equals the released code's; the paper's is larger, by about one more kernel of 81·C weights a block: "
+    "we do not know why"
 )
-SWIN = "ours are the released code's, to the parameter; the paper's are larger: cause unknown"
+SWIN = "our count equals the released code's; the paper's is larger: we do not know why"
 SAN = (
-    "the plain form has the published parameters and about 5 % fewer multiply-adds: cause unknown, ours count no "
-    "norms; which pieces the path reads is our reading"
+    "plain SAN has the published parameters and about 5 % fewer multiply-adds, and we do not know why; the choice of "
+    "pieces for the convolution path is ours"
 )
-PVT = "that k and v are brought back to full resolution is our reading; the paper rounds parameters to 10⁶"
+PVT = "the path reads k and v upsampled to full resolution, which is our choice; the paper rounds parameters to 10⁶"
 NONE = "the paper gives no figures for this size"
-DEIT = "the paper names ViT and gives no figures; the ACmix form is our reading"
+DEIT = "the paper names ViT without figures; the form with the path is our design"
 
 # ACmix (CVPR 2022), table 2, ImageNet-1k at 224²
 PUBLISHED = {
@@ -118,6 +121,17 @@ def row(
     )
 
 
+def in_order(names: Iterable[str]) -> list[str]:
+    """Sorts model names for a reader: by family, then by image size, then from small to large."""
+
+    def place(name: str) -> tuple[int, bool, int, str]:
+        family = next(i for i, word in enumerate(FAMILIES) if word in name)
+        size = next((i for i, word in enumerate(SIZES) if word in name), 0)
+        return family, name.endswith("_384"), size, name
+
+    return sorted(names, key=place)
+
+
 def write(rows: list[Row], file: Path) -> None:
     """Writes the rows as CSV."""
     with open(file, "w", newline="", encoding="utf-8") as out:
@@ -128,6 +142,7 @@ def write(rows: list[Row], file: Path) -> None:
 
 def markdown(rows: list[Row]) -> str:
     """The rows as a table for a document, with the notes numbered below it."""
+    rows = [row for name in in_order({row.model for row in rows}) for row in rows if row.model == name]
     notes = list(dict.fromkeys(each.note for each in rows if each.note))
     lines = [
         "| model | form | parameters | published | % | gmacs | published | % | note |",
@@ -135,7 +150,8 @@ def markdown(rows: list[Row]) -> str:
     ]
     for each in rows:
         number = str(notes.index(each.note) + 1) if each.note else ""
-        cells = [f"{int(each.parameters) / 1e6:.2f} M", each.published_parameters, each.parameters_percent]
-        cells += [each.gmacs, each.published_gmacs, each.gmacs_percent, number]
+        published = ["–" if value == UNKNOWN else value for value in (each.published_parameters, each.published_gmacs)]
+        cells = [f"{int(each.parameters) / 1e6:.2f} M", published[0], each.parameters_percent]
+        cells += [each.gmacs, published[1], each.gmacs_percent, number]
         lines.append(f"| `{each.model}` | {each.form} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *[f"{i}. {note[:1].upper()}{note[1:]}." for i, note in enumerate(notes, 1)]])
