@@ -1,4 +1,10 @@
-"""What every test stands on: one thread a process, and memory that shows when nobody wrote it."""
+"""What every test stands on: one thread a process, marks, and fixtures that several folders use."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,8 +12,16 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks every test that is not `slow` as `fast`; `all` are both."""
+    for item in items:
+        item.add_marker("all")
+        if item.get_closest_marker("slow") is None:
+            item.add_marker("fast")
+
+
 @pytest.fixture
-def empty_is_nan():
+def empty_is_nan() -> Iterator[None]:
     """Fills what `torch.empty` and its like return with NaN, so that an element a kernel forgets fails the test."""
     before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
@@ -15,3 +29,21 @@ def empty_is_nan():
     yield
     torch.use_deterministic_algorithms(before[0])
     torch.utils.deterministic.fill_uninitialized_memory = before[1]
+
+
+@pytest.fixture
+def acmix(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Calls the entry point: status, standard output, standard error."""
+
+    from acmix import cli
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["acmix", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        code = end.value.code
+        output, errors = capfd.readouterr()
+        return 0 if code is None else int(code), output, errors
+
+    return call

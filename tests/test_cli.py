@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
-from acmix import cli
 from acmix.train.loop import train
+from tests.support.checks import Hostile, one_error
 from tests.support.images import make_image_folder
 from tests.support.paths import DATA
-from tests.support.tiny import CLASSES, one_error, start, tiny_config, write_config
+from tests.support.processes import command
+from tests.support.tiny import CLASSES, tiny_config, write_config
 
 COMMANDS = ["train", "evaluate", "predict", "convert", "report", "models", "benchmark"]
 TOY = DATA / "official_checkpoint_toy.pth"
-
-
-class Hostile:
-    """Unpickled, it would make a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, Any]:
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.fixture(scope="module")
@@ -46,28 +34,12 @@ def best(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output / "checkpoints" / "best.pt"
 
 
-@pytest.fixture
-def acmix(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    """Calls the entry point: status, standard output, standard error."""
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["acmix", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        code = end.value.code
-        output, errors = capfd.readouterr()
-        return 0 if code is None else int(code), output, errors
-
-    return call
-
-
 def test_every_help_fits_one_screen(acmix) -> None:
     status, said, _ = acmix()
     assert status == 0
-    assert [command for command in COMMANDS if f"\n  {command} " not in said] == []
-    for command in COMMANDS:
-        status, said, errors = acmix(command, "--help")
+    assert [name for name in COMMANDS if f"\n  {name} " not in said] == []
+    for name in COMMANDS:
+        status, said, errors = acmix(name, "--help")
         assert (status, errors) == (0, "")
         assert 5 < len(said.splitlines()) <= 40
 
@@ -193,8 +165,7 @@ def test_predict_goes_on_past_an_unreadable_picture(acmix, data: Path, best: Pat
     assert [line.startswith("acmix: error: ") for line in errors.splitlines()] == [True, True]
 
 
-def test_python_dash_m_acmix_is_the_command(tmp_path: Path) -> None:
-    process = start("train", "nothing.yaml")
-    said, errors = process.communicate(timeout=120)
-    assert (process.returncode, said) == (2, "")
-    one_error(errors, "no configuration 'nothing.yaml'")
+def test_python_dash_m_acmix_is_the_command() -> None:
+    [end] = command("train", "nothing.yaml").finish()
+    assert (end.status, end.output) == (2, "")
+    one_error(end.errors, "no configuration 'nothing.yaml'")

@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from acmix.errors import UsageError
 from acmix.safe_load import safe_load
 from tests.support.paths import DATA
+from tests.support.processes import python
 
 TOY = DATA / "official_checkpoint_toy.pth"
 
@@ -46,8 +46,7 @@ def test_toy_checkpoint_is_read_where_yacs_cannot_be_imported():
         "assert type(content['config']) is dict and type(content['config']['MODEL']['SWIN']) is dict\n"
         "print(content['config']['MODEL']['SWIN']['DEPTHS'], content['epoch'], len(content['model']))\n"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout == "[2, 2] 3 89\n"
+    assert python(code) == (0, "[2, 2] 3 89\n", "")
 
 
 def test_a_configuration_pickled_by_yacs_itself_is_read(tmp_path):

@@ -24,6 +24,8 @@ from PIL import Image
 
 from acmix.integrations.ultralytics import EXAMPLES, example, register
 from acmix.layers import ACmix2d
+from tests.support import processes
+from tests.support.paths import ROOT
 
 needs_ultralytics = pytest.mark.skipif(find_spec("ultralytics") is None, reason="ultralytics is not installed")
 needs_onnx = pytest.mark.skipif(
@@ -123,7 +125,7 @@ try:
 except ValueError as error:
     print(error)
 """
-    assert "pip install 'acmix[yolo]'" in python(code)
+    assert "pip install 'acmix[yolo]'" in processes.python(code).output
 
 
 def test_an_example_has_a_path_for_every_scale() -> None:
@@ -136,8 +138,7 @@ def python(code: str, *arguments: object) -> str:
     """What a fresh process prints."""
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    root = Path(__file__).resolve().parent.parent
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
 

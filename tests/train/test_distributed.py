@@ -10,9 +10,12 @@ import pytest
 
 from acmix.tools.evaluate import evaluate_checkpoint
 from acmix.train.loop import train
+from tests.support.checks import largest_difference, one_error
 from tests.support.images import make_image_folder
-from tests.support.tiny import CLASSES, PLAIN, Command, largest_difference, last, one_error, tiny_config, write_config
+from tests.support.processes import command
+from tests.support.tiny import CLASSES, PLAIN, last, tiny_config, write_config
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 # float32 sums in another order; SGD, as AdamW makes a whole step of a gradient that is all rounding
 SAME_WEIGHTS = 1e-6
 THREE_STEPS = ("train.epochs=1", *PLAIN, "optimizer.name=sgd", "optimizer.lr=0.1", "schedule.warmup_epochs=0")
@@ -40,7 +43,7 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_take_the_steps_of_one(data: Path, alone: Path, tmp_path: Path) -> None:
     output = tmp_path / "two"
     config = write_config(tmp_path / "tiny.yaml", data, *THREE_STEPS, "train.batch_size=4")
-    ends = Command("train", config, "--output", output, processes=2).finish()
+    ends = command("train", config, "--output", output, processes=2).finish()
     assert [(status, errors) for status, _, errors in ends] == [(0, ""), (0, "")]
     ours, theirs = last(output), last(alone)
     assert ours["step"] == theirs["step"] == 3
@@ -74,7 +77,7 @@ def test_evaluation_is_exact_on_three_processes_and_leaves_unreadable_images_out
     assert [Path(name).name for name in one.unreadable] == ["torn.JPEG"]
     options = ("--data", images, "--batch-size", "7", "--workers", "0", "--json")
     for processes in (2, 3):
-        ends = Command("evaluate", checkpoint, *options, processes=processes).finish()
+        ends = command("evaluate", checkpoint, *options, processes=processes).finish()
         assert [(status, errors) for status, _, errors in ends] == [(0, "")] * processes
         assert [said for _, said, _ in ends[1:]] == [""] * (processes - 1)
         shared = json.loads(ends[0][1])
@@ -109,7 +112,7 @@ def test_what_one_process_meets_ends_both_with_one_line_each(
     lr = "1e30" if meet is diverging else "0.001"
     changes = (f"optimizer.lr={lr}", "schedule.warmup_epochs=0", "train.checkpoint_every_steps=1")
     config = write_config(tmp_path / "tiny.yaml", images, *THREE_STEPS, *changes)
-    for status, _, errors in Command("train", config, "--output", output, processes=2).finish():
+    for status, _, errors in command("train", config, "--output", output, processes=2).finish():
         assert status == 2
         one_error(errors, said)
     if meet is diverging:

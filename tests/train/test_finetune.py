@@ -10,8 +10,10 @@ import torch
 
 from acmix.train.checkpoint import restore_model
 from acmix.train.loop import train
+from tests.support.checks import one_error
 from tests.support.images import make_image_folder
-from tests.support.tiny import CLASSES, last, one_error, start, tiny_config
+from tests.support.processes import command
+from tests.support.tiny import CLASSES, last, tiny_config
 
 SHAPE = dict(img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=3)
 TOLD = (
@@ -69,16 +71,8 @@ def test_weights_that_cannot_be_read_are_one_line_and_nothing_is_written(data: P
     (tmp_path / "broken.pth").write_bytes(b"no weights")
     for file, said in ((tmp_path / "broken.pth", "pass pretrained=FILE"), (tmp_path / "none.pth", "is no file")):
         told = ("--output", tmp_path / "run", *TOLD, f"model.pretrained={file}", "data.img_size=32", "train.epochs=1")
-        process = start(
-            "train",
-            "acmix_resnet26_digits.yaml",
-            "--data",
-            data,
-            *told,
-            f"model.num_classes={CLASSES}",
-            "train.batch_size=4",
-        )
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 2, errors
-        one_error(errors, said)
+        sized = (f"model.num_classes={CLASSES}", "train.batch_size=4")
+        [end] = command("train", "acmix_resnet26_digits.yaml", "--data", data, *told, *sized).finish()
+        assert end.status == 2, end.errors
+        one_error(end.errors, said)
         assert not (tmp_path / "run" / "checkpoints" / "last.pt").exists()

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from acmix.train.agent import Machines
-from acmix.train.launch import cores, launch, main, write_worker_error
+from acmix.train.launch import cores, launch, machines_from_environment, main, write_worker_error
 from tests.support.paths import ROOT
+from tests.support.processes import Forked, free_port
 
-LAUNCH = """
-import sys
-from acmix.train.launch import launch, machines_from_environment
-sys.exit(launch(int(sys.argv[1]), [sys.executable, *sys.argv[2:]], machines=machines_from_environment()))
-"""
 STOPPABLE = """
 import os, signal, sys, time
 from pathlib import Path
@@ -29,22 +23,19 @@ rank = os.environ["RANK"]
 def stop(number, frame):
     if not (folder / f"asked{rank}").exists():
         (folder / f"asked{rank}").write_text(str(number))
-        time.sleep(float(sys.argv[2]))
+        while not (folder / "go").exists():
+            time.sleep(0.02)
         (folder / f"checkpoint{rank}").write_text("whole")
         os._exit(128 + number)
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGINT, stop)
 (folder / f"ready{rank}").write_text("")
-time.sleep(60)
+while True:
+    time.sleep(1)
 """
 
 
 STEERING = ("OMP_NUM_THREADS", "NNODES", "NODE_RANK", "RDZV_ENDPOINT", "OUTPUT", "TORCHELASTIC_ERROR_FILE")
-
-
-def environment(**changes: str) -> dict[str, str]:
-    """This process's environment, in which our package is found, with changes."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), **changes}
 
 
 @pytest.fixture(autouse=True)
@@ -54,12 +45,21 @@ def nothing_steers(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(key, raising=False)
 
 
-def start(processes: int, worker: Path, *arguments: str, **changes: str) -> subprocess.Popen[str]:
+def launched(processes: int, *command: str) -> None:
+    """What a launcher does, with an agent of torchrun's that would wait no time at all instead of its 30 seconds."""
+    from torch.distributed.elastic.multiprocessing.api import PContext
+
+    def close(self: PContext, death_sig: signal.Signals | None = None, timeout: int = 30) -> None:
+        plain(self, death_sig, 0 if timeout == 30 else timeout)
+
+    plain, PContext.close = PContext.close, close  # type: ignore[method-assign]
+    sys.exit(launch(processes, [sys.executable, *command], machines=machines_from_environment()))
+
+
+def start(processes: int, worker: Path, *arguments: str, **changes: str) -> Forked:
     """Starts a launcher in a process group of its own."""
-    command = [sys.executable, "-c", LAUNCH, str(processes), str(worker), *arguments]
-    settings = environment(**changes)
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=settings, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    environment = {**dict.fromkeys(STEERING), "PYTHONPATH": str(ROOT), **changes}
+    return Forked(launched, processes, str(worker), *arguments, **environment)
 
 
 def script(folder: Path, text: str) -> Path:
@@ -69,14 +69,12 @@ def script(folder: Path, text: str) -> Path:
     return file
 
 
-def wait_for(*files: Path) -> None:
-    """Waits until all files are there."""
-    deadline = time.monotonic() + 40
-    while not all(file.exists() for file in files):
-        assert time.monotonic() < deadline, f"none of these came: {[file.name for file in files]}"
-        time.sleep(0.05)
+def are_there(*files: Path) -> Callable[[], bool]:
+    """Whether all of these files are there."""
+    return lambda: all(file.exists() for file in files)
 
 
+@pytest.mark.slow
 def test_processes_find_each_other_and_share_the_cores(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     worker = script(
         tmp_path,
@@ -97,6 +95,7 @@ dist.destroy_process_group()
     assert "OMP_NUM_THREADS" not in os.environ
 
 
+@pytest.mark.slow
 def test_a_usage_error_of_every_process_is_one_line_and_status_2(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +116,7 @@ import os, sys, time
 if os.environ["RANK"] == "1":
     print("my own traceback", file=sys.stderr)
     sys.exit(3)
-time.sleep(60)
+time.sleep(600)
 """,
     )
     assert launch(2, [sys.executable, str(worker)]) == 3
@@ -143,37 +142,35 @@ def test_a_process_stopped_from_outside_gives_its_status(
 
 
 def test_sigterm_to_the_launcher_lets_every_process_checkpoint(tmp_path: Path) -> None:
-    process = start(2, script(tmp_path, STOPPABLE), str(tmp_path), "3")
-    wait_for(tmp_path / "ready0", tmp_path / "ready1")
-    process.terminate()
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (143, "")
+    process = start(2, script(tmp_path, STOPPABLE), str(tmp_path))
+    process.wait_for(are_there(tmp_path / "ready0", tmp_path / "ready1"))
+    process.signal(signal.SIGTERM)
+    process.wait_for(are_there(tmp_path / "asked0", tmp_path / "asked1"))
+    (tmp_path / "go").touch()
+    assert process.finish() == [(143, "", "")]
     for rank in (0, 1):
         assert (tmp_path / f"asked{rank}").read_text() == str(int(signal.SIGTERM))
         assert (tmp_path / f"checkpoint{rank}").read_text() == "whole"
 
 
 def test_ctrl_c_pressed_twice_in_a_terminal_lets_every_process_checkpoint(tmp_path: Path) -> None:
-    process = start(2, script(tmp_path, STOPPABLE), str(tmp_path), "2")
-    wait_for(tmp_path / "ready0", tmp_path / "ready1")
-    os.killpg(process.pid, signal.SIGINT)
-    wait_for(tmp_path / "asked0", tmp_path / "asked1")
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, "")
+    process = start(2, script(tmp_path, STOPPABLE), str(tmp_path))
+    process.wait_for(are_there(tmp_path / "ready0", tmp_path / "ready1"))
+    process.signal(signal.SIGINT, group=True)
+    process.wait_for(are_there(tmp_path / "asked0", tmp_path / "asked1"))
+    process.signal(signal.SIGINT, group=True)
+    (tmp_path / "go").touch()
+    assert process.finish() == [(130, "", "")]
     assert all((tmp_path / f"checkpoint{rank}").exists() for rank in (0, 1))
 
 
 def test_two_machines_form_one_group(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     worker = script(tmp_path, "import os\nprint(os.environ['RANK'], 'of', os.environ['WORLD_SIZE'], flush=True)\n")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        endpoint = f"localhost:{free.getsockname()[1]}"
+    endpoint = f"localhost:{free_port()}"
     other = start(1, worker, NNODES="2", NODE_RANK="1", RDZV_ENDPOINT=endpoint)
     assert launch(1, [sys.executable, str(worker)], machines=Machines(2, 0, endpoint)) == 0
     assert capfd.readouterr().out == "0 of 2\n"
-    assert other.communicate(timeout=60) == ("1 of 2\n", "")
-    assert other.returncode == 0
+    assert other.finish() == [(0, "1 of 2\n", "")]
 
 
 def test_a_worker_without_a_launcher_prints_its_error_itself() -> None:

@@ -115,3 +115,9 @@ def test_half_precision_needs_a_gpu_and_formats_have_names() -> None:
         Precision("fp16", CPU)
     with pytest.raises(UsageError, match="precision 'fp8' is none of auto, fp32, bf16, fp16"):
         Precision("fp8", CPU)
+
+
+@pytest.mark.parametrize(("name", "fused"), [("adamw", True), ("adam", True), ("sgd", True), ("lamb", False)])
+def test_torchs_optimizers_are_fused(name: str, fused: bool) -> None:
+    optimizer = create_optimizer(nn.Linear(2, 2), tiny_config("", f"optimizer.name={name}"), 8)
+    assert bool(optimizer.defaults.get("fused")) is fused

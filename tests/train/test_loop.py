@@ -10,16 +10,23 @@ from typing import Any
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from acmix import config as configuration
 from acmix.errors import UsageError
 from acmix.train.checkpoint import read, restore_model
-from acmix.train.loop import train
+from acmix.train.distributed import join
+from acmix.train.loop import Run, train
 from acmix.train.plots import read_log
+from acmix.train.signals import StopRequest
+from tests.support.checks import assert_same_bits
 from tests.support.images import make_image_folder
-from tests.support.tiny import CLASSES, PLAIN, assert_same_bits, last, tiny_config
+from tests.support.tiny import CLASSES, PLAIN, last, tiny_config
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 SGD = ("optimizer.name=sgd", "optimizer.lr=0.05", "schedule.warmup_epochs=0")
+# what makes a program wait until a device has computed a value
+READS = {"aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten::nonzero", "aten::equal"}
 
 
 @pytest.fixture(scope="module")
@@ -235,3 +242,41 @@ def test_what_does_not_fit_is_one_line_and_nothing_is_written(
     assert said in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def in_fused_kernel(event: Any) -> bool:
+    """Whether the optimizer's CPU kernel made it, which reads its step counts; the one for a GPU leaves them there."""
+    while event is not None and event.name != "aten::_fused_adamw_":
+        event = event.cpu_parent
+    return event is not None
+
+
+@pytest.mark.parametrize("changes", [(), ("train.precision=bf16", "train.clip_grad=null")], ids=["fp32", "bf16"])
+def test_a_step_reads_nothing_that_it_computes(data: Path, tmp_path: Path, changes: tuple[str, ...]) -> None:
+    with StopRequest() as stop, join() as world:
+        run = Run(tiny_config(data, *changes), tmp_path, world, stop)
+        run.in_step.train()
+        micro_batches = list(run.train_batches.epoch(0))
+        assert len(micro_batches) == 4
+        # what is made once is made
+        run.take_step(micro_batches[:2])
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            run.take_step(micro_batches[2:])
+        run.log.close()
+    events = list(seen.events() or [])
+    assert "aten::_fused_adamw_" in {event.name for event in events}
+    assert [event.name for event in events if event.name in READS and not in_fused_kernel(event)] == []
+    assert run.state.meter.steps == 2
+
+
+def test_the_first_line_says_what_was_chosen(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tiny_config(data, "train.epochs=1", "train.precision=bf16", "train.channels_last=true"), tmp_path)
+    said = capsys.readouterr().out.splitlines()[0]
+    begins = "chosen: bf16 · fused adamw · channels last · not compiled · 0 reading processes · operators: "
+    assert said.startswith(begins)
+    first = json.loads((tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert first["event"] == "start"
+    assert (first["precision"], first["fused"], first["channels_last"], first["compile"]) == ("bf16", True, True, False)
+    assert first["workers"] == 0
+    assert first["operators"].keys() == {"conv_path", "window_attention", "local_attention", "patchwise_attention"}
+    assert all(name in said for name in first["operators"].values())
