@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains: `bash run.sh N CONFIG DATA_DIR [key=value ...]`; without arguments, the demo. `bash run.sh --help` says more.
+# Sets up, then trains: `bash run.sh N CONFIG DATA_DIR [key=value ...]`, or the demo without arguments. See --help.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -7,18 +7,21 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 usage() {
     cat <<'END'
 bash run.sh
-    The demo: a small ACmix-Swin learns handwritten digits, on a laptop in about three minutes.
+    Runs the demo: trains a small ACmix-Swin on handwritten digits, in about three minutes on two CPU cores.
 
 bash run.sh N CONFIG DATA_DIR [key=value ...]
-    Trains in N processes, one a GPU; without GPUs, N processes on the CPU. The same command resumes.
-    CONFIG    a YAML file, or the name of one under acmix/configs
-    DATA_DIR  holds train/<class>/<images> and val/<class>/<images>
-    key=value changes a setting: train.epochs=90 train.batch_size=64
+    Trains in N processes, one per GPU. Without GPUs, the N processes share the CPU. The same command resumes.
+    N          number of processes
+    CONFIG     a YAML file, or a name under acmix/configs, such as acmix_swin_tiny_patch4_window7_224
+    DATA_DIR   a folder with train/<class>/<images> and val/<class>/<images>
+    key=value  changes a setting, such as train.epochs=90 or train.batch_size=64
 
-Both set up their own Python environment, .venv, on the first call. From the environment:
-    OUTPUT                              the run's folder (default: runs/<CONFIG's name>)
-    NNODES NODE_RANK RDZV_ENDPOINT      several machines: how many, which one this is (from 0), HOST:PORT of machine 0
-    PYTHON                              the interpreter to set up with (default: python3)
+The first call installs a Python environment in .venv (about 6 GB). Environment variables:
+    OUTPUT         run folder (default: runs/<name of CONFIG>)
+    NNODES         number of machines (default: 1); run the same command on each
+    NODE_RANK      number of this machine, from 0
+    RDZV_ENDPOINT  HOST:PORT of machine 0
+    PYTHON         Python that creates .venv (default: python3)
 END
 }
 
@@ -36,11 +39,11 @@ esac
 if (($# == 0)); then
     module=acmix.tools.demo
 else
-    (($# >= 3)) || fail "$# arguments where none or at least 3 were expected: bash run.sh N CONFIG DATA_DIR [key=value ...]"
-    [[ $1 =~ ^[1-9][0-9]*$ ]] || fail "N, the number of processes, is '$1'; expected a whole number from 1 up"
+    (($# >= 3)) || fail "$# arguments; expected none or at least 3: bash run.sh N CONFIG DATA_DIR [key=value ...]"
+    [[ $1 =~ ^[1-9][0-9]*$ ]] || fail "N is '$1'; expected a number of processes, 1 or more"
     module=acmix.train.launch
 fi
 bash "$root/scripts/setup.sh" demo
-# CPU threads that spin while they wait make a step ten times slower when anything else runs on the machine
+# threads that spin while they wait slow a step down up to ten times when anything else runs on the machine
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 exec "$root/.venv/bin/python" -m "$module" "$@"

@@ -18,24 +18,31 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Train and use networks that mix self-attention and convolution (ACmix).",
+    help="Train and use vision models that combine self-attention and convolution (ACmix).",
+    epilog="`acmix COMMAND --help` lists a command's options. Start with: acmix train acmix_swin_digits --data DIR",
 )
 # what the parser raises; typer has its own copy of it, or click's
 CommandLineError: Any = typer.BadParameter.__base__
 console = Console(highlight=False, soft_wrap=True)
 
-Checkpoint = Annotated[Path, typer.Argument(help="best.pt, last.pt, or what `acmix convert` wrote.")]
-DataOption = Annotated[str, typer.Option("--data", help="Folder with train/ and val/, or what timm's readers open.")]
+CHECKPOINT = "A checkpoint of a run (checkpoints/best.pt), or a file that `acmix convert` wrote."
+Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help=CHECKPOINT)]
+DataOption = Annotated[str, typer.Option("--data", metavar="DIR", help="Folder with train/ and val/.")]
 
 
 @app.command()
 def train(
-    configuration: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or a shipped name.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="train.epochs=2 ...")] = None,
+    configuration: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or a name under acmix/configs.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Settings to change, such as train.epochs=2.")
+    ] = None,
     data: DataOption = "",
-    output: Annotated[Path | None, typer.Option(help="Run folder; runs/CONFIG by default.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder. [default: runs/CONFIG]")] = None,
 ) -> None:
-    """Train; the same command goes on where it stopped."""
+    """Train a model; the same command resumes.
+
+    acmix/config.py documents every setting.
+    """
     from acmix import config
     from acmix.train.loop import train as run
 
@@ -45,19 +52,26 @@ def train(
     summary = run(settings, folder)
     if is_first_process():
         top1 = "not measured" if summary["top1"] is None else f"{summary['top1']:.2f} % (epoch {summary['best_epoch']})"
-        console.print(f"top-1 {top1}; everything lies in {folder}")
+        console.print(f"top-1 {top1}; results in {folder}")
 
 
 @app.command()
 def evaluate(
     checkpoint: Checkpoint,
     data: DataOption,
-    batch_size: Annotated[int | None, typer.Option(help="Images a process and pass.", min=1)] = None,
-    workers: Annotated[int | None, typer.Option(help="Reading processes.", min=0)] = None,
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Images per process. [default: the run's]", min=1)
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Processes that read images. [default: the run's]", min=0)
+    ] = None,
+    precision: Annotated[str, typer.Option(metavar="FORMAT", help="auto, fp32, bf16 or fp16.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure a checkpoint on the validation images; exact on any number of processes."""
+    """Measure accuracy on the validation images.
+
+    The result is exact on any number of processes, also under torchrun.
+    """
     from dataclasses import asdict
 
     from acmix.tools.evaluate import evaluate_checkpoint
@@ -80,11 +94,11 @@ def evaluate(
 @app.command()
 def predict(
     checkpoint: Checkpoint,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...")],
-    top: Annotated[int, typer.Option(help="Classes to show.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    top: Annotated[int, typer.Option(metavar="N", help="Number of classes to print.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
 ) -> None:
-    """Name what images show."""
+    """Print the most probable classes of images."""
     from dataclasses import asdict
 
     from acmix.tools.predict import predict as run
@@ -106,11 +120,18 @@ def predict(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="Official .pth or .yaml, or ours.")],
-    destination: Annotated[Path, typer.Argument(help="The file to write: .pt, .safetensors, .pth or .yaml.")],
-    name: Annotated[str | None, typer.Option(help="The model, where the file does not tell.")] = None,
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A checkpoint or YAML file, released or ours.")],
+    destination: Annotated[
+        Path, typer.Argument(metavar="DST", help="The file to write: .pt, .safetensors, .pth or .yaml.")
+    ],
+    name: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The model, if the file does not name it; see `acmix models`.")
+    ] = None,
 ) -> None:
-    """Turn official checkpoints and configurations into ours, or ours into official ones."""
+    """Convert released checkpoints and YAML files, and back.
+
+    A released file becomes ours, and one of ours becomes a released one. Reading never executes code from a file.
+    """
     from acmix.tools.convert import convert as run
 
     console.print(run(source, destination, name=name).summary, markup=False)
@@ -118,10 +139,13 @@ def convert(
 
 @app.command()
 def report(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="What `acmix train` wrote.")],
-    data: Annotated[str | None, typer.Option(help="Where the images are now; the run's own place by default.")] = None,
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The output folder of `acmix train`.")],
+    data: Annotated[str | None, typer.Option(metavar="DIR", help="The images, if they moved since the run.")] = None,
 ) -> None:
-    """Write one self-contained HTML page of a run: curves, path rates, confusion, samples."""
+    """Write an HTML page about a run.
+
+    It shows the learning curves, α and β of every block, the confusion matrix and sample predictions, in one file.
+    """
     from acmix.tools.report import report as run
 
     console.print(f"report: {run(run_folder, data=data)}", markup=False)
@@ -129,13 +153,14 @@ def report(
 
 @app.command()
 def models(
-    pattern: Annotated[str, typer.Argument(metavar="[FILTER]", help="Part of a name, or a pattern with *.")] = "",
+    pattern: Annotated[str, typer.Argument(metavar="FILTER", help="Part of a name, or a pattern with *.")] = "",
 ) -> None:
-    """List the models with their parameters and multiply-adds, the plain form beside ACmix."""
+    """List the models with parameters and multiply-adds."""
     from acmix.models import list_models
     from acmix.models.count import cost
+    from acmix.tools.paper import in_order
 
-    names = list_models(pattern if "*" in pattern or not pattern else f"*{pattern}*")
+    names = in_order(list_models(pattern if "*" in pattern or not pattern else f"*{pattern}*"))
     if not names:
         raise UsageError(f"no model matches {pattern!r}; `acmix models` lists them all")
     table = Table(box=None)
@@ -148,20 +173,20 @@ def models(
     wide().print(table)
 
 
-papers = typer.Typer(rich_markup_mode=None, help="The paper's tables, ours beside theirs.")
+papers = typer.Typer(rich_markup_mode=None, help="Compare our figures with the paper's.")
 app.add_typer(papers, name="paper")
 
 
 @papers.callback()
 def paper() -> None:
-    """The paper's tables, ours beside theirs."""
+    """Compare our figures with the paper's."""
 
 
 @papers.command("params")
 def paper_params(
-    csv: Annotated[Path | None, typer.Option("--csv", help="Also write the figures here.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write the figures to a file.")] = None,
 ) -> None:
-    """Compare parameters and multiply-adds of every model, plain and ACmix, with the published ones."""
+    """Compare parameters and multiply-adds with the paper's."""
     from acmix.tools.paper import params, write
 
     with console.status("counting") as status:
@@ -186,35 +211,47 @@ def paper_params(
 
 
 @app.command()
-def build(force: Annotated[bool, typer.Option("--force", help="Build although they are built.")] = False) -> None:
-    """Build the CPU kernels now, instead of at the first use of an operator."""
+def build(force: Annotated[bool, typer.Option("--force", help="Compile again.")] = False) -> None:
+    """Compile the CPU kernels now instead of on first use."""
     from acmix.ops.cpu_build import build as run
 
     built = run(force=force)
-    took = f"built in {built.seconds:.1f} s" if built.seconds else "built before; --force builds again"
+    took = f"built in {built.seconds:.1f} s" if built.seconds else "already built; --force compiles again"
     console.print(f"CPU kernels: {built.path} ({took})", markup=False)
 
 
-benchmarks = typer.Typer(rich_markup_mode=None, help="Measure speed: of models, of operators, of reading images.")
+benchmarks = typer.Typer(rich_markup_mode=None, help="Measure the speed of models, operators and image reading.")
 app.add_typer(benchmarks, name="benchmark")
 
-Formats = Annotated[list[str] | None, typer.Option("--dtype", help="fp32 or bf16; may be repeated.")]
-FiguresOption = Annotated[Path | None, typer.Option("--csv", help="Also write the figures here.")]
+Formats = Annotated[
+    list[str] | None, typer.Option("--dtype", metavar="FORMAT", help="fp32 or bf16; repeat it for both.")
+]
+FiguresOption = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write the figures to a file.")]
+SecondsOption = Annotated[float, typer.Option(metavar="S", help="Measuring time per pair, in seconds.")]
 
 
-@benchmarks.command("train", help="Time training steps, on N cards or beside a peer.")
-@benchmarks.command("infer", help="Time inference, on N cards or beside a peer.")
+@benchmarks.command("train", help="Time training steps: on N cards, or paired with another model.")
+@benchmarks.command("infer", help="Time inference: on N cards, or paired with another model.")
 def benchmark_models(
     context: typer.Context,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...")] = None,
-    processes: Annotated[int, typer.Option("--gpus", help="Cards, or processes without one.")] = 1,
-    batch_size: Annotated[int | None, typer.Option(help="Images a card and step.")] = None,
-    img_size: Annotated[int, typer.Option(help="Side of the images.")] = 224,
-    against: Annotated[list[str] | None, typer.Option(help="timm, plain, reference (may be repeated) or all.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL...", help="Names as in `acmix models`. [default: ACmix-Swin-T]")
+    ] = None,
+    processes: Annotated[
+        int, typer.Option("--gpus", metavar="N", help="Number of cards; processes if there is none.")
+    ] = 1,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Images per card and step.")] = None,
+    img_size: Annotated[int, typer.Option(metavar="PIXELS", help="Side of the images.")] = 224,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PEER", help="timm, plain, reference or all; repeat it for several."),
+    ] = None,
     dtypes: Formats = None,
-    seconds: Annotated[float, typer.Option(help="How long each pair is measured.")] = 10.0,
-    compiled: Annotated[bool, typer.Option("--compile", help="Also both sides under torch.compile.")] = False,
-    plot: Annotated[Path | None, typer.Option("--profile", help="Tell where time goes, and draw it here.")] = None,
+    seconds: SecondsOption = 10.0,
+    compiled: Annotated[bool, typer.Option("--compile", help="Also measure both under torch.compile.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--profile", metavar="FILE", help="Print where the time goes, and draw it.")
+    ] = None,
     csv: FiguresOption = None,
 ) -> None:
     from acmix.benchmark import command
@@ -238,14 +275,15 @@ def benchmark_models(
 @benchmarks.command("ops")
 def benchmark_ops(
     names: Annotated[
-        list[str] | None, typer.Option("--operator", help="conv_path ... (may be repeated); all by default.")
+        list[str] | None,
+        typer.Option("--operator", metavar="NAME", help="Such as conv_path; repeat it for several. [default: all]"),
     ] = None,
     dtypes: Formats = None,
-    batch_size: Annotated[int, typer.Option(help="Images.")] = 8,
-    seconds: Annotated[float, typer.Option(help="How long each pair is measured.")] = 1.0,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Images per call.")] = 8,
+    seconds: SecondsOption = 1.0,
     csv: FiguresOption = None,
 ) -> None:
-    """Time operators beside the reference and PyTorch's means."""
+    """Time operators, paired with the reference and PyTorch's functions."""
     from acmix.benchmark import command
 
     right = command.operators(names or [], dtypes=dtypes or [], batch_size=batch_size, seconds=seconds, csv=csv)
@@ -254,12 +292,14 @@ def benchmark_ops(
 
 @benchmarks.command("data")
 def benchmark_data(
-    workers: Annotated[int | None, typer.Option(help="Reading processes.", min=0)] = None,
-    batch_size: Annotated[int, typer.Option(help="Images a batch.", min=2)] = 32,
-    img_size: Annotated[int, typer.Option(help="Side of the crops.")] = 224,
-    seconds: Annotated[float, typer.Option(help="How long it is measured.")] = 10.0,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Processes that read images. [default: the cores, at most 8]", min=0)
+    ] = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Images per batch.", min=2)] = 32,
+    img_size: Annotated[int, typer.Option(metavar="PIXELS", help="Side of the crops.")] = 224,
+    seconds: Annotated[float, typer.Option(metavar="S", help="Measuring time in seconds.")] = 10.0,
 ) -> None:
-    """Time reading JPEG files, decoded and augmented."""
+    """Time reading, decoding and augmenting JPEG files."""
     from acmix.benchmark import benchmark_data as run
 
     run(workers=workers, batch_size=batch_size, img_size=img_size, seconds=seconds)

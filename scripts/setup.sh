@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Makes .venv beside this repository hold the package and the named extras: `bash scripts/setup.sh demo,dev`.
-# Costs minutes once and a fraction of a second afterwards. PYTHON chooses the interpreter that .venv is made from.
+# Installs the package with the named extras into .venv: `bash scripts/setup.sh demo,dev`.
+# The first call takes minutes, later ones a fraction of a second. PYTHON names the interpreter that creates .venv.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-extras="${1:?the extras to install, e.g. demo,dev}"
+extras="${1:?name the extras to install, for example demo,dev}"
 stamps=.venv/.acmix
 unfinished=$stamps/unfinished
 
@@ -15,7 +15,7 @@ fail() {
     exit 1
 }
 
-# what an installation depends on; the folder is part of it, for a virtual environment does not survive a move
+# what an installation depends on; includes the folder, because a moved virtual environment breaks
 fingerprint() {
     pwd -P
     cksum pyproject.toml constraints.txt
@@ -32,26 +32,26 @@ ready() {
 
 wait_for_other_setups() {
     command -v flock >/dev/null || return 0
-    # any file of ours will do; it is opened for appending, and nothing is written
+    # any file of the repository serves as the lock; nothing is written to it
     exec 9>>constraints.txt
     flock -n 9 && return 0
-    say "another setup is running here; waiting for it"
+    say "waiting for another setup of this folder to finish"
     flock 9
 }
 
 make_environment() {
     local python="${PYTHON:-python3}" version
     version="$("$python" -c 'import platform; print(platform.python_version())' 2>/dev/null)" ||
-        fail "cannot run $python; install Python 3.10 or newer, or set PYTHON to one"
+        fail "cannot run $python; install Python 3.10 or newer, or set PYTHON to its path"
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
-        fail "$python is Python $version; 3.10 or newer is needed: set PYTHON to one"
+        fail "$python is Python $version; expected 3.10 or newer: set PYTHON to its path"
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
-        fail "$python lacks its venv module; install it (on Debian and Ubuntu: apt install python3-venv)"
-    say "setting up .venv with Python $version; the first time this downloads PyTorch, which takes minutes"
+        fail "$python has no venv module; install it (Debian and Ubuntu: apt install python3-venv)"
+    say "creating .venv with Python $version; the first time, downloading PyTorch takes minutes"
     "$python" -m venv --clear .venv 9>&-
 }
 
-# pip's hundred lines, reduced to the large downloads
+# shortens pip's output to the large downloads
 progress() {
     local line
     while IFS= read -r line; do
@@ -65,7 +65,7 @@ progress() {
 }
 
 install_package() {
-    say "installing the package with: $extras"
+    say "installing acmix with the extras $extras"
     PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install --no-input --progress-bar off \
         -e ".[$extras]" -c constraints.txt 9>&- | progress
 }
@@ -74,7 +74,7 @@ ready && exit 0
 wait_for_other_setups
 ready && exit 0
 started=$SECONDS
-# packages that an interrupted pip left half written can be beyond pip's own repair
+# start anew: pip cannot always repair packages that an interrupted run left half written
 if [[ -e $unfinished ]] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     make_environment
 fi
@@ -84,9 +84,9 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 : >$unfinished
 if ! install_package; then
-    # an environment that worked before is kept: most failures are a missing network
+    # keep an environment that worked before: most failures are a missing network
     [[ -z $had_finished ]] || rm -f $unfinished
-    fail "the installation failed, see above; run the same command again once the cause is gone"
+    fail "the installation failed for the reason above; remove the cause and run the same command again"
 fi
 for extra in ${extras//,/ }; do
     fingerprint >"$stamps/$extra"

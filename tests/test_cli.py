@@ -101,7 +101,7 @@ def test_train_says_where_everything_lies(acmix, data: Path, tmp_path: Path, mon
     status, said, errors = acmix("train", config, "--data", data, "train.epochs=1")
     assert (status, errors) == (0, "")
     assert said.splitlines()[-1].startswith("top-1 ")
-    assert said.splitlines()[-1].endswith("everything lies in runs/mine")
+    assert said.splitlines()[-1].endswith("results in runs/mine")
     assert (tmp_path / "runs" / "mine" / "summary.json").is_file()
     status, said, _ = acmix("train", config, "--data", data, "train.epochs=1")
     assert status == 0

@@ -269,7 +269,7 @@ def test_the_command_builds_says_where_and_builds_again_if_forced(sources, cache
     results = [acmix("build"), acmix("build"), acmix("build", "--force")]
     (made,) = libraries(cache)
     built = rf"CPU kernels: {made} \(built in [\d.]+ s\)\n"
-    there = rf"CPU kernels: {made} \(built before; --force builds again\)\n"
+    there = rf"CPU kernels: {made} \(already built; --force compiles again\)\n"
     for (status, said, progress), expected in zip(results, (built, there, built), strict=True):
         assert status == 0
         assert re.fullmatch(expected, said)
