@@ -1,160 +1,122 @@
-"""Draws line charts as inline SVG whose colours come from the page's style sheet, so that light and dark both fit.
+"""Turns what `acmix.train.plots` draws into SVG for a page, in whose style sheet the colours are variables.
 
-Under the pointer a chart says its values: every abscissa owns a transparent band with a `<title>`; no script is needed.
+The template lays a transparent band over every abscissa, with its values as `<title>`: no script is needed.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import io
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
-# a line of more points than this is averaged in equal bins: a chart has a few hundred pixels
-MOST_POINTS = 400
+import numpy as np
+from markupsafe import Markup
+
+from acmix.train import plots
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# the colours of the drawings, by the names of the page's variables
+COLOURS = {
+    "attention": plots.ATTENTION,
+    "convolution": plots.CONVOLUTION,
+    "training": plots.TRAINING,
+    "validation": plots.VALIDATION,
+    "top5": plots.TOP5,
+    "ink": plots.INK,
+    "line": plots.GRID,
+}
+# a chart has a few hundred pixels: of more abscissas, as many say their values
+MOST_BANDS = 400
 
 
 @dataclass(frozen=True)
-class Series:
-    """One line of a chart; `style` is a class of the page's style sheet."""
+class Band:
+    """A vertical strip of a chart, in its units, and what the values there are."""
 
-    name: str
-    style: str
-    xs: Sequence[float]
-    ys: Sequence[float]
-    # a quiet line is background: it has no legend, no last dot and no value under the pointer
-    quiet: bool = False
-    markers: bool = False
+    x: float
+    width: float
+    says: str
 
 
-def line_chart(
-    series: Sequence[Series],
-    *,
-    title: str,
-    x_label: str,
-    unit: str = "",
-    width: int = 400,
-    height: int = 230,
-    x_from: float | None = None,
-    y_range: tuple[float, float] | None = None,
-    rules: Sequence[float] = (),
-) -> str:
-    """Draws lines over a common axis.
+@dataclass(frozen=True)
+class Chart:
+    """A drawing of `width` by `height` units; no drawing where there is nothing to show."""
+
+    title: str
+    width: float
+    height: float
+    drawing: Markup
+    bands: list[Band]
+
+
+def chart(title: str, draw: Callable[[Axes], object], *, width: float = 350, height: float = 220) -> Chart:
+    """Draws on axes of their own.
 
     Args:
-        series: the lines; points that are not finite are left out.
-        title: what the chart shows, for those who cannot see it.
-        x_label: the name of the horizontal axis.
-        unit: written behind values under the pointer.
-        width, height: size of the drawing in its own units; the page scales it.
-        x_from: where the horizontal axis begins; None: at the first value.
-        y_range: bounds of the vertical axis; None: those of the values.
-        rules: abscissas to mark by a dotted line.
-
-    Returns:
-        An `<svg>` element, or a paragraph that says that there is nothing to draw.
+        title: what the chart shows; the page says it, in place of the title that `draw` may set.
+        draw: puts lines on the axes.
+        width, height: size of the drawing in its own units, points for its text; the page scales it.
     """
-    lines = [
-        (one, thinned([(x, y) for x, y in zip(one.xs, one.ys, strict=True) if math.isfinite(y)])) for one in series
-    ]
-    lines = [(one, points) for one, points in lines if points]
+    from matplotlib import rc_context
+
+    figure = plots.new_figure(width / 72, height / 72)
+    axes = figure.subplots()
+    draw(axes)
+    axes.set_title("", loc="left")
+    if not any(np.isfinite(np.asarray(line.get_ydata(), dtype=float)).any() for line in axes.lines):
+        return Chart(title, width, height, Markup(), [])
+    buffer = io.StringIO()
+    # text stays text, in the font of the page; of a line much denser than its pixels only the outline is kept
+    options: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": title,
+        "font.sans-serif": ["DejaVu Sans"],
+        "path.simplify_threshold": 0.5,
+    }
+    with rc_context(options):
+        figure.savefig(buffer, format="svg", transparent=True)
+    return Chart(title, width, height, themed(buffer.getvalue()), bands(axes, title, width))
+
+
+def themed(svg: str) -> Markup:
+    """What stands in matplotlib's `<svg>`: without a style sheet and names of its own, in the page's colours."""
+    drawing = svg[svg.index('<g id="figure_1">') : svg.rindex("</svg>")]
+    # names like line2d_1 are not referred to, and would stand in the page once a chart
+    drawing = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", drawing)
+    for name, colour in COLOURS.items():
+        drawing = drawing.replace(colour, f"var(--{name})")
+    return Markup(drawing)
+
+
+def bands(axes: Axes, title: str, width: float) -> list[Band]:
+    """The strips that tell the values of lines with markers; a line without them is background."""
+    # matplotlib's own labels begin with _
+    lines = {
+        title if str(line.get_label()).startswith("_") else str(line.get_label()): np.asarray(line.get_xydata())
+        for line in axes.lines
+        if line.get_marker() != "None"
+    }  # (points, 2) each
     if not lines:
-        return '<p class="absent">Nothing recorded yet.</p>'
-    every = [point for _, points in lines for point in points]
-    left, right, top, bottom = 46, width - 10, 10, height - 34
-    first, last = min(x for x, _ in every), max(x for x, _ in every)
-    x_ticks = ticks(first if x_from is None else x_from, last, most=6, whole=True)
-    y_ticks = ticks(*(y_range or (min(y for _, y in every), max(y for _, y in every))), most=5)
-    x_low, x_high = min(x_ticks[0], first), max(x_ticks[-1], last)
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - x_low) / ((x_high - x_low) or 1.0)
-        up = (y - y_ticks[0]) / ((y_ticks[-1] - y_ticks[0]) or 1.0)
-        return left + across * (right - left), bottom - up * (bottom - top)
-
-    parts = [f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">']
-    for tick in y_ticks:
-        y = place(x_low, tick)[1]
-        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{left - 7}" y="{y + 4:.1f}" text-anchor="end">{number(tick)}</text>')
-    for tick in x_ticks:
-        x = place(tick, y_ticks[0])[0]
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">{number(tick)}</text>')
-    for rule in rules:
-        x = place(rule, y_ticks[0])[0]
-        parts.append(f'<line class="rule" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>')
-    label_place = f'x="{(left + right) / 2:.0f}" y="{height - 3}" text-anchor="middle"'
-    parts.append(f'<text class="axis" {label_place}>{escape(x_label)}</text>')
-    for one, points in lines:
-        placed = [place(x, y) for x, y in points]
-        drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
-        parts.append(f'<polyline class="line {one.style}{" quiet" if one.quiet else ""}" points="{drawn}"/>')
-        dots = placed if one.markers else [] if one.quiet else placed[-1:]
-        parts += [f'<circle class="dot {one.style}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in dots]
-    parts += bands(
-        [(one, points) for one, points in lines if not one.quiet], place, (left, right), (top, bottom), x_label, unit
-    )
-    return "".join([*parts, "</svg>"])
-
-
-def legend(series: Sequence[Series]) -> str:
-    """The names of the lines beside their colours."""
-    keys = "".join(
-        f'<li><svg viewBox="0 0 22 10" width="22" height="10" aria-hidden="true">'
-        f'<line class="line {one.style}" x1="1" x2="21" y1="5" y2="5"/></svg>{escape(one.name)}</li>'
-        for one in series
-        if not one.quiet
-    )
-    return f'<ul class="legend">{keys}</ul>'
-
-
-def bands(lines, place, across: tuple[float, float], down: tuple[float, float], x_label: str, unit: str) -> list[str]:
-    """Transparent strips, one an abscissa, that tell the values there."""
-    told: dict[float, list[str]] = {}
-    for one, points in lines:
-        for x, y in points:
-            told.setdefault(x, []).append(f"{one.name} {y:.4g}{unit}")
-    xs = sorted(told)
-    centres = [place(x, 0.0)[0] for x in xs]
-    edges = [across[0], *((a + b) / 2 for a, b in pairwise(centres)), across[1]]
-    top, bottom = down
+        return []
+    every = np.unique(np.concatenate([points[:, 0] for points in lines.values()]))
+    xs = every[:: -(-len(every) // MOST_BANDS)].tolist()
+    told: dict[float, list[str]] = {x: [] for x in xs}
+    for name, points in lines.items():
+        for x, y in points[np.isin(points[:, 0], xs)].tolist():
+            told[x].append(f"{name} {y:.4g}")
+    # from the figure's pixels to the drawing's units
+    scale = width / axes.figure.bbox.width
+    box = axes.get_window_extent()
+    left, right = box.x0 * scale, box.x1 * scale
+    places = [float(axes.transData.transform((x, 0.0))[0]) * scale for x in xs]
+    edges = [left, *((a + b) / 2 for a, b in pairwise(places)), right]
+    abscissa = axes.get_xlabel().partition(" (")[0]
     return [
-        f'<rect class="hit" x="{edges[i]:.1f}" y="{top}" width="{max(0.5, edges[i + 1] - edges[i]):.1f}" '
-        f'height="{bottom - top}"><title>{escape(f"{x_label} {number(x)}: " + ", ".join(told[x]))}</title></rect>'
-        for i, x in enumerate(xs)
+        Band(start, end - start, f"{abscissa} {x:.4g}: {', '.join(told[x])}")
+        for x, (start, end) in zip(xs, pairwise(edges), strict=True)
     ]
-
-
-def thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most MOST_POINTS points, each the mean of a bin; the last point stays what it was."""
-    if len(points) <= MOST_POINTS:
-        return points
-    size = math.ceil(len(points) / (MOST_POINTS - 1))
-    bins = [points[start : start + size] for start in range(0, len(points), size)]
-    means = [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in bins]
-    return [*means, points[-1]]
-
-
-def ticks(low: float, high: float, *, most: int, whole: bool = False) -> list[float]:
-    """Round numbers that enclose the values; with `whole`, integers within them where there are any."""
-    if high - low < 1e-12:
-        pad = abs(low) * 0.1 or 1.0
-        low, high = (low - 1.0, high + 1.0) if whole else (low - pad, high + pad)
-    rough = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
-    if whole:
-        step = max(1.0, math.ceil(step))
-        first, last = math.ceil(low / step), math.floor(high / step)
-        return [index * step for index in range(first, last + 1)] or [low, high]
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [index * step for index in range(first, last + 1)]
-
-
-def number(value: float) -> str:
-    """A short form: 0.25, 12, 5e−5."""
-    if value and (abs(value) < 1e-4 or abs(value) >= 1e5):
-        mantissa, _, exponent = f"{value:.1e}".partition("e")
-        return f"{mantissa.removesuffix('.0')}e{int(exponent)}".replace("-", "−")
-    return f"{value:.4g}".replace("-", "−")

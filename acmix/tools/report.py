@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from acmix import config as configuration
 from acmix.errors import UsageError
 from acmix.tools import report_sections as sections
+from acmix.tools.charts import COLOURS
 from acmix.tools.predictions import Predictions, collect_predictions
 from acmix.train.plots import read_log, write_atomically
 
@@ -44,24 +45,51 @@ def report(run_dir: str | os.PathLike[str], *, data: str | None = None, samples:
     config = configuration.load(run_dir / "config.yaml")
     log = read_log(run_dir)
     summary = read_summary(run_dir / "summary.json")
-    predicted = predict_validation(run_dir, config, data, samples)
-    text = {
-        "title": sections.text(config.model.name),
-        "run": sections.text(run_dir.resolve().name),
-        "status": sections.status(log, summary, config),
-        "figures": sections.figures(log, summary),
-        "origin": sections.origin(log, summary),
-        "curves": sections.curves(log),
-        "paths": sections.paths(log),
-        "layout": sections.layout(predicted),
+    page = (
+        environment()
+        .get_template("report.html")
+        .render(
+            colours=COLOURS,
+            model=config.model.name,
+            run=run_dir.resolve().name,
+            status=sections.status(log, summary, config),
+            figures=sections.figures(log, summary),
+            origin=sections.origin(log, summary),
+            curves=sections.curves(log),
+            paths=sections.paths(log),
+            unreadable=sections.unreadable(log),
+            config=configuration.dump(config),
+            **predicted_sections(predict_validation(run_dir, config, data, samples), config),
+        )
+    )
+    return write_atomically(run_dir / "report.html", page.encode())
+
+
+def environment() -> Environment:
+    """Where the templates lie; whatever they are given stands in the page as text."""
+    return Environment(
+        loader=PackageLoader("acmix.tools"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def predicted_sections(predicted: Predictions | str, config: Config) -> dict[str, Any]:
+    """What the page says of predictions, or of why there are none."""
+    if isinstance(predicted, str):
+        return {"problem": predicted, "matrix": None}
+    matrix = sections.matrix(predicted)
+    return {
+        "problem": "",
+        "names": predicted.classes,
+        "matrix": matrix,
+        "pairs": None if matrix else sections.confused_pairs(predicted),
         "classes": sections.classes(predicted),
-        "confusion": sections.confusion(predicted),
+        "shown_classes": sections.SHOWN_CLASSES,
         "samples": sections.samples(predicted, config.data.mean, config.data.std),
-        "unreadable": sections.unreadable(log),
-        "config": sections.text(configuration.dump(config)),
     }
-    template = Template((resources.files("acmix.tools") / "report.html").read_text(encoding="utf-8"))
-    return write_atomically(run_dir / "report.html", template.substitute(text).encode())
 
 
 def predict_validation(run_dir: Path, config: Config, data: str | None, samples: int) -> Predictions | str:

@@ -1,4 +1,4 @@
-"""The parts of the report page, each a function from what is known to HTML. What came from outside passes `text`."""
+"""The parts of the report page as plain values: text, numbers, charts. The template makes HTML of them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import base64
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
-from html import escape
 from typing import TYPE_CHECKING, Any
 
-from acmix.tools.charts import Series, legend, line_chart
-from acmix.train.plots import Log, stage_starts
+from acmix.tools.charts import Chart, chart
+from acmix.train import plots
+from acmix.train.plots import Log
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from torch import Tensor
 
     from acmix.config import Config
@@ -22,16 +24,8 @@ if TYPE_CHECKING:
 # a matrix of more classes is a wall: the pairs most often confused say more
 LARGEST_MATRIX = 30
 SHOWN_PAIRS = SHOWN_CLASSES = 30
-
-
-def text(value: object) -> str:
-    """Text that cannot become markup."""
-    return escape(str(value))
-
-
-def absent(reason: str) -> str:
-    """The paragraph that stands where a section has nothing to show."""
-    return f'<p class="absent">{text(reason)}</p>'
+# pixels a side up to which a picture is kept exactly and shown with hard edges
+SMALL = 64
 
 
 def status(log: Log, summary: dict[str, Any], config: Config) -> str:
@@ -45,171 +39,120 @@ def status(log: Log, summary: dict[str, Any], config: Config) -> str:
     )
     again = f", taken up again {log.resumed} time{'s' if log.resumed > 1 else ''}" if log.resumed else ""
     paths = "attention and convolution paths" if log.rates() else "the baseline, without convolution paths"
-    return text(f"{sentence}{again}; {paths}.")
+    return f"{sentence}{again}; {paths}."
 
 
-def figures(log: Log, summary: dict[str, Any]) -> str:
-    """The headline figures."""
+def figures(log: Log, summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The headline figures: name, value, unit."""
     evaluated = [record for record in log.epochs if record.get("top1") is not None]
     best = max(evaluated, key=lambda record: record["top1"], default={})
     top1, top5 = (summary.get(key, best.get(key)) for key in ("top1", "top5"))
     speed = summary.get("images_per_second", log.epochs[-1].get("images_per_second") if log.epochs else None)
     parameters = summary.get("parameters", log.start.get("parameters"))
-    tiles = [
-        ("Top-1", figure(top1, "{:.2f}", "%")),
-        ("Top-5", figure(top5, "{:.2f}", "%")),
-        ("Epochs", figure(summary.get("epochs", len(log.epochs)), "{:,}")),
-        ("Training speed", figure(speed, "{:,.0f}", "images/s")),
-        ("Parameters", figure(parameters, "{:,}")),
+    return [
+        ("Top-1", figure(top1, "{:.2f}"), "%"),
+        ("Top-5", figure(top5, "{:.2f}"), "%"),
+        ("Epochs", figure(summary.get("epochs", len(log.epochs)), "{:,}"), ""),
+        ("Training speed", figure(speed, "{:,.0f}"), "images/s"),
+        ("Parameters", figure(parameters, "{:,}"), ""),
     ]
-    return "".join(f'<div class="tile"><dt>{name}</dt><dd>{value}</dd></div>' for name, value in tiles)
 
 
-def figure(value: Any, form: str, unit: str = "") -> str:
-    """One figure and its unit; a dash where it is not known."""
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
-        return '<span aria-label="not known">–</span>'
-    return form.format(value) + (f" <small>{unit}</small>" if unit else "")
+def figure(value: Any, form: str) -> str:
+    """The figure in its form; nothing where it is not known."""
+    known = isinstance(value, (int, float)) and math.isfinite(value)
+    return form.format(value) if known else ""
 
 
-def origin(log: Log, summary: dict[str, Any]) -> str:
-    """What made the run: device, command, commit, versions."""
+def origin(log: Log, summary: dict[str, Any]) -> list[tuple[str, object, bool]]:
+    """What made the run: name, value, whether it is code."""
     started = log.start.get("time")
-    if isinstance(started, (int, float)):
+    if started is not None:
         started = datetime.fromtimestamp(started, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    command = log.start.get("command")
-    versions = log.start.get("versions")
+    versions = ", ".join(f"{name} {version}" for name, version in log.start.get("versions", {}).items())
     rows = [
-        ("Device", summary.get("device", log.start.get("device")), ""),
-        ("Processes", log.start.get("processes"), ""),
-        ("Command", " ".join(map(str, command)) if isinstance(command, list) else command, "code"),
-        ("Commit", log.start.get("commit"), "code"),
-        ("Started", started, ""),
-        (
-            "Versions",
-            ", ".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else versions,
-            "",
-        ),
+        ("Device", summary.get("device", log.start.get("device")), False),
+        ("Processes", log.start.get("processes"), False),
+        ("Command", log.start.get("command"), True),
+        ("Commit", log.start.get("commit"), True),
+        ("Started", started, False),
+        ("Versions", versions, False),
     ]
-    return "".join(
-        f"<dt>{name}</dt><dd>{f'<code>{text(value)}</code>' if kind else text(value)}</dd>"
-        for name, value, kind in rows
-        if value not in (None, "")
-    )
+    return [row for row in rows if row[1] not in (None, "")]
 
 
-def curves(log: Log) -> str:
-    """Loss, accuracy and learning rate, and the same as a table."""
+@dataclass(frozen=True)
+class Curves:
+    """How the training went: charts, and a row an epoch."""
+
+    charts: list[Chart]
+    rows: list[list[str]]
+
+
+def curves(log: Log) -> Curves | None:
+    """Loss, accuracy and learning rate; None where the log holds no step."""
     if not log.epochs and not log.steps:
-        return absent("The log holds no step yet.")
-    every_step = [log.progress(record) for record in log.steps]
-    passed = [log.progress(record) for record in log.epochs]
-
-    def column(records: list[dict[str, Any]], key: str) -> list[float]:
-        return [math.nan if record.get(key) is None else float(record[key]) for record in records]
-
-    loss = [
-        Series("every step", "training", every_step, column(log.steps, "loss"), quiet=True),
-        Series("training", "training", passed, column(log.epochs, "train_loss")),
-        Series("validation", "validation", passed, column(log.epochs, "val_loss")),
-    ]
-    accuracy = [
-        Series("top-1", "validation", passed, column(log.epochs, "top1")),
-        Series("top-5", "top5", passed, column(log.epochs, "top5")),
-    ]
-    rate = [Series("learning rate", "rate", every_step, column(log.steps, "lr"))]
-    highest = max((value for value in rate[0].ys if math.isfinite(value)), default=1.0)
-    charts = [
-        card("Loss", legend(loss), line_chart(loss, title="Loss over epochs", x_label="epoch", x_from=0)),
-        card(
-            "Validation accuracy, %",
-            legend(accuracy),
-            line_chart(accuracy, title="Accuracy", x_label="epoch", x_from=0, unit=" %"),
-        ),
-        card(
-            "Learning rate",
-            "",
-            line_chart(rate, title="Learning rate", x_label="epoch", x_from=0, y_range=(0.0, highest or 1.0)),
-        ),
-    ]
-    head = ["Epochs passed", "Training loss", "Validation loss", "Top-1 %", "Top-5 %", "Images/s", "Seconds"]
-    keys = ["train_loss", "val_loss", "top1", "top5", "images_per_second", "seconds"]
-    forms = ["{:.4f}", "{:.4f}", "{:.2f}", "{:.2f}", "{:,.0f}", "{:.1f}"]
-    rows = [
-        [f"{at:g}", *(figure(record.get(key), form) for key, form in zip(keys, forms, strict=True))]
-        for at, record in zip(passed, log.epochs, strict=True)
-    ]
-    return f'<div class="cards">{"".join(charts)}</div>{folded("Every epoch as a table", table("Epochs", head, rows))}'
-
-
-def card(title: str, keys: str, chart: str) -> str:
-    """A titled chart."""
-    return f'<figure class="card"><figcaption><h3>{title}</h3>{keys}</figcaption>{chart}</figure>'
-
-
-def folded(title: str, content: str) -> str:
-    """Content that opens on demand."""
-    return f"<details><summary>{title}</summary>{content}</details>"
-
-
-def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], style: str = "") -> str:
-    """A table whose first column names its rows; the cells are HTML already."""
-    heads = "".join(f'<th scope="col">{name}</th>' for name in head)
-    body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>' for row in rows
-    )
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table class="{style}">'
-        f"<caption>{caption}</caption><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
+        return None
+    forms = {"train_loss": "{:.4f}", "val_loss": "{:.4f}", "top1": "{:.2f}", "top5": "{:.2f}"}
+    forms |= {"images_per_second": "{:,.0f}", "seconds": "{:.1f}"}
+    return Curves(
+        charts=[
+            chart("Loss", lambda axes: plots.draw_loss(axes, log)),
+            chart("Validation accuracy, %", lambda axes: plots.draw_accuracy(axes, log)),
+            chart("Learning rate", lambda axes: plots.draw_learning_rate(axes, log)),
+        ],
+        rows=[
+            [f"{log.progress(record):g}", *(figure(record.get(key), form) for key, form in forms.items())]
+            for record in log.epochs
+        ],
     )
 
 
-def paths(log: Log) -> str:
-    """The rates of both paths: against depth, over the epochs block by block, and as a table."""
+@dataclass(frozen=True)
+class BlockRates:
+    """One block's rates: over the epochs, and after the last one."""
+
+    name: str
+    chart: Chart
+    attention: float
+    conv: float
+
+    @property
+    def share(self) -> float:
+        """The convolution's share of both."""
+        return abs(self.conv) / ((abs(self.attention) + abs(self.conv)) or 1.0)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """What the two paths do: a sentence, the rates against depth, and block by block."""
+
+    finding: str
+    depth: Chart
+    blocks: list[BlockRates]
+
+
+def paths(log: Log) -> Paths | None:
+    """The rates of both paths; None where no block has any."""
     rates = log.rates()
     if not rates:
-        return absent("This run has no path rates: a model without convolution paths, or no epoch has ended yet.")
-    last = [history[-1] for history in rates.values()]
-    order = list(range(1, len(rates) + 1))
-    depth = [
-        Series("attention α", "attention", order, [alpha for _, alpha, _ in last], markers=True),
-        Series("convolution β", "convolution", order, [beta for _, _, beta in last], markers=True),
-    ]
-    starts = stage_starts(list(rates))
-    chart = line_chart(
-        depth,
-        title="Rates of the last epoch against depth",
-        x_label="block",
-        width=480,
-        height=250,
-        rules=[start + 0.5 for start in starts],
-    )
+        return None
     every = [rate for history in rates.values() for _, *both in history for rate in both]
-    bounds = (min(every), max(every))
-    small = []
-    for index, (block, history) in enumerate(rates.items(), start=1):
-        passed = [at for at, _, _ in history]
-        lines = [
-            Series("α", "attention", passed, [alpha for _, alpha, _ in history]),
-            Series("β", "convolution", passed, [beta for _, _, beta in history]),
-        ]
-        drawn = line_chart(
-            lines, title=f"Rates of {block}", x_label="epoch", x_from=0, width=200, height=135, y_range=bounds
-        )
-        small.append(f'<figure class="small"><figcaption><b>{index}</b> {text(block)}</figcaption>{drawn}</figure>')
-    rows = [
-        [f"{index}", f"<code>{text(block)}</code>", f"{alpha:.4f}", f"{beta:.4f}", share_bar(alpha, beta)]
-        for index, (block, (_, alpha, beta)) in enumerate(zip(rates, last, strict=True), start=1)
-    ]
-    head = ["#", "Block", "Attention α", "Convolution β", "Share of β"]
-    dotted = " Dotted: a new stage." if starts else ""
-    return (
-        f'<p class="finding">{text(leaning(last))}</p>'
-        f'<div class="cards wide">{card("After the last epoch, against depth", legend(depth), chart)}'
-        f"{table('Rates of every block after the last epoch', head, rows, 'rates')}</div>"
-        f'<p class="note">A new block starts with both rates at 0.5.{dotted} The charts below share one scale.</p>'
-        f'<div class="smalls">{"".join(small)}</div>'
+    margin = 0.05 * (max(every) - min(every)) or 0.01
+    bounds = min(every) - margin, max(every) + margin
+    blocks = []
+    for name, history in rates.items():
+
+        def draw(axes: Axes, history: Any = history) -> None:
+            plots.draw_block(axes, history)
+            axes.set_ylim(bounds)
+
+        drawn = chart(f"Rates of {name}", draw, width=200, height=135)
+        blocks.append(BlockRates(name, drawn, *history[-1][1:]))
+    depth = chart(
+        "After the last epoch, against depth", lambda axes: plots.draw_depth(axes, log), width=420, height=220
     )
+    return Paths(leaning([history[-1] for history in rates.values()]), depth, blocks)
 
 
 def leaning(last: Sequence[tuple[float, float, float]]) -> str:
@@ -224,128 +167,96 @@ def leaning(last: Sequence[tuple[float, float, float]]) -> str:
     )
 
 
-def share_bar(alpha: float, beta: float) -> str:
-    """The convolution's share as a bar of two colours and a figure."""
-    share = abs(beta) / ((abs(alpha) + abs(beta)) or 1.0)
-    return f'<span class="share" style="--share:{share:.4f}" aria-hidden="true"></span> {100 * share:.1f} %'
+@dataclass(frozen=True)
+class ClassRow:
+    """How one class was told; `share` is None where the class has no images."""
+
+    name: str
+    images: int
+    right: int
+
+    @property
+    def share(self) -> float | None:
+        return self.right / self.images if self.images else None
 
 
-def layout(predicted: Predictions | str) -> str:
-    """Whether matrix and classes fit side by side."""
-    return "one" if isinstance(predicted, str) or 12 < len(predicted.classes) <= LARGEST_MATRIX else "two"
-
-
-def classes(predicted: Predictions | str) -> str:
-    """The accuracy of every class; of many classes the worst first."""
-    if isinstance(predicted, str):
-        return absent(predicted)
+def classes(predicted: Predictions) -> list[ClassRow]:
+    """Every class; of many the worst first."""
     total, right = predicted.confusion.sum(1).tolist(), predicted.confusion.diagonal().tolist()
-    order = list(range(len(total)))
-    if len(order) > LARGEST_MATRIX:
-        order.sort(key=lambda index: (right[index] / total[index] if total[index] else math.inf, index))
-    rows = [
-        [
-            text(predicted.classes[index]),
-            f"{total[index]:,}",
-            f"{right[index]:,}",
-            f'<span class="bar" style="--share:{right[index] / total[index]:.4f}" aria-hidden="true"></span> '
-            f"{100 * right[index] / total[index]:.1f} %"
-            if total[index]
-            else "no images",
-        ]
-        for index in order
+    rows = [ClassRow(*row) for row in zip(predicted.classes, total, right, strict=True)]
+    if len(rows) > LARGEST_MATRIX:
+        rows.sort(key=lambda row: math.inf if row.share is None else row.share)
+    return rows
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the matrix; `heat` from 0 to 1 is its shade."""
+
+    count: int
+    heat: float
+    is_right: bool
+
+
+def matrix(predicted: Predictions) -> list[list[Cell]] | None:
+    """The confusion matrix, rows true and columns predicted; None where it would have too many classes to be seen."""
+    if len(predicted.classes) > LARGEST_MATRIX:
+        return None
+    # the root of the share lets single mistakes be seen
+    return [
+        [Cell(count, math.sqrt(count / (sum(counts) or 1)), row == column) for column, count in enumerate(counts)]
+        for row, counts in enumerate(predicted.confusion.tolist())
     ]
-    head = ["Class", "Images", "Right", "Accuracy"]
-    images, hits = sum(total), sum(right)
-    accuracy = f"{100 * hits / images:.2f} %" if images else "no accuracy"
-    said = f'<p class="note">{hits:,} of {images:,} validation images right: {accuracy}.</p>'
-    if len(rows) <= LARGEST_MATRIX:
-        return said + table("Accuracy of every class", head, rows, "bars")
-    worst = table(f"The {SHOWN_CLASSES} classes that are hardest", head, rows[:SHOWN_CLASSES], "bars")
-    return said + worst + folded(f"All {len(rows)} classes", table("Accuracy of every class", head, rows, "bars"))
 
 
-def confusion(predicted: Predictions | str) -> str:
-    """The confusion matrix as a heat map; of many classes the pairs most often confused."""
-    if isinstance(predicted, str):
-        return absent(predicted)
-    matrix, names = predicted.confusion, predicted.classes
-    if len(names) > LARGEST_MATRIX:
-        return confused_pairs(matrix, names)
-    heads = "".join(f'<th scope="col" title="{text(name)}"><span>{text(name)}</span></th>' for name in names)
-    upright = " upright" if max(map(len, names)) > 3 else ""
-    body = []
-    for row, counts in enumerate(matrix.tolist()):
-        total = sum(counts) or 1
-        cells = "".join(heat(count, total, row == column) for column, count in enumerate(counts))
-        body.append(f'<tr><th scope="row" title="{text(names[row])}"><span>{text(names[row])}</span></th>{cells}</tr>')
-    return (
-        '<p class="note">Rows: what the image shows. Columns: what the model said. Shade: share of the row.</p>'
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Confusion matrix"><table class="matrix{upright}">'
-        f'<caption>Confusion matrix, images</caption><thead><tr><th scope="col">true \\ said</th>{heads}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-    )
+@dataclass(frozen=True)
+class Pair:
+    """One class taken for another, and in which share of its images."""
+
+    true: str
+    said: str
+    images: int
+    share: float
 
 
-def heat(count: int, total: int, diagonal: bool) -> str:
-    """One cell of the matrix; the root of the share lets single mistakes be seen."""
-    if not count:
-        return '<td class="none">0</td>'
-    strength = math.sqrt(count / total)
-    kind = f"{'hit' if diagonal else 'miss'}{' strong' if strength > 0.6 else ''}"
-    return f'<td class="{kind}" style="--heat:{strength:.3f}">{count:,}</td>'
-
-
-def confused_pairs(matrix: Tensor, names: Sequence[str]) -> str:
-    """The largest cells off the diagonal."""
-    off = matrix.clone()
+def confused_pairs(predicted: Predictions) -> list[Pair]:
+    """The pairs most often confused."""
+    names, totals = predicted.classes, predicted.confusion.sum(1).tolist()
+    off = predicted.confusion.clone()
     off.fill_diagonal_(0)
-    totals = matrix.sum(1)
     counts, places = off.flatten().topk(min(SHOWN_PAIRS, off.numel()))
-    rows = []
-    for count, place in zip(counts.tolist(), places.tolist(), strict=True):
-        true, said = divmod(place, len(names))
-        if count:
-            share = f"{100 * count / int(totals[true]):.1f} %"
-            rows.append([text(names[true]), text(names[said]), f"{count:,}", share])
-    if not rows:
-        return '<p class="note">No image was confused with another class.</p>'
-    head = ["It shows", "The model said", "Images", "Of that class"]
-    note = f'<p class="note">{len(names):,} classes are too many for a matrix: the pairs most often confused.</p>'
-    return note + table("Pairs most often confused", head, rows, "pairs")
+    cells = [(count, *divmod(place, len(names))) for count, place in zip(counts.tolist(), places.tolist(), strict=True)]
+    return [Pair(names[true], names[said], count, count / totals[true]) for count, true, said in cells if count]
 
 
-def samples(predicted: Predictions | str, mean: Sequence[float], std: Sequence[float]) -> str:
-    """The chosen predictions: what went wrong, then what went right."""
-    if isinstance(predicted, str):
-        return absent(predicted)
-    if not predicted.samples:
-        return absent("No validation image was shown to the model.")
-    groups = [
-        ("Wrong, the surest mistakes first", [one for one in predicted.samples if one.target != one.predicted]),
-        ("Right, drawn at random", [one for one in predicted.samples if one.target == one.predicted]),
-    ]
-    return "".join(
-        f'<h3>{title}</h3><ul class="samples">'
-        + "".join(sample(one, predicted.classes, mean, std) for one in group)
-        + "</ul>"
-        for title, group in groups
-        if group
-    )
+@dataclass(frozen=True)
+class Shown:
+    """A picture that was predicted; `picture` is a data URI."""
+
+    file: str
+    picture: str
+    true: str
+    said: str
+    confidence: float
+    is_right: bool
+    is_small: bool
 
 
-def sample(one: Sample, names: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> str:
+def samples(predicted: Predictions, mean: Sequence[float], std: Sequence[float]) -> list[Shown]:
+    """The chosen predictions, in their order."""
+    return [show(one, predicted.classes, mean, std) for one in predicted.samples]
+
+
+def show(one: Sample, names: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> Shown:
     """One picture with its verdict."""
-    right = one.target == one.predicted
-    true, said = text(names[one.target]), text(names[one.predicted])
-    alt = f"{text(one.name)}: shows {true}, predicted {said}"
-    verdict = '<b class="verdict">✓ right</b>' if right else '<b class="verdict">✗ wrong</b>'
-    pixelated = " pixelated" if one.image.shape[-1] <= 64 else ""
-    return (
-        f'<li class="{"right" if right else "wrong"}">'
-        f'<img class="picture{pixelated}" alt="{alt}" title="{text(one.name)}" src="{data_uri(one.image, mean, std)}">'
-        f'<p>{verdict} <span class="sure">{100 * one.confidence:.1f} %</span></p>'
-        f"<p>said <b>{said}</b></p><p>true <b>{true}</b></p></li>"
+    return Shown(
+        file=one.name,
+        picture=data_uri(one.image, mean, std),
+        true=names[one.target],
+        said=names[one.predicted],
+        confidence=one.confidence,
+        is_right=one.target == one.predicted,
+        is_small=one.image.shape[-1] <= SMALL,
     )
 
 
@@ -360,20 +271,11 @@ def data_uri(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> str:
     # a picture has one channel or three; of other counts the first is shown
     picture = Image.fromarray(pixels.permute(1, 2, 0).numpy() if channels == 3 else pixels[0].numpy())
     buffer = io.BytesIO()
-    kind = "png" if picture.width <= 64 else "jpeg"
+    kind = "png" if picture.width <= SMALL else "jpeg"
     picture.save(buffer, format=kind, **({} if kind == "png" else {"quality": 85}))
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def unreadable(log: Log) -> str:
-    """The files that could not be read, named once each; nothing where all could."""
-    names = sorted({str(name) for record in log.epochs for name in record.get("unreadable") or []})
-    if not names:
-        return ""
-    listed = "".join(f"<li><code>{text(name)}</code></li>" for name in names)
-    files = "file" if len(names) == 1 else "files"
-    return (
-        f'<section id="unreadable"><h2>Unreadable files</h2>'
-        f'<p class="note">{len(names)} {files} could not be read and did not count.</p>'
-        f'<ul class="files">{listed}</ul></section>'
-    )
+def unreadable(log: Log) -> list[str]:
+    """The files that could not be read, named once each."""
+    return sorted({str(name) for record in log.epochs for name in record.get("unreadable") or []})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 ATTENTION, CONVOLUTION = "#2a6fdb", "#d9600c"
 TRAINING, VALIDATION, TOP5 = "#8d94a0", "#0b8a7a", "#7a56d0"
-INK, GRID = "#33383f", "#e3e4e0"
+INK, GRID = "#191c20", "#e2e3de"
 
 
 @dataclass(frozen=True)
@@ -96,26 +97,9 @@ def draw_curves(run_dir: str | os.PathLike[str]) -> Path:
         UsageError: the folder holds no log.
     """
     log = read_log(run_dir)
-    figure = new_figure(width=13.5)
-    loss, accuracy, rate = figure.subplots(1, 3)
-    every_step = [log.progress(record) for record in log.steps]
-    passed = [log.progress(record) for record in log.epochs]
-
-    loss.plot(every_step, values(log.steps, "loss"), color=TRAINING, alpha=0.35, linewidth=0.8)
-    plot(loss, passed, values(log.epochs, "train_loss"), color=TRAINING, label="training")
-    plot(loss, passed, values(log.epochs, "val_loss"), color=VALIDATION, label="validation")
-    finish(loss, "Loss", x_label="epoch")
-
-    plot(accuracy, passed, values(log.epochs, "top1"), color=VALIDATION, label="top-1")
-    plot(accuracy, passed, values(log.epochs, "top5"), color=TOP5, label="top-5")
-    best = max((value for value in values(log.epochs, "top1") if math.isfinite(value)), default=None)
-    best_note = "" if best is None else f" (best top-1 {best:.2f} %)"
-    finish(accuracy, f"Validation accuracy, %{best_note}", x_label="epoch")
-
-    plot(rate, every_step, values(log.steps, "lr"), color=INK)
-    finish(rate, "Learning rate", x_label="epoch")
-    rate.set_ylim(bottom=0)
-    rate.yaxis.set_major_formatter("{x:g}")
+    figure = new_figure()
+    for axes, draw in zip(figure.subplots(1, 3), (draw_loss, draw_accuracy, draw_learning_rate), strict=True):
+        draw(axes, log)
     return save(figure, Path(run_dir) / "curves.png")
 
 
@@ -133,10 +117,11 @@ def draw_paths(run_dir: str | os.PathLike[str]) -> Path | None:
     """
     from matplotlib import colormaps
 
-    rates = read_log(run_dir).rates()
+    log = read_log(run_dir)
+    rates = log.rates()
     if not rates:
         return None
-    figure = new_figure(width=13.5)
+    figure = new_figure()
     attention, conv, depth = figure.subplots(1, 3, sharey=True)
     # light to dark is shallow to deep; the ends of the maps are left out: too pale, too black
     for index, history in enumerate(rates.values()):
@@ -147,15 +132,59 @@ def draw_paths(run_dir: str | os.PathLike[str]) -> Path | None:
         plot(conv, passed, betas, color=colormaps["Oranges"](shade), label=label)
     finish(attention, "Attention rate α of every block", x_label="epoch")
     finish(conv, "Convolution rate β of every block", x_label="epoch")
-
-    order = list(range(1, len(rates) + 1))
-    last = [history[-1] for history in rates.values()]
-    depth.plot(order, [alpha for _, alpha, _ in last], color=ATTENTION, marker="o", label="attention α")
-    depth.plot(order, [beta for _, _, beta in last], color=CONVOLUTION, marker="s", label="convolution β")
-    for boundary in stage_starts(list(rates)):
-        depth.axvline(boundary + 0.5, color=INK, alpha=0.25, linewidth=0.8, linestyle=":")
-    finish(depth, f"After epoch {last[0][0]:g}, against depth", x_label="block (dotted: a new stage)")
+    draw_depth(depth, log)
     return save(figure, Path(run_dir) / "paths.png")
+
+
+def draw_loss(axes: Axes, log: Log) -> None:
+    """The training loss of every step, and both losses of every epoch."""
+    passed = [log.progress(record) for record in log.epochs]
+    every_step = [log.progress(record) for record in log.steps]
+    axes.plot(every_step, values(log.steps, "loss"), color=TRAINING, alpha=0.35, linewidth=0.8)
+    plot(axes, passed, values(log.epochs, "train_loss"), color=TRAINING, label="training")
+    plot(axes, passed, values(log.epochs, "val_loss"), color=VALIDATION, label="validation")
+    finish(axes, "Loss", x_label="epoch")
+
+
+def draw_accuracy(axes: Axes, log: Log) -> None:
+    """The validation accuracy of every epoch that was evaluated."""
+    passed = [log.progress(record) for record in log.epochs]
+    plot(axes, passed, values(log.epochs, "top1"), color=VALIDATION, label="top-1")
+    plot(axes, passed, values(log.epochs, "top5"), color=TOP5, label="top-5")
+    best = max((value for value in values(log.epochs, "top1") if math.isfinite(value)), default=None)
+    best_note = "" if best is None else f" (best top-1 {best:.2f} %)"
+    finish(axes, f"Validation accuracy, %{best_note}", x_label="epoch")
+
+
+def draw_learning_rate(axes: Axes, log: Log) -> None:
+    """The learning rate of every step."""
+    plot(axes, [log.progress(record) for record in log.steps], values(log.steps, "lr"), color=INK)
+    finish(axes, "Learning rate", x_label="epoch")
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter("{x:g}")
+
+
+def draw_depth(axes: Axes, log: Log) -> None:
+    """The rates of both paths after the last epoch, from the first block to the last."""
+    rates = log.rates()
+    last = [history[-1] for history in rates.values()]
+    order = list(range(1, len(rates) + 1))
+    axes.plot(order, [alpha for _, alpha, _ in last], color=ATTENTION, marker="o", label="attention α")
+    axes.plot(order, [beta for _, _, beta in last], color=CONVOLUTION, marker="s", label="convolution β")
+    starts = stage_starts(list(rates))
+    for boundary in starts:
+        axes.axvline(boundary + 0.5, color=INK, alpha=0.6, linewidth=1, linestyle=":")
+    finish(
+        axes, f"After epoch {last[0][0]:g}, against depth", x_label=f"block{' (dotted: a new stage)' if starts else ''}"
+    )
+
+
+def draw_block(axes: Axes, history: Sequence[tuple[float, float, float]]) -> None:
+    """The rates of one block, as `Log.rates` has them, over the epochs."""
+    passed, alphas, betas = zip(*history, strict=True)
+    plot(axes, passed, alphas, color=ATTENTION, label="α")
+    plot(axes, passed, betas, color=CONVOLUTION, label="β")
+    finish(axes, "", x_label="epoch", legend=False)
 
 
 def stage_starts(blocks: Sequence[str]) -> list[int]:
@@ -195,11 +224,11 @@ def values(records: list[dict[str, Any]], key: str) -> list[float]:
     return [math.nan if record.get(key) is None else float(record[key]) for record in records]
 
 
-def new_figure(width: float) -> Figure:
+def new_figure(width: float = 13.5, height: float = 3.9) -> Figure:
     """A figure of its own, outside pyplot, so that drawing changes nothing for a caller who plots too."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, 3.9), dpi=110, layout="constrained")
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
 def plot(axes: Axes, xs: Sequence[float], ys: Sequence[float], **style: Any) -> None:
@@ -210,13 +239,13 @@ def plot(axes: Axes, xs: Sequence[float], ys: Sequence[float], **style: Any) -> 
         axes.plot(xs, ys, marker="o", markevery=[len(xs) - 1], markersize=4, **style)
 
 
-def finish(axes: Axes, title: str, x_label: str) -> None:
+def finish(axes: Axes, title: str, x_label: str, *, legend: bool = True) -> None:
     """Title, labels, a quiet grid, and a legend where lines carry names."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
     axes.set_xlabel(x_label, color=INK)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
     axes.yaxis.set_tick_params(labelleft=True)
     axes.tick_params(colors=INK, length=0)
     axes.grid(color=GRID, linewidth=0.8)
@@ -224,16 +253,12 @@ def finish(axes: Axes, title: str, x_label: str) -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(GRID)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=9)
+    if legend and axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK)
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Renders with Agg, which needs no display, and writes the PNG."""
-    import io
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
+    """Writes the figure as PNG."""
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
+    figure.savefig(buffer, format="png", dpi="figure")
     return write_atomically(path, buffer.getvalue())

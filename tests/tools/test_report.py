@@ -7,7 +7,9 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,16 +18,21 @@ from acmix.config import Config, validate
 from acmix.data import val_loader
 from acmix.errors import UsageError
 from acmix.models.build import build_model
-from acmix.tools import report_sections
+from acmix.tools import charts, report_sections
+from acmix.tools.charts import COLOURS
 from acmix.tools.predictions import Predictions, collect_predictions
-from acmix.tools.report import report
-from acmix.train import checkpoint
+from acmix.tools.report import environment, predicted_sections, report
+from acmix.train import checkpoint, plots
+from acmix.train.plots import read_log
 from tests.support.images import make_image_folder
 from tests.support.runs import BLOCKS, log_lines, write_run
 
 CLASSES = 4
 VAL_PER_CLASS = 5
+# none of these holds a slash, so each can name a file
 HOSTILE = '"><script>alert(1)<'
+HOSTILE_FILE = "'<img onerror=x> & {{ 7 * 7 }} [🐢].JPEG"
+HOSTILE_RUN = '<b onclick="x">&amp; 🚀'
 # HTML elements without an end; SVG ones say so themselves
 VOID = {"meta", "link", "img"}
 
@@ -42,26 +49,47 @@ def make_config(data: Path, classes: int = CLASSES) -> Config:
     )
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Real JPEG files in four classes, the last of an ill-meant name."""
-    root = make_image_folder(tmp_path / "data", CLASSES, 1, VAL_PER_CLASS, size=40)
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real JPEG files in four classes, the last class and its files of ill-meant names."""
+    root = make_image_folder(tmp_path_factory.mktemp("report") / "data", CLASSES, 1, VAL_PER_CLASS, size=40)
     for split in ("train", "val"):
-        (root / split / "class_03").rename(root / split / HOSTILE)
+        folder = (root / split / "class_03").rename(root / split / HOSTILE)
+        for number, file in enumerate(sorted(folder.iterdir())):
+            file.rename(folder / f"{number}{HOSTILE_FILE}")
     return root
 
 
-@pytest.fixture
-def run(tmp_path: Path, data: Path) -> Path:
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """A finished run with a real checkpoint of a real model."""
     config = make_config(data)
-    folder = write_run(tmp_path / "run", config=config, lines=log_lines(unreadable=["train/<b>torn</b>.JPEG"]))
+    folder = tmp_path_factory.mktemp("report") / HOSTILE_RUN
+    write_run(folder, config=config, lines=log_lines(unreadable=["train/<b>torn</b>.JPEG"]))
     (folder / "checkpoints").mkdir()
     torch.manual_seed(0)
     names = sorted(path.name for path in (data / "train").iterdir())
     contents = {"config": config.model_dump(mode="json"), "classes": names, "step": 60, "epoch": 6, "metrics": {}}
     checkpoint.save(folder / "checkpoints" / "best.pt", {**contents, "model": build_model(config).state_dict()})
     return folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """The finished run, to be changed."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def html(finished: Path) -> str:
+    """The finished run's page."""
+    return report(finished).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    """The finished run's page, read."""
+    return Page(html)
 
 
 class Page(HTMLParser):
@@ -104,7 +132,8 @@ def small_classifier() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, CLASSES)).eval()
 
 
-def test_every_readable_image_counts_once_in_the_confusion_matrix(data):
+def test_every_readable_image_counts_once_in_the_confusion_matrix(data, tmp_path):
+    data = Path(shutil.copytree(data, tmp_path / "data"))
     broken = sorted((data / "val" / "class_00").iterdir())[0]
     broken.write_bytes(broken.read_bytes()[:50])
     loader = val_loader(make_config(data))
@@ -146,8 +175,7 @@ def test_a_model_of_other_classes_is_refused(data):
         collect_predictions(small_classifier(), loader, ["a", "b", "c"], limit=1)
 
 
-def test_the_page_holds_the_figures_the_curves_and_every_block(run):
-    page = read(report(run))
+def test_the_page_holds_the_figures_the_curves_and_every_block(page):
     for said in (
         "97.78",
         "99.90",
@@ -163,28 +191,56 @@ def test_the_page_holds_the_figures_the_curves_and_every_block(run):
     assert len([svg for svg in page.all("svg") if svg.get("role") == "img"]) == 3 + 1 + len(BLOCKS)
 
 
-def test_the_matrix_counts_every_validation_image(run):
-    text = report(run).read_text(encoding="utf-8")
-    cells = re.findall(r'<td class="(?:none|hit|miss)[^>]*>([\d,]+)</td>', text)
+def test_every_value_of_a_curve_is_told_under_the_pointer(finished, html):
+    log = read_log(finished)
+    epochs = re.findall(r"<title>epoch (\S+): training (\S+), validation (\S+)</title>", html)
+    expected = [(f"{number}", record["train_loss"], record["val_loss"]) for number, record in enumerate(log.epochs, 1)]
+    assert epochs == [(epoch, f"{train:.4g}", f"{val:.4g}") for epoch, train, val in expected]
+    assert html.count(": Learning rate ") == len(log.steps)
+    for block, history in log.rates().items():
+        drawing = html[html.index(f'aria-label="Rates of {block}"') :]
+        told = [f"<title>epoch {at:g}: α {alpha:.4g}, β {beta:.4g}</title>" for at, alpha, beta in history]
+        assert re.findall(r"<title>.*?</title>", drawing)[: len(told)] == told
+
+
+def test_drawings_take_their_colours_from_the_style_sheet(html):
+    drawings = "".join(re.findall(r'<svg class="chart".*?</svg>', html, re.DOTALL))
+    assert re.findall(r"#[0-9a-fA-F]{6}", drawings) == []
+    assert {name for name in COLOURS if f"var(--{name})" in drawings} == set(COLOURS)
+    assert all(html.count(f"--{name}: ") == 2 for name in COLOURS), "one colour on light, one on dark"
+
+
+def test_a_line_of_very_many_points_keeps_the_page_small():
+    steps = np.arange(100_000)
+    noise = np.random.default_rng(0).normal(size=len(steps))
+    drawn = charts.chart("noise", lambda axes: plots.plot(axes, steps.tolist(), noise.tolist(), color=plots.INK))
+    assert len(drawn.drawing) < 200_000
+    assert len(drawn.bands) <= charts.MOST_BANDS
+
+
+def test_the_matrix_counts_every_validation_image(html):
+    cells = re.findall(r'<td class="(?:none|hit|miss)[^>]*>([\d,]+)</td>', html)
     assert len(cells) == CLASSES * CLASSES
     assert sum(map(int, cells)) == CLASSES * VAL_PER_CLASS
 
 
-def test_names_from_outside_cannot_become_markup(run):
-    page = read(report(run))
+def test_names_from_outside_cannot_become_markup(page):
     assert HOSTILE in page.words
+    assert HOSTILE_RUN in page.words
+    assert any(HOSTILE_FILE in (picture["title"] or "") for picture in page.all("img"))
     assert page.all("script") == []
     assert all(not name.startswith("on") for _, attributes in page.tags for name in attributes)
 
 
-def test_the_page_needs_no_other_file_and_makes_no_request(run):
-    path = report(run)
-    page = read(path)
+def test_the_page_needs_no_other_file_and_makes_no_request(page, html):
     links = [value for _, tag in page.tags for key, value in tag.items() if key in ("src", "href", "data", "srcset")]
     assert links
     assert all(link is not None and link.startswith("data:") for link in links)
-    assert "url(" not in path.read_text(encoding="utf-8")
-    assert "default-src 'none'" in path.read_text(encoding="utf-8")
+    # a drawing refers to pieces of its own page alone
+    references = [value for _, tag in page.tags for key, value in tag.items() if key == "xlink:href"]
+    assert all(each is not None and each.startswith("#") for each in references)
+    assert set(re.findall(r"url\((.)", html)) <= {"#"}
+    assert "default-src 'none'" in html
 
 
 def test_what_is_seen_is_also_said_for_those_who_do_not_see_it(run):
@@ -201,12 +257,14 @@ def test_what_is_seen_is_also_said_for_those_who_do_not_see_it(run):
 
 
 def test_the_page_says_that_the_data_is_gone_and_takes_it_from_elsewhere(run, data, tmp_path):
-    moved = data.rename(tmp_path / "moved")
+    settings, gone, elsewhere = run / "config.yaml", tmp_path / "gone", tmp_path / "elsewhere"
+    settings.write_text(settings.read_text(encoding="utf-8").replace(str(data), str(gone)), encoding="utf-8")
     page = read(report(run))
     assert "No predictions could be made" in page.words
     assert page.all("img") == []
     assert "97.78" in page.words
-    assert len(read(report(run, data=str(moved), samples=4)).all("img")) == 4
+    shutil.copytree(data, elsewhere)
+    assert len(read(report(run, data=str(elsewhere), samples=4)).all("img")) == 4
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
@@ -256,14 +314,32 @@ def test_many_classes_show_the_pairs_most_often_confused_instead_of_a_matrix():
     confusion = 10 * torch.eye(40, dtype=torch.int64)
     confusion[3, 7], confusion[7, 3], confusion[5, 5] = 6, 2, 0
     predicted = Predictions(names, confusion, [])
-    pairs = Page(report_sections.confusion(predicted)).words
-    assert pairs.index("name 3name 7637.5 %") < pairs.index("name 7name 3216.7 %")
-    assert "name 5" not in pairs
-    hardest = Page(report_sections.classes(predicted)).words
-    # 10 of 16 right, 10 of 12 right, and all right
-    assert hardest.index("name 31610 62.5 %") < hardest.index("name 71210 83.3 %") < hardest.index("name 01010 100.0 %")
-    assert "no images" in hardest
-    assert "All 40 classes" in hardest
+    assert report_sections.matrix(predicted) is None
+    pairs = [(pair.true, pair.said, pair.images, pair.share) for pair in report_sections.confused_pairs(predicted)]
+    assert pairs == [("name 3", "name 7", 6, 6 / 16), ("name 7", "name 3", 2, 2 / 12)]
+    hardest = report_sections.classes(predicted)
+    assert [(row.name, row.share) for row in hardest[:3]] == [("name 3", 10 / 16), ("name 7", 10 / 12), ("name 0", 1.0)]
+    assert hardest[-1].share is None
+
+    words = rendered(predicted).words
+    assert words.index("name 3name 7637.5 %") < words.index("name 7name 3216.7 %")
+    assert words.index("name 31610 62.5 %") < words.index("name 71210 83.3 %") < words.index("name 01010 100.0 %")
+    assert "40 classes are too many for a matrix" in words
+    assert "no images" in words
+    assert "All 40 classes" in words
+
+
+def test_no_confusion_of_many_classes_is_said():
+    predicted = Predictions([f"{index}" for index in range(40)], torch.eye(40, dtype=torch.int64), [])
+    assert "No image was confused with another class." in rendered(predicted).words
+
+
+def rendered(predicted: Predictions) -> Page:
+    """The page of a run of which nothing but the predictions is known."""
+    absent = dict.fromkeys(["model", "run", "status", "curves", "paths", "config"])
+    empty: dict[str, list[Any]] = {"figures": [], "origin": [], "unreadable": []}
+    known = predicted_sections(predicted, validate({}))
+    return Page(environment().get_template("report.html").render(colours=COLOURS, **absent, **empty, **known))
 
 
 @pytest.mark.parametrize(("channels", "size", "kind"), [(1, 32, "png"), (3, 32, "png"), (3, 96, "jpeg")])
