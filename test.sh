@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Sets up, then runs the tests: `bash test.sh [pytest's arguments]`.
+# Sets up, then runs the tests: `bash test.sh [-m fast] [pytest's arguments]`; -m fast is for before each commit.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")"
 bash scripts/setup.sh demo,dev
 started=$SECONDS
 status=0
-# a process a core with one thread each is quicker than one process with all cores; more than 8 only cost memory
-OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" .venv/bin/python -m pytest -n auto --maxprocesses 8 "$@" || status=$?
+# a process a core with one thread each is quicker than one process with all cores; more than 8 only cost memory.
+# Each takes a run of tests, which share what a file sets up, and gives of it to one that has finished
+pytest=(.venv/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal --durations 8 --durations-min 5)
+OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" "${pytest[@]}" "$@" || status=$?
 awk -v seconds=$((SECONDS - started)) 'BEGIN { printf "test.sh: %.1f minutes\n", seconds / 60 }'
 exit $status

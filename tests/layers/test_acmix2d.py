@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from acmix.layers import ACmix2d
 from acmix.testing import oracle_local
+from tests.support.processes import python
 
 SIZES = [(1, 1), (1, 20), (20, 1), (2, 5), (7, 7)]
 
@@ -288,16 +287,16 @@ def test_pickles_open_in_a_fresh_process_with_the_same_output(tmp_path: Path) ->
     torch.save({"layer": module, "x": x, "out": out.detach()}, tmp_path / "layer.pt")
     code = """
 import pickle, sys, torch
-torch.set_num_threads(1)
 saved = torch.load(sys.argv[1] + "/layer.pt", weights_only=False)
 for module in (saved["layer"], pickle.load(open(sys.argv[1] + "/layer.pkl", "rb"))):
     assert type(module).__module__ == "acmix.layers.acmix2d", type(module)
     assert torch.equal(module(saved["x"]), saved["out"])
 """
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=120)
+    assert python(code, tmp_path) == (0, "", "")
 
 
 # row 15
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"stride": 2, "dilation": 2}], ids=str)
 def test_one_compiled_graph_takes_the_whole_layer_at_any_size(options: dict) -> None:
     torch._dynamo.reset()

@@ -72,7 +72,7 @@ def same_state(one: nn.Module, other: nn.Module) -> bool:
 
 
 @dtypes
-@pytest.mark.parametrize("name", acmix.list_models("acmix_*"))
+@pytest.mark.parametrize("name", acmix.list_models())
 def test_every_model_computes_the_same_folded(name: str, dtype: torch.dtype) -> None:
     model = drawn_model(name).to(dtype)
     folded = acmix.fold(model)
@@ -284,6 +284,7 @@ def test_a_subclass_that_computes_something_else_is_left_alone() -> None:
         assert difference(folded(x), layer(x)) <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["layer", "line", "window"])
 def test_a_folded_layer_compiles_to_one_graph(kind: str) -> None:
     model, x = layer_and_input(kind)
@@ -295,6 +296,7 @@ def test_a_folded_layer_compiles_to_one_graph(kind: str) -> None:
             torch.testing.assert_close(compiled(data), folded(data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["layer", "line", "model"])
 def test_a_folded_model_exports_with_open_sizes(kind: str) -> None:
     model, x = layer_and_input(kind)

@@ -37,6 +37,8 @@ def family_of(name):
 
 
 FAMILIES = sorted({family_of(name): name for name in NAMES}.values())
+# every name, of which one a family is fast
+EACH = [name if name in FAMILIES else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 
 
 def toy(name, **kwargs):
@@ -58,7 +60,8 @@ def settled(model):
     return model.eval()
 
 
-@pytest.mark.parametrize("name", NAMES)
+# by the toy sizes above all names of a family are one network
+@pytest.mark.parametrize("name", FAMILIES)
 def test_it_trains_every_parameter_at_any_size(name):
     model = toy(name)
     for height, width in ((32, 32), (37, 50), (5, 3)):
@@ -71,7 +74,7 @@ def test_it_trains_every_parameter_at_any_size(name):
             assert parameter.grad.isfinite().all(), key
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_at_full_size_it_has_its_classes_maps_and_the_plain_parameters(name):
     size = timm.get_pretrained_cfg(name).input_size[1]
     with torch.device("meta"):
@@ -106,6 +109,7 @@ def test_features_are_maps_in_nchw_and_a_pruned_network_gives_the_same(name):
     torch.testing.assert_close(one[0], out[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_it_compiles_into_one_graph_with_its_gradients(name):
     torch._dynamo.reset()
@@ -119,6 +123,7 @@ def test_it_compiles_into_one_graph_with_its_gradients(name):
         torch.testing.assert_close(theirs[key].grad, parameter.grad, rtol=1e-3, atol=1e-4, msg=key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_it_is_exported_for_any_batch(name):
     model = settled(toy(name))

@@ -58,6 +58,7 @@ def test_plain_resnet50_computes_what_timm_computes_with_timm_s_weights():
             assert torch.equal(here, there)
 
 
+@pytest.mark.slow
 def test_plain_training_computes_what_timm_computes():
     theirs = timm.create_model("resnet50", num_classes=4).double()
     ours = acmix.create_model("acmix_resnet50", conv_path=False, num_classes=4).double()

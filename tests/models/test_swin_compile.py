@@ -17,6 +17,7 @@ def model():
     return acmix.create_model(TINY, **TOY).eval()
 
 
+@pytest.mark.slow
 def test_one_compiled_graph_trains_as_the_plain_model_does(model):
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -25,6 +26,7 @@ def test_one_compiled_graph_trains_as_the_plain_model_does(model):
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
+@pytest.mark.slow
 def test_another_batch_or_size_does_not_compile_again(model):
     torch._dynamo.reset()
     counter = CompileCounter()
@@ -35,6 +37,7 @@ def test_another_batch_or_size_does_not_compile_again(model):
         assert counter.frame_count == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sizes", [{0: Dim.DYNAMIC}, {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}], ids=["batch", "all"]
 )

@@ -150,6 +150,7 @@ def test_another_form_of_the_computation_gives_the_same_weights(
     assert all(tensor.dtype == torch.float32 for tensor in ours.values())
 
 
+@pytest.mark.slow
 def test_a_compiled_run_keeps_plain_names_and_gives_the_same_weights(
     data: Path, plain: dict[str, Any], tmp_path: Path
 ) -> None:
