@@ -213,7 +213,7 @@ def paper_params(
 @app.command()
 def build(force: Annotated[bool, typer.Option("--force", help="Compile again.")] = False) -> None:
     """Compile the CPU kernels now instead of on first use."""
-    from acmix.ops.cpu_build import build as run
+    from acmix.ops.build import build as run
 
     built = run(force=force)
     took = f"built in {built.seconds:.1f} s" if built.seconds else "already built; --force compiles again"

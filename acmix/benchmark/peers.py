@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor
 
-from acmix.ops import reference
+from acmix.ops.neighbours import roll, roll_back
+from acmix.ops.window_attention.reference import hidden_pairs, relative_position_index
 
 
 def grouped_convolution(
@@ -33,10 +34,10 @@ def grouped_convolution(
     """The convolution path as fc by a matrix product, then PyTorch's convolution in D groups."""
     dtype, channels = pieces.dtype, pieces.shape[4]
     bias = None if fc_bias is None else fc_bias.to(dtype)
-    maps = F.linear(reference.roll(pieces, shift).transpose(3, 4), fc_weight.to(dtype), bias)  # (B, H, W, D, T)
+    maps = F.linear(roll(pieces, shift).transpose(3, 4), fc_weight.to(dtype), bias)  # (B, H, W, D, T)
     image = maps.flatten(3).permute(0, 3, 1, 2)  # (B, D·T, H, W)
     out = F.conv2d(image, kernels.to(dtype), stride=stride, padding=kernels.shape[2] // 2, groups=channels)
-    return reference.roll_back(out.permute(0, 2, 3, 1), shift)  # (B, Ho, Wo, M·D)
+    return roll_back(out.permute(0, 2, 3, 1), shift)  # (B, Ho, Wo, M·D)
 
 
 def folded_convolution(
@@ -55,33 +56,33 @@ def folded_convolution(
     dtype, channels = pieces.dtype, pieces.shape[4]
     place: dict[str, Any] = dict(stride=stride, padding=kernels.shape[2] // 2)
     folded = torch.einsum("otyx,tp->opyx", kernels, fc_weight).to(dtype)  # (M·D, P, k, k)
-    image = reference.roll(pieces, shift).permute(0, 4, 3, 1, 2).flatten(1, 2)  # (B, D·P, H, W)
+    image = roll(pieces, shift).permute(0, 4, 3, 1, 2).flatten(1, 2)  # (B, D·P, H, W)
     out = F.conv2d(image, folded, groups=channels, **place)  # (B, M·D, Ho, Wo)
     if fc_bias is not None:
         of_ones = torch.einsum("otyx,t->oyx", kernels, fc_bias)[:, None].to(dtype)  # (M·D, 1, k, k)
         out = out + F.conv2d(image.new_ones(1, 1, *image.shape[2:]), of_ones, **place)
-    return reference.roll_back(out.permute(0, 2, 3, 1), shift)  # (B, Ho, Wo, M·D)
+    return roll_back(out.permute(0, 2, 3, 1), shift)  # (B, Ho, Wo, M·D)
 
 
 def sdpa_in_windows(qkv: Tensor, bias_table: Tensor, *, window: int, shift: tuple[int, int]) -> Tensor:
     """Window attention as timm's Swin does it: roll, cut into windows, scaled_dot_product_attention, put together."""
     batch, height, width, _, heads, channels = qkv.shape
-    windows = window_partition(reference.roll(qkv, shift).flatten(3), (window, window))  # (B·G, w, w, 3·C)
+    windows = window_partition(roll(qkv, shift).flatten(3), (window, window))  # (B·G, w, w, 3·C)
     q, k, v = windows.reshape(-1, window * window, 3, heads, channels).permute(2, 0, 3, 1, 4)  # (B·G, N, L, D) each
-    index = reference.relative_position_index((window, window), str(qkv.device))
+    index = relative_position_index((window, window), str(qkv.device))
     mask = bias_table[index].permute(2, 0, 1)[None]  # (1, N, L, L)
     hidden = hidden_as_numbers((height, width), window, shift, str(qkv.device))
     if hidden is not None:
         mask = (mask + hidden).repeat(batch, 1, 1, 1)  # (B·G, N, L, L)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype)).transpose(1, 2)  # (B·G, L, N, D)
     merged = window_reverse(out.reshape(-1, window, window, heads * channels), (window, window), height, width)
-    return reference.roll_back(merged, shift)  # (B, H, W, C)
+    return roll_back(merged, shift)  # (B, H, W, C)
 
 
 @lru_cache(maxsize=16)
 def hidden_as_numbers(size: tuple[int, int], window: int, shift: tuple[int, int], device: str) -> Tensor | None:
     """−100 where a pair must not see each other and 0 elsewhere, as timm keeps it: (G, 1, L, L)."""
-    hidden = reference.hidden_pairs(size, (window, window), shift, device)
+    hidden = hidden_pairs(size, (window, window), shift, device)
     return None if hidden is None else hidden[:, None].float() * -100.0
 
 

@@ -14,7 +14,7 @@ from acmix import ops
 from acmix.errors import UsageError
 from acmix.layers.acmix2d import evenly_spaced, memory_format_of
 from acmix.layers.mixing import Mixed, Mixing
-from acmix.ops.patchwise import neighbours
+from acmix.ops.neighbours import neighbours
 
 # pieces of R channels that q, k and v hold together: one, one and four; and as many outputs as v has
 PIECES, OUTPUTS = 6, 4

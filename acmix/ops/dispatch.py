@@ -1,37 +1,53 @@
-"""Which implementation of an operator runs: the first in the list that can, unless `use` forces one.
+"""Finds the operators' folders, and chooses what computes a call: the first that can, unless `use` forces one.
 
-An implementation is a module-like object that has a function of each operator's name and of its gradient. It says for
-a case, in words, why it cannot run it.
+Each folder has three modules that compute its operator, `triton`, `cpu` and `reference`; each has `forward`, `backward`
+and `why_not`, which takes the arguments of a call and returns, in words, why it does not run them, or None.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from acmix.errors import UsageError
-from acmix.ops import cpu, cpu_build, local, patchwise, reference
+from acmix.ops import build, library, triton_launch
 
-OPERATORS = ("conv_path", "window_attention", "local_attention", "patchwise_attention")
-WITH_TRITON = OPERATORS[:3]
+COMPUTES = ("forward", "backward", "why_not")
+# the modules of an operator's folder, and what each defines
+PARTS = {
+    "spec": ("Arguments", "output", "multiply_adds", "backward_multiply_adds"),
+    "reference": COMPUTES,
+    "cpu": COMPUTES,
+    "triton": COMPUTES,
+    "cases": ("CASES",),
+}
+
+# by name, in the order of the alphabet: the public function, and the modules of its folder
+OPERATORS: dict[str, Operator] = {}
 
 
 @dataclass(frozen=True)
-class Case:
-    """What is asked of an implementation."""
+class Operator:
+    """A folder of `acmix.ops`.
 
-    operator: str
-    device: str
-    dtype: torch.dtype
+    Args:
+        name: the folder's, and that of the public function in it.
+        function: the public function.
+        parts: the folder's modules by name.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    parts: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -40,93 +56,27 @@ class Implementation:
 
     Args:
         name: what `use` calls it.
-        functions: operator's name, or that with `_backward`, to the function.
-        can_run: the reason why a case is out of its reach, or None where it runs it.
+        operators: operator's name to what has its `forward`, `backward` and `why_not`.
         why_not: the reason why it runs nothing on this machine, or None.
+        unless_forced: the reason why it does not run some data that it can, unless `use` names it, or None.
     """
 
     name: str
-    functions: dict[str, Callable[..., Any]]
-    can_run: Callable[[Case], str | None]
+    operators: dict[str, Any] = field(default_factory=dict)
     why_not: Callable[[], str | None] = lambda: None
+    unless_forced: Callable[[Tensor], str | None] = lambda data: None
 
-    def reason_against(self, case: Case) -> str | None:
-        """Why it does not run a case, or None where it does."""
-        if not {case.operator, case.operator + "_backward"} <= self.functions.keys():
-            return f"has no kernel for {case.operator} in this version of acmix"
-        return self.can_run(case) or self.why_not()
-
-
-def functions_of(*modules: Any) -> dict[str, Callable[..., Any]]:
-    """The operators and gradients that modules of implementations define."""
-    names = [name + suffix for name in OPERATORS for suffix in ("", "_backward")]
-    return {name: getattr(module, name) for module in modules for name in names if hasattr(module, name)}
+    def reason_against(self, operator: str, arguments: Any) -> str | None:
+        """Why it does not run these arguments, or None where it does."""
+        reason = self.operators[operator].why_not(arguments) or self.why_not()
+        return reason or (None if _forced == self.name else self.unless_forced(arguments[0]))
 
 
-def cpu_can_run(case: Case) -> str | None:
-    """The reason why a case is out of the CPU kernels' reach."""
-    if case.device != "cpu":
-        return f"runs on a CPU only, and the data is on {case.device}"
-    if case.dtype not in (torch.float32, torch.bfloat16):
-        return f"takes float32 and bfloat16, and the data is {str(case.dtype).removeprefix('torch.')}"
-    return None
-
-
-def triton_can_run(case: Case) -> str | None:
-    """The reason why a case is out of the GPU kernels' reach."""
-    if case.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"takes float32, bfloat16 and float16, and the data is {str(case.dtype).removeprefix('torch.')}"
-    if case.device == "cuda":
-        return None
-    if case.device != "cpu" or not triton_interpreted():
-        return f"runs on a GPU only, and the data is on {case.device}"
-    if case.dtype == torch.bfloat16:
-        return "Triton's interpreter multiplies bfloat16 wrongly"
-    return None if _forced == "triton" else "Triton's interpreter proves kernels and is slow; it runs when forced"
-
-
-def triton_why_not() -> str | None:
-    """The reason why the GPU kernels run nothing on this machine."""
-    return None if triton_interpreted() and find_spec("triton") else gpu_why_not()
-
-
-@cache
-def gpu_why_not() -> str | None:
-    """The reason why this machine has no GPU for the kernels; looked up once, since every call of an operator asks."""
-    if find_spec("triton") is None:
-        return "triton is not installed; `pip install triton`"
-    if not torch.cuda.is_available():
-        return "PyTorch finds no GPU"
-    major = torch.cuda.get_device_capability()[0]
-    return None if major >= 8 else f"needs a GPU of compute capability 8 or newer, and this one has {major}"
-
-
-def triton_interpreted() -> bool:
-    """Whether kernels run in Triton's interpreter, on the CPU: a proof that needs no GPU."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def in_module(name: str) -> dict[str, Callable[..., Any]]:
-    """An operator and its gradient in a module that is imported when they are first called."""
-
-    def called(function: str) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            # Triton starts kernels on the current GPU, which need not be the data's
-            with torch.cuda.device_of(arguments[0]):
-                return getattr(import_module(f"acmix.ops.triton_{name}"), function)(*arguments)
-
-        return call
-
-    return {function: called(function) for function in (name, name + "_backward")}
-
-
-TRITON = {function: call for name in WITH_TRITON for function, call in in_module(name).items()}
-
-# Fastest first; the reference runs everything and comes last.
+# fastest first; the reference runs everything and comes last
 IMPLEMENTATIONS = [
-    Implementation("triton", TRITON, triton_can_run, triton_why_not),
-    Implementation("cpu", functions_of(cpu), cpu_can_run, cpu_build.why_not),
-    Implementation("reference", functions_of(reference, local, patchwise), lambda case: None),
+    Implementation("triton", {}, triton_launch.machine_why_not, triton_launch.unless_forced),
+    Implementation("cpu", {}, build.why_not),
+    Implementation("reference", {}),
 ]
 
 HINT = (
@@ -138,9 +88,85 @@ HINT = (
 _forced: str | None = None
 
 
+def find_operators(package: str) -> dict[str, Operator]:
+    """The operators of a package: its folders.
+
+    Raises:
+        ImportError: a folder lacks a part, or a part lacks a function.
+    """
+    found = {}
+    for name in sorted(each.name for each in pkgutil.iter_modules(import_module(package).__path__) if each.ispkg):
+        folder = import_module(f"{package}.{name}")
+        if not callable(getattr(folder, name, None)):
+            raise ImportError(f"operator {name!r} lacks its public function: {package}.{name}.{name}")
+        there = {each.name for each in pkgutil.iter_modules(folder.__path__)}
+        parts = {}
+        for part, needed in PARTS.items():
+            if part not in there:
+                raise ImportError(f"operator {name!r} lacks a part: {package}.{name}.{part}")
+            parts[part] = import_module(f"{package}.{name}.{part}")
+            for missing in (each for each in needed if not hasattr(parts[part], each)):
+                raise ImportError(f"operator {name!r} lacks {missing!r} in {package}.{name}.{part}")
+        found[name] = Operator(name, getattr(folder, name), parts)
+    return found
+
+
+def load_operators(package: str) -> None:
+    """Finds the operators of a package and makes them known here and to PyTorch; once, when it is imported."""
+    for name, operator in find_operators(package).items():
+        OPERATORS[name] = operator
+        for each in IMPLEMENTATIONS:
+            each.operators[name] = operator.parts[each.name]
+        library.register(name, operator.parts["spec"], partial(forward, name), partial(backward, name))
+
+
+def run(operator: str, arguments: Any) -> Tensor:
+    """Computes an operator: one node of a graph for PyTorch, and its definition in a graph that leaves PyTorch."""
+    if leaves_pytorch():
+        return OPERATORS[operator].parts["reference"].forward(arguments)
+    return getattr(torch.ops.acmix, operator)(*arguments)
+
+
+def leaves_pytorch() -> bool:
+    """Whether a graph is being made for a runtime that knows nothing of our operators."""
+    if torch.compiler.is_dynamo_compiling():
+        return False
+    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+
+
+def forward(operator: str, arguments: Any) -> Tensor:
+    """The output, by the implementation that the arguments ask for."""
+    chosen = choose(operator, arguments).operators[operator]
+    # Triton starts kernels on the current GPU, which need not be the data's
+    with torch.cuda.device_of(arguments[0]):
+        return chosen.forward(arguments)
+
+
+def backward(operator: str, grad: Tensor, arguments: Any) -> tuple[Tensor | None, ...]:
+    """The gradients of all tensors, by the implementation that the arguments of the forward pass ask for."""
+    chosen = choose(operator, arguments).operators[operator]
+    with torch.cuda.device_of(arguments[0]):
+        return chosen.backward(grad, arguments)
+
+
+def choose(operator: str, arguments: Any) -> Implementation:
+    """The implementation that runs these arguments."""
+    for each in IMPLEMENTATIONS:
+        if _forced in (None, each.name):
+            reason = each.reason_against(operator, arguments)
+            if reason is None:
+                return each
+            if _forced:
+                device = arguments[0].device.type
+                raise UsageError(f"implementation {_forced!r} cannot run {operator} on {device}: {reason}")
+    raise AssertionError("the reference runs every case")
+
+
 @contextmanager
 def use(name: str) -> Iterator[None]:
     """Forces one implementation for every operator called inside, forward and backward.
+
+    What it cannot run is an error where it is called, never computed by another one.
 
     Args:
         name: "reference", "cpu" or "triton".
@@ -153,7 +179,7 @@ def use(name: str) -> Iterator[None]:
     if chosen is None:
         names = ", ".join(repr(each.name) for each in IMPLEMENTATIONS)
         raise UsageError(f"no implementation {name!r}; there are {names}")
-    reason = chosen.why_not() if chosen.functions else "has no kernels in this version of acmix"
+    reason = chosen.why_not()
     if reason:
         raise UsageError(f"implementation {name!r} cannot run: {reason}; `acmix.ops.explain()` lists what can")
     before, _forced = _forced, name
@@ -163,23 +189,42 @@ def use(name: str) -> Iterator[None]:
         _forced = before
 
 
-def run(operator: str, *arguments: Any) -> Any:
-    """Calls an operator, or its gradient, in the implementation that its first tensor asks for."""
-    first: Tensor = arguments[0]
-    case = Case(operator.removesuffix("_backward"), first.device.type, first.dtype)
-    return choose(case).functions[operator](*arguments)
+@dataclass(frozen=True)
+class Described:
+    """What an implementation asks of a tensor before it runs: all that `why_not` may read."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
 
 
-def choose(case: Case) -> Implementation:
-    """The implementation that runs a case."""
-    for each in IMPLEMENTATIONS:
-        if _forced in (None, each.name):
-            reason = each.reason_against(case)
-            if reason is None:
-                return each
-            if _forced:
-                raise UsageError(f"implementation {_forced!r} cannot run {case.operator} on {case.device}: {reason}")
-    raise AssertionError("the reference runs every case")
+def usual(operator: str, device: str, dtype: torch.dtype) -> Any:
+    """Arguments as networks have them, on any device; no more than a description where this machine has none such."""
+    case = OPERATORS[operator].parts["cases"].CASES[0]
+    arguments = arguments_of(OPERATORS[operator].function, **case.tensors(dtype), **case.settings)
+    place = torch.device(device)
+    return arguments._make(
+        Described(each.shape, each.dtype, place) if isinstance(each, Tensor) else each for each in arguments
+    )
+
+
+def arguments_of(function: Callable[..., Tensor], *values: Any, **named: Any) -> Any:
+    """What a public function hands to the implementations, after its checks; nothing is computed."""
+    with Caught() as caught:
+        function(*values, **named)
+    return OPERATORS[function.__name__].parts["spec"].Arguments(*caught.values)
+
+
+class Caught(TorchFunctionMode):
+    """Keeps the arguments of the one operator called inside, in place of a call."""
+
+    values: tuple[Any, ...] = ()
+
+    def __torch_function__(self, function: Any, types: Any, values: Any = (), named: Any = None) -> Any:
+        if function.__name__ in OPERATORS:
+            self.values = values
+            return values[0]
+        return function(*values, **(named or {}))
 
 
 class Table(str):
@@ -206,10 +251,10 @@ def explain(device: str | None = None, dtype: torch.dtype = torch.float32) -> Ta
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     rows = [("operator", "implementation", f"on {device}, {str(dtype).removeprefix('torch.')}")]
     for operator in OPERATORS:
-        case = Case(operator, device, dtype)
-        chosen = choose(case)
+        arguments = usual(operator, device, dtype)
+        chosen = choose(operator, arguments)
         for each in IMPLEMENTATIONS:
-            reason = each.reason_against(case) or "can run; a faster one does, or another is forced"
+            reason = each.reason_against(operator, arguments) or "can run; a faster one does, or another is forced"
             rows.append((operator, each.name, "runs" if each is chosen else reason))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     lines = [f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}" for row in rows]

@@ -1,11 +1,10 @@
-"""What the GPU kernels share: sizes of blocks, a choice of launch settings, index arithmetic.
+"""What the GPU kernels share: a choice of launch settings, index arithmetic.
 
 Triton reads TRITON_INTERPRET when a kernel is defined, so it has to be set before this module is imported.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,17 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def power_of_two(number: int, least: int = 1, most: int = 1 << 30) -> int:
-    """The smallest power of two that is no less than a number, within bounds."""
-    return min(max(triton.next_power_of_2(max(number, 1)), least), most)
-
-
-def blocks(number: int, size: int) -> int:
-    """How many blocks of a size hold a number of things."""
-    return -(-number // size)
+from acmix.ops.triton_launch import INTERPRETED
 
 
 def tuned(*key: str, warps: tuple[int, ...] = (4, 8), stages: tuple[int, ...] = (2,)) -> Callable[[Any], Any]:
@@ -49,24 +38,6 @@ def tuned(*key: str, warps: tuple[int, ...] = (4, 8), stages: tuple[int, ...] = 
         return triton.autotune(configs=choices, key=list(key), prune_configs_by=prune)(kernel)
 
     return decorate
-
-
-def rolled_by(shift: tuple[int, int], height: int, width: int) -> tuple[int, int]:
-    """A shift as a number of rows and columns from 0 up to the map's sides, which kernels count with."""
-    return shift[0] % max(height, 1), shift[1] % max(width, 1)
-
-
-def share(pieces: int, least: int, most: int = 1024) -> int:
-    """How many of a sum's pieces one program adds up: at least so many, and no more than `most` programs in all.
-
-    It knows nothing of the card, so that a sum is taken in the same order on all of them.
-    """
-    return max(min(least, pieces), blocks(pieces, most), 1)
-
-
-def placeholder(tensor: Tensor | None, other: Tensor) -> Tensor:
-    """A pointer for an argument that a kernel will not read."""
-    return other if tensor is None else tensor
 
 
 @triton.jit

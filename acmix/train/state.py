@@ -83,7 +83,7 @@ class State:
             compile=settings.compile,
             workers=worker_count(self.config),
             operators={
-                name: dispatch.choose(dispatch.Case(name, self.world.device.type, dtype)).name
+                name: dispatch.choose(name, dispatch.usual(name, self.world.device.type, dtype)).name
                 for name in dispatch.OPERATORS
             },
         )

@@ -8,6 +8,7 @@ import sys
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -154,9 +155,11 @@ def test_an_operator_is_measured_beside_each_of_its_peers() -> None:
 def wrong_implementation(monkeypatch: pytest.MonkeyPatch) -> str:
     """An implementation whose output is a hundredth too large."""
     reference = dispatch.IMPLEMENTATIONS[-1]
-    forward = reference.functions["conv_path"]
-    functions = {**reference.functions, "conv_path": lambda *arguments: forward(*arguments) * 1.01}
-    wrong = dispatch.Implementation("hasty", functions, lambda case: None)
+    right = reference.operators["conv_path"]
+    hasty = SimpleNamespace(
+        forward=lambda arguments: right.forward(arguments) * 1.01, backward=right.backward, why_not=right.why_not
+    )
+    wrong = dispatch.Implementation("hasty", {**reference.operators, "conv_path": hasty})
     monkeypatch.setattr(dispatch, "IMPLEMENTATIONS", [wrong, reference])
     return wrong.name
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from acmix import ops
-from acmix.ops.local import reflected
+from acmix.ops.neighbours import reflected
 from acmix.testing import oracle_local
 from acmix.testing.cases_local import LOCAL_CASES, LocalCase
 from acmix.testing.check import results

@@ -1,11 +1,14 @@
 """The reference is what the equations say: equal to loops over numbers, with gradients that differences confirm."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from acmix import ops
+from acmix.ops import dispatch
+from acmix.ops.conv_path import reference
 from acmix.testing import oracle
 from acmix.testing.cases import CASES, CONV_CASES, WINDOW_CASES, ConvCase, WindowCase
 from acmix.testing.check import check, relative_error, results
@@ -17,7 +20,7 @@ STEPS = 16
 
 
 def named(case):
-    return f"{type(case).__name__.removesuffix('Case').lower()}: {case.name}"
+    return f"{type(case).__module__.split('.')[2]}: {case.name}"
 
 
 def test_uninitialised_memory_is_nan_here():
@@ -69,19 +72,21 @@ def test_the_reference_is_as_exact_as_its_dtype(case, dtype):
 
 
 def test_the_checker_sees_a_wrong_gradient_and_an_unwritten_element(monkeypatch):
-    from acmix.ops import dispatch, reference
-
-    def wrong(*arguments):
-        grads = reference.conv_path_backward(*arguments)
+    def wrong(grad, arguments):
+        grads = reference.backward(grad, arguments)
         return (*grads[:3], grads[3] * 1.01)
 
-    def unwritten(*arguments):
-        out = reference.conv_path(*arguments)
+    def unwritten(arguments):
+        out = reference.forward(arguments)
         return torch.cat([out[..., :-1], torch.empty_like(out[..., -1:])], -1)
 
-    good = {"conv_path": reference.conv_path, "conv_path_backward": reference.conv_path_backward}
-    tests = {"wrong": {**good, "conv_path_backward": wrong}, "unwritten": {**good, "conv_path": unwritten}}
-    broken = [dispatch.Implementation(name, functions, lambda case: None) for name, functions in tests.items()]
+    tests = {"wrong": (reference.forward, wrong), "unwritten": (unwritten, reference.backward)}
+    broken = [
+        dispatch.Implementation(
+            name, {"conv_path": SimpleNamespace(forward=forward, backward=backward, why_not=lambda arguments: None)}
+        )
+        for name, (forward, backward) in tests.items()
+    ]
     monkeypatch.setattr(dispatch, "IMPLEMENTATIONS", [*dispatch.IMPLEMENTATIONS, *broken])
     with pytest.raises(AssertionError, match="grad kernels"):
         check(CONV_CASES[0], "wrong", torch.float32)

@@ -42,7 +42,7 @@ except ValueError as error:
     print("refused:", error)
 import sys
 ops.conv_path(torch.randn(1, 2, 2, 3, 4), torch.randn(9, 3), None, torch.randn(4, 9, 3, 3))
-print([name for name in sys.modules if name.startswith("acmix.ops.triton")])
+print([name for name in sys.modules if name.startswith("acmix.ops.") and name.endswith("kernels")])
 """
 
 
@@ -59,12 +59,12 @@ INTERPRETER_ONLY_WHEN_FORCED = """
 import torch
 from acmix import ops
 from acmix.ops import dispatch
-case = dispatch.Case("conv_path", "cpu", torch.float32)
-print(dispatch.choose(case).name)
+arguments = dispatch.usual("conv_path", "cpu", torch.float32)
+print(dispatch.choose("conv_path", arguments).name)
 with ops.use("triton"):
-    print(dispatch.choose(case).name)
+    print(dispatch.choose("conv_path", arguments).name)
     try:
-        dispatch.choose(dispatch.Case("conv_path", "cpu", torch.bfloat16))
+        dispatch.choose("conv_path", dispatch.usual("conv_path", "cpu", torch.bfloat16))
     except ValueError as error:
         print("refused:", error)
 """

@@ -1,7 +1,7 @@
 """Backward of window attention for windows beyond one block: a pass for queries, one for keys, one for the bias.
 
 Queries come first and leave two numbers each for the others, (windows, N, L): the logarithm of the softmax's sum, and
-the mean of the weights' gradients. Shapes and arguments are those of `triton_window_attention`.
+the mean of the weights' gradients. Shapes and arguments are those of `triton_kernels`.
 """
 
 # Triton's types know neither numbers for constexpr arguments nor indexing by None
@@ -13,7 +13,16 @@ import triton
 import triton.language as tl
 
 from acmix.ops.triton_common import tuned
-from acmix.ops.triton_windows import HIDDEN, bias_of, load_rows, logits_of, pixels_of, scaled, store_bias, store_rows
+from acmix.ops.window_attention.triton_kernels import (
+    HIDDEN,
+    bias_of,
+    load_rows,
+    logits_of,
+    pixels_of,
+    scaled,
+    store_bias,
+    store_rows,
+)
 
 
 @tuned("channels", "BLOCK", "BLOCKS")

@@ -11,11 +11,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from acmix.ops.local import fold_edges, reflected, views
+from acmix.ops.neighbours import fold_edges, neighbours, views
+from acmix.ops.patchwise_attention.spec import Arguments
 
 
-def patchwise_attention(values: Tensor, weights: Tensor, size: tuple[int, int]) -> Tensor:
+def why_not(arguments: Arguments) -> str | None:
+    """Nothing is out of its reach."""
+
+
+def forward(arguments: Arguments) -> Tensor:
     """out_i = Σ_j w_ij · v_j over the Ky×Kx pixels j around i; see `acmix.ops.patchwise_attention`."""
+    values, weights, size = arguments
     wide = torch.promote_types(values.dtype, torch.float32)
     groups = weights.shape[4]
     out = values.new_zeros(values.shape, dtype=wide).unflatten(3, (groups, -1))  # (B, H, W, G, C/G)
@@ -24,10 +30,9 @@ def patchwise_attention(values: Tensor, weights: Tensor, size: tuple[int, int]) 
     return out.flatten(3).to(values.dtype)  # (B, H, W, C)
 
 
-def patchwise_attention_backward(
-    grad: Tensor, values: Tensor, weights: Tensor, size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
+def backward(grad: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
     """The gradients of values and of weights."""
+    values, weights, size = arguments
     wide = torch.promote_types(values.dtype, torch.float32)
     batch, height, width, channels = values.shape
     groups = weights.shape[4]
@@ -41,12 +46,3 @@ def patchwise_attention_backward(
         grad_value.addcmul_(weights[:, :, :, o, :, None].to(wide), grad)
     grad_values = fold_edges(fold_edges(padded, 1, height, above), 2, width, left).flatten(3)  # (B, H, W, C)
     return grad_values.to(values.dtype), torch.stack(grad_weights, 3).to(weights.dtype)
-
-
-def neighbours(values: Tensor, size: tuple[int, int]) -> list[Tensor]:
-    """For each offset, row by row, the map (B, H, W, C) moved by it; mirrored at the border, as often as it takes."""
-    height, width = values.shape[1:3]
-    above, left = (side // 2 for side in size)
-    rows, columns = reflected(height, above, values.device), reflected(width, left, values.device)
-    padded = values.index_select(1, rows).index_select(2, columns)
-    return list(views(padded, (height, width), size, 1, 1))

@@ -1,4 +1,4 @@
-"""The kernels of the convolution path; `triton_conv_path` says what they are for, and calls them.
+"""The kernels of the convolution path; `triton` says what they are for, and calls them.
 
 Shapes
     H, W map · P pieces of D channels · T maps · M outputs for each of the D · Tp, Mp: T and M rounded up

@@ -1,114 +1,32 @@
-"""The operators' definition in plain PyTorch: any dtype, any device, forward and gradient.
+"""Window attention in plain PyTorch: any dtype, any device, forward and gradient.
 
 Every other implementation must equal this one. Only the inputs are kept between forward and gradient; what lies
 between is made again.
 
 Shapes
     B batch · H, W height and width of the map · N heads · D channels a head · C = N·D
-    P pieces of D channels (3·N where q, k and v have N heads) · T maps made by fc (k²)
-    ky, kx sides of the kernels, both k where they are square
-    M output channels for each of the D channels (N) · wh, ww sides of a window · L = wh·ww · G windows in a map
+    wh, ww sides of a window · L = wh·ww pixels in it · G windows in a map
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# --- the convolution path -------------------------------------------------------------------------------------------
+from acmix.ops.neighbours import roll, roll_back
+from acmix.ops.window_attention.spec import Arguments
 
 
-def conv_path(
-    pieces: Tensor,
-    fc_weight: Tensor,
-    fc_bias: Tensor | None,
-    kernels: Tensor,
-    stride: int,
-    dilation: int,
-    shift: tuple[int, int],
-) -> Tensor:
-    """f_t = Σ_p fc[t, p]·F_p + b_t, then out[d·M+m] = Σ_t S[d·M+m, t] ⋆ f_t[d]; see `acmix.ops.conv_path`."""
-    maps = conv_path_maps(planes_of(roll(pieces, shift)), fc_weight, fc_bias)  # (B, D, T, H·W)
-    image = as_image(maps, *pieces.shape[1:3])  # (B, D·T, H, W)
-    out = F.conv2d(image, kernels.to(maps.dtype), groups=pieces.shape[4], **geometry(kernels, stride, dilation))
-    return roll_back(out.permute(0, 2, 3, 1), shift).contiguous()  # (B, Ho, Wo, D·M)
+def why_not(arguments: Arguments) -> str | None:
+    """Nothing is out of its reach."""
 
 
-def conv_path_backward(
-    grad: Tensor,
-    pieces: Tensor,
-    fc_weight: Tensor,
-    fc_bias: Tensor | None,
-    kernels: Tensor,
-    stride: int,
-    dilation: int,
-    shift: tuple[int, int],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of pieces, fc_weight, fc_bias (empty where there is none) and kernels."""
-    planes = planes_of(roll(pieces, shift))  # (B, D, P, H·W)
-    height, width = pieces.shape[1:3]
-    maps = conv_path_maps(planes, fc_weight, fc_bias)  # (B, D, T, H·W)
-    place = geometry(kernels, stride, dilation)
-    grad_maps, grad_kernels, _ = torch.ops.aten.convolution_backward(
-        roll(grad, shift).permute(0, 3, 1, 2).contiguous(),
-        as_image(maps, height, width),
-        kernels.to(maps.dtype),
-        None,
-        [place["stride"]] * 2,
-        place["padding"],
-        [place["dilation"]] * 2,
-        False,
-        [0, 0],
-        pieces.shape[4],
-        [True, True, False],
-    )
-    grad_maps = grad_maps.flatten(2).view_as(maps)  # (B, D, T, H·W)
-    grad_planes = fc_weight.to(maps.dtype).T @ grad_maps  # (B, D, P, H·W)
-    grad_rolled = grad_planes.unflatten(3, (height, width)).permute(0, 3, 4, 2, 1)  # (B, H, W, P, D)
-    grad_fc = torch.einsum("bdtx,bdpx->tp", grad_maps, planes)  # (T, P)
-    grad_bias = grad_maps.sum((0, 1, 3)) if fc_bias is not None else grad_fc.new_empty(0)  # (T,)
-    return (
-        roll_back(grad_rolled, shift).contiguous(),
-        grad_fc.to(fc_weight.dtype),
-        grad_bias.to(fc_weight.dtype if fc_bias is None else fc_bias.dtype),
-        grad_kernels.to(kernels.dtype),
-    )
-
-
-def planes_of(pieces: Tensor) -> Tensor:
-    """Each channel's pieces side by side: (B, H, W, P, D) -> (B, D, P, H·W)."""
-    return pieces.permute(0, 4, 3, 1, 2).flatten(3)
-
-
-def conv_path_maps(planes: Tensor, fc_weight: Tensor, fc_bias: Tensor | None) -> Tensor:
-    """The T maps f_t of each channel: (B, D, P, H·W) -> (B, D, T, H·W)."""
-    maps = fc_weight.to(planes.dtype) @ planes
-    return maps if fc_bias is None else maps + fc_bias.to(maps.dtype)[:, None]
-
-
-def as_image(maps: Tensor, height: int, width: int) -> Tensor:
-    """(B, D, T, H·W) -> (B, D·T, H, W), with the strides of a fresh tensor."""
-    # Sides of 1 may carry any stride, and PyTorch's convolution of one pixel in float64 fails at some of them.
-    batch, channels, count, _ = maps.shape
-    return maps.flatten().view(batch, channels * count, height, width)
-
-
-def geometry(kernels: Tensor, stride: int, dilation: int) -> dict[str, Any]:
-    """Stride, dilation, and the zero padding that makes the output ceil(H/stride) × ceil(W/stride)."""
-    return {"stride": stride, "dilation": dilation, "padding": [dilation * (side // 2) for side in kernels.shape[2:]]}
-
-
-# --- window attention -----------------------------------------------------------------------------------------------
-
-
-def window_attention(
-    qkv: Tensor, bias_table: Tensor | None, window: tuple[int, int], shift: tuple[int, int], scale: float
-) -> Tensor:
+def forward(arguments: Arguments) -> Tensor:
     """softmax(scale·q·kᵀ + bias + mask)·v in every window of the rolled map; see `acmix.ops.window_attention`."""
+    qkv, bias_table, window, shift, scale = arguments
     height, width = qkv.shape[1:3]
     q, k, v = split_windows(roll(qkv, shift), window)  # (B, G, N, L, D) each
     weights = attention_weights(q, k, bias_table, (height, width), window, shift, scale)  # (B, G, N, L, L)
@@ -116,15 +34,9 @@ def window_attention(
     return roll_back(merge_windows(out, (height, width), window), shift).flatten(3).contiguous()  # (B, H, W, C)
 
 
-def window_attention_backward(
-    grad: Tensor,
-    qkv: Tensor,
-    bias_table: Tensor | None,
-    window: tuple[int, int],
-    shift: tuple[int, int],
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    """The gradients of qkv and of the bias table (empty where there is none)."""
+def backward(grad: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor | None]:
+    """The gradients of qkv and of the bias table (None where there is none)."""
+    qkv, bias_table, window, shift, scale = arguments
     height, width, _, heads, channels = qkv.shape[1:]
     q, k, v = split_windows(roll(qkv, shift), window)  # (B, G, N, L, D) each
     weights = attention_weights(q, k, bias_table, (height, width), window, shift, scale)  # (B, G, N, L, L)
@@ -139,7 +51,7 @@ def window_attention_backward(
 
     pieces = torch.stack([grad_q, grad_k, grad_v], dim=4)  # (B, G, N, L, 3, D)
     grad_qkv = merge_windows(pieces.permute(0, 1, 3, 4, 2, 5), (height, width), window)  # (B, H, W, 3, N, D)
-    grad_table = qkv.new_empty(0)
+    grad_table = None
     if bias_table is not None:
         per_pair = grad_logits.sum((0, 1)).flatten(1).T  # (L·L, N)
         index = relative_position_index(window, str(qkv.device)).flatten()
@@ -195,19 +107,6 @@ def hidden_pairs(size: tuple[int, int], window: tuple[int, int], shift: tuple[in
     (labels,) = split_windows(region, window)  # (1, G, 1, L, 1)
     labels = labels.flatten(2).squeeze(0)  # (G, L)
     return (labels[:, :, None] != labels[:, None, :]).to(device)
-
-
-# --- moving between the map and its windows -------------------------------------------------------------------------
-
-
-def roll(x: Tensor, shift: tuple[int, int]) -> Tensor:
-    """Rolls dimensions 1 and 2 by −shift."""
-    return x.roll((-shift[0], -shift[1]), (1, 2)) if any(shift) else x
-
-
-def roll_back(x: Tensor, shift: tuple[int, int]) -> Tensor:
-    """Undoes `roll`."""
-    return x.roll(tuple(shift), (1, 2)) if any(shift) else x
 
 
 def split_windows(x: Tensor, window: tuple[int, int]) -> tuple[Tensor, ...]:

@@ -15,11 +15,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from acmix.ops.triton_common import blocks, placeholder, power_of_two, rolled_by, share
-from acmix.ops.triton_window_blocks import bias_back, keys_back, queries_back
-from acmix.ops.triton_windows import backward, forward, gather_table
+from acmix.ops import triton_launch
+from acmix.ops.triton_launch import Kernels, blocks, placeholder, power_of_two, rolled_by, share
+from acmix.ops.window_attention.spec import Arguments, output
 
+KERNELS = Kernels("acmix.ops.window_attention.triton_kernels")
+BLOCKS = Kernels("acmix.ops.window_attention.triton_blocks")
 FUSED_PIXELS = 64
+
+
+def why_not(arguments: Arguments) -> str | None:
+    """The reason why the kernels do not take these arguments, or None where they do."""
+    return triton_launch.why_not(arguments.qkv)
 
 
 @dataclass(frozen=True)
@@ -63,39 +70,32 @@ class Windows:
         return blocks(self.pixels, self.block)
 
 
-def window_attention(
-    qkv: Tensor, bias_table: Tensor | None, window: tuple[int, int], shift: tuple[int, int], scale: float
-) -> Tensor:
+def forward(arguments: Arguments) -> Tensor:
     """softmax(scale·q·kᵀ + bias + mask)·v in every window of the rolled map; see `acmix.ops.window_attention`."""
-    batch, height, width, _, heads, channels = qkv.shape
-    out = qkv.new_empty(batch, height, width, heads * channels)
+    qkv, bias_table, window, shift, scale = arguments
+    heads = qkv.shape[4]
+    out = output(arguments)
     if not out.numel():
         return out
-    shift = rolled_by(shift, height, width)
+    shift = rolled_by(shift, *qkv.shape[1:3])
     case = Windows.of(qkv, window, shift)
     each = min(8, max(1, case.windows * heads // 1024))  # windows a program walks through
-    forward[(heads * case.blocks * blocks(case.windows, each),)](
+    KERNELS.forward[(heads * case.blocks * blocks(case.windows, each),)](
         *common_arguments(case, qkv, bias_table, shift, scale), out, each,
         **common_settings(case, window, bias_table),
     )  # fmt: skip
     return out
 
 
-def window_attention_backward(
-    grad: Tensor,
-    qkv: Tensor,
-    bias_table: Tensor | None,
-    window: tuple[int, int],
-    shift: tuple[int, int],
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    """The gradients of qkv and of the bias table (empty where there is none)."""
+def backward(grad: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor | None]:
+    """The gradients of qkv and of the bias table (None where there is none)."""
+    qkv, bias_table, window, shift, scale = arguments
     grad_qkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
     if not qkv.numel():
-        return grad_qkv, qkv.new_empty(0) if bias_table is None else torch.zeros_like(bias_table)
+        return grad_qkv, None if bias_table is None else torch.zeros_like(bias_table)
     shift = rolled_by(shift, *qkv.shape[1:3])
     case = Windows.of(qkv, window, shift)
-    arguments = (*common_arguments(case, qkv, bias_table, shift, scale), grad, *grad.stride(), grad_qkv)
+    common = (*common_arguments(case, qkv, bias_table, shift, scale), grad, *grad.stride(), grad_qkv)
     settings = common_settings(case, window, bias_table)
 
     heads = qkv.shape[4]
@@ -106,18 +106,18 @@ def window_attention_backward(
     bias_shape = (programs, heads, case.pixels, case.pixels) if bias_table is not None else (1,)
     parts = torch.empty(bias_shape, dtype=torch.float32, device=qkv.device)
     if case.fused:
-        backward[(heads * programs,)](*arguments, parts, each, **settings)
+        KERNELS.backward[(heads * programs,)](*common, parts, each, **settings)
     else:
         # of every query: the logarithm of its softmax's sum, and the mean of its weights' gradients
         log_sums = torch.empty(case.windows, heads, case.pixels, dtype=torch.float32, device=qkv.device)
-        arguments = (*arguments, log_sums, torch.empty_like(log_sums))
+        common = (*common, log_sums, torch.empty_like(log_sums))
         grid = (heads * case.blocks * case.windows,)
-        queries_back[grid](*arguments, **settings)
-        keys_back[grid](*arguments, **settings)
+        BLOCKS.queries_back[grid](*common, **settings)
+        BLOCKS.keys_back[grid](*common, **settings)
         if bias_table is not None:
-            bias_back[(heads * pairs * programs,)](*arguments, parts, each, **settings)
+            BLOCKS.bias_back[(heads * pairs * programs,)](*common, parts, each, **settings)
     if bias_table is None:
-        return grad_qkv, qkv.new_empty(0)
+        return grad_qkv, None
     return grad_qkv, table_gradient(parts.sum(0), bias_table, window)
 
 
@@ -149,7 +149,7 @@ def table_gradient(grad_bias: Tensor, bias_table: Tensor, window: tuple[int, int
     entries, heads = bias_table.shape
     grad_table = torch.empty(entries, heads, dtype=bias_table.dtype, device=bias_table.device)
     entries_block = 32
-    gather_table[(blocks(entries, entries_block), heads)](
+    KERNELS.gather_table[(blocks(entries, entries_block), heads)](
         grad_bias, grad_table, entries, heads,
         WH=window[0], WW=window[1], BLOCK=entries_block, LB=power_of_two(window[0] * window[1]),
     )  # fmt: skip

@@ -20,9 +20,17 @@ from math import gcd, prod
 import torch
 from torch import Tensor
 
-from acmix.ops.local import reflected
-from acmix.ops.triton_common import blocks, placeholder, power_of_two
-from acmix.ops.triton_local_kernels import fold, forward, keys_back, queries_back
+from acmix.ops import triton_launch
+from acmix.ops.local_attention.spec import Arguments, output
+from acmix.ops.neighbours import reflected
+from acmix.ops.triton_launch import Kernels, blocks, placeholder, power_of_two
+
+KERNELS = Kernels("acmix.ops.local_attention.triton_kernels")
+
+
+def why_not(arguments: Arguments) -> str | None:
+    """The reason why the kernels do not take these arguments, or None where they do."""
+    return triton_launch.why_not(arguments.qkv)
 
 
 @dataclass(frozen=True)
@@ -87,34 +95,32 @@ class Tiles:
         return *tiles, self.remainder_rows, self.remainder_columns
 
 
-def local_attention(
-    qkv: Tensor, position: Tensor | None, size: tuple[int, int], stride: int, dilation: int, scale: float
-) -> Tensor:
+def forward(arguments: Arguments) -> Tensor:
     """softmax_j(scale·q_i·(k_j − p_j))·v_j over the Ky×Kx pixels j around i; see `acmix.ops.local_attention`."""
-    batch, _, _, _, heads, channels = qkv.shape
+    qkv, position, size, stride, dilation, scale = arguments
+    batch, heads = qkv.shape[0], qkv.shape[4]
     tiles = Tiles.of(qkv, size, stride, dilation)
-    out = qkv.new_empty(batch, tiles.out_height, tiles.out_width, heads * channels)
+    out = output(arguments)
     if not out.numel():
         return out
     counts = tiles.counts(tiles.queries)
-    forward[(batch * heads * prod(counts),)](
+    KERNELS.forward[(batch * heads * prod(counts),)](
         *common_arguments(tiles, qkv, position, counts, scale), out,
         **common_settings(tiles, qkv, position, size),
     )  # fmt: skip
     return out
 
 
-def local_attention_backward(
-    grad: Tensor, qkv: Tensor, position: Tensor | None, size: tuple[int, int], stride: int, dilation: int, scale: float
-) -> tuple[Tensor, Tensor]:
-    """The gradients of qkv and of position (empty where there is none)."""
+def backward(grad: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor | None]:
+    """The gradients of qkv and of position (None where there is none)."""
+    qkv, position, size, stride, dilation, scale = arguments
     batch, height, width, _, heads, channels = qkv.shape
     tiles = Tiles.of(qkv, size, stride, dilation)
     # between strides lie pixels that are no query, and margins that no neighbourhood reaches
     make = torch.empty if tiles.reach_all else torch.zeros
     grad_qkv = make(qkv.shape, dtype=qkv.dtype, device=qkv.device)
     if not qkv.numel():
-        return grad_qkv, qkv.new_empty(0) if position is None else torch.zeros_like(position)
+        return grad_qkv, None if position is None else torch.zeros_like(position)
     # of every query: the logarithm of its softmax's sum, and the mean of its weights' gradients
     statistics = (batch, heads, tiles.out_height, tiles.out_width)
     log_sums, means = (torch.empty(statistics, dtype=torch.float32, device=qkv.device) for _ in range(2))
@@ -122,13 +128,15 @@ def local_attention_backward(
 
     counts = tiles.counts(tiles.queries)
     common = common_arguments(tiles, qkv, position, counts, scale)
-    queries_back[(batch * heads * prod(counts),)](*common, grad, *grad.stride(), grad_qkv, log_sums, means, **settings)
+    KERNELS.queries_back[(batch * heads * prod(counts),)](
+        *common, grad, *grad.stride(), grad_qkv, log_sums, means, **settings
+    )
 
     margins = (2, batch, height + 2 * tiles.above, width + 2 * tiles.left, heads, channels)
     mirrored = make(margins, dtype=qkv.dtype, device=qkv.device)
     counts = tiles.counts(tiles.keys)
     common = common_arguments(tiles, qkv, position, counts, scale)
-    keys_back[(batch * heads * prod(counts),)](
+    KERNELS.keys_back[(batch * heads * prod(counts),)](
         *common, grad, *grad.stride(), mirrored, batch, log_sums, means, **settings
     )
 
@@ -137,12 +145,12 @@ def local_attention_backward(
     )
     pixels, row = batch * height * width, heads * channels
     block = power_of_two(row, most=64)
-    fold[(blocks(pixels, 32), blocks(row, block), 2)](
+    KERNELS.fold[(blocks(pixels, 32), blocks(row, block), 2)](
         mirrored, grad_qkv, images_y, images_x, pixels, batch, height, width, row, height + 2 * tiles.above,
         width + 2 * tiles.left, IMAGES_Y=images_y.shape[1], IMAGES_X=images_x.shape[1], BLOCK=32, CB=block,
     )  # fmt: skip
     if position is None:
-        return grad_qkv, qkv.new_empty(0)
+        return grad_qkv, None
     return grad_qkv, -grad_qkv[:, :, :, 1].sum((0, 3), dtype=torch.float32).to(position.dtype)
 
 

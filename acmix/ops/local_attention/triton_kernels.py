@@ -1,4 +1,4 @@
-"""The kernels of local attention; `triton_local_attention` says what they are for, and calls them.
+"""The kernels of local attention; `triton` says what they are for, and calls them.
 
 Shapes
     H, W map · Ho, Wo of the output · N heads · D channels a head · BD: D rounded up to a power of two

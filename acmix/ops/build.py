@@ -30,7 +30,8 @@ import torch  # before any kernel: its OpenMP runtime has to be the one in the p
 
 from acmix.errors import UsageError
 
-KERNELS = Path(__file__).parent / "kernels"
+# one file or more in each operator's folder, and headers in include/
+KERNELS = Path(__file__).parent
 # g++ first: on Linux torch runs on GNU's OpenMP, which clang's code cannot call
 COMPILERS = ("g++", "c++", "clang++")
 NATIVE = "-march=native" if platform.machine().lower() in ("x86_64", "amd64", "i686") else "-mcpu=native"
@@ -65,7 +66,7 @@ def library(sources: Path | None = None) -> ctypes.CDLL:
     """Returns the loaded kernels; builds them where they are not built, and remembers what came of it.
 
     Args:
-        sources: folder of *.cpp and *.h; ours by default.
+        sources: folder of *.cpp and *.h, in folders of its own too; ours by default.
 
     Raises:
         CannotBuild: the reason, also at every later call in this process.
@@ -100,7 +101,7 @@ def build(*, force: bool = False, sources: Path | None = None) -> Built:
 
     Args:
         force: build although they are built.
-        sources: folder of *.cpp and *.h; ours by default.
+        sources: folder of *.cpp and *.h, in folders of its own too; ours by default.
 
     Raises:
         CannotBuild: they are switched off, no compiler or one that fails, no folder to write to.
@@ -235,7 +236,8 @@ def key(*parts: object) -> str:
 
 def contents(sources: Path) -> list[tuple[str, str]]:
     """Names and checksums of the sources."""
-    return [(path.name, checksum(path)) for path in sorted(sources.iterdir()) if path.suffix in (".cpp", ".h")]
+    found = sorted(path for path in sources.rglob("*") if path.suffix in (".cpp", ".h"))
+    return [(path.relative_to(sources).as_posix(), checksum(path)) for path in found]
 
 
 def cpu() -> list[str]:
@@ -356,9 +358,11 @@ def compile_and_load(target: Path, sources: Path, compiler: Compiler) -> tuple[c
         folder = Path(name)
         openmp = openmp_flags(compiler, folder)
         compiling, linking = openmp or ([], [])
-        objects = {path: folder / f"{path.stem}.o" for path in sorted(sources.glob("*.cpp"))}
+        # files of one name lie in several folders
+        objects = {path: folder / f"{i}_{path.stem}.o" for i, path in enumerate(sorted(sources.rglob("*.cpp")))}
+        include = f"-I{sources / 'include'}"
         commands = [
-            [*compiler.command, *FLAGS, *compiling, "-c", str(source), "-o", str(made)]
+            [*compiler.command, *FLAGS, *compiling, include, "-c", str(source), "-o", str(made)]
             for source, made in objects.items()
         ]
         with ThreadPoolExecutor(os.cpu_count()) as pool:

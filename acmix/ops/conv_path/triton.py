@@ -16,8 +16,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from acmix.ops.triton_common import INTERPRETED, blocks, placeholder, power_of_two, rolled_by, share
-from acmix.ops.triton_conv_kernels import correlate, correlate_back, fc_back, fc_forward, kernels_back
+from acmix.ops import triton_launch
+from acmix.ops.conv_path.spec import Arguments, output
+from acmix.ops.triton_launch import INTERPRETED, Kernels, blocks, placeholder, power_of_two, rolled_by, share
+
+KERNELS = Kernels("acmix.ops.conv_path.triton_kernels")
+
+
+def why_not(arguments: Arguments) -> str | None:
+    """The reason why the kernels do not take these arguments, or None where they do."""
+    return triton_launch.why_not(arguments.pieces)
 
 
 @dataclass(frozen=True)
@@ -88,25 +96,18 @@ class Sizes:
         return blocks(self.channels, self.rows_channels)
 
 
-def conv_path(
-    pieces: Tensor,
-    fc_weight: Tensor,
-    fc_bias: Tensor | None,
-    kernels: Tensor,
-    stride: int,
-    dilation: int,
-    shift: tuple[int, int],
-) -> Tensor:
+def forward(arguments: Arguments) -> Tensor:
     """f_t = Σ_p fc[t, p]·F_p + b_t, then out[d·M+m] = Σ_t S[d·M+m, t] ⋆ f_t[d]; see `acmix.ops.conv_path`."""
+    pieces, fc_weight, fc_bias, kernels, stride, dilation, shift = arguments
     size = Sizes.of(pieces, kernels, stride)
-    out = pieces.new_empty(size.batch, size.out_height, size.out_width, kernels.shape[0])
+    out = output(arguments)
     if not out.numel():
         return out
     shift = rolled_by(shift, size.height, size.width)
     maps = make_maps(size, pieces, fc_weight, fc_bias, shift)  # (B, D, H, W, Tp)
     pixels = size.batch * size.out_height * size.out_width
     grid = (size.channels * blocks(pixels, size.pixels), blocks(size.outputs, size.output_block))
-    correlate[grid](
+    KERNELS.correlate[grid](
         maps, packed(size, kernels, pieces.dtype), out, pixels, size.height, size.width, size.out_height,
         size.out_width, size.channels, size.outputs, stride, dilation, *shift,
         KY=size.taps_y, KX=size.taps_x, BLOCK=size.pixels, TP=size.padded_maps, MP=size.padded_outputs,
@@ -115,21 +116,13 @@ def conv_path(
     return out
 
 
-def conv_path_backward(
-    grad: Tensor,
-    pieces: Tensor,
-    fc_weight: Tensor,
-    fc_bias: Tensor | None,
-    kernels: Tensor,
-    stride: int,
-    dilation: int,
-    shift: tuple[int, int],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of pieces, fc_weight, fc_bias (empty where there is none) and kernels."""
+def backward(grad: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """The gradients of pieces, fc_weight, fc_bias (None where there is none) and kernels."""
+    pieces, fc_weight, fc_bias, kernels, stride, dilation, shift = arguments
     size = Sizes.of(pieces, kernels, stride)
     grad_pieces = torch.empty(pieces.shape, dtype=pieces.dtype, device=pieces.device)
     if not pieces.numel():
-        no_bias = fc_weight.new_zeros(0) if fc_bias is None else torch.zeros_like(fc_bias)
+        no_bias = None if fc_bias is None else torch.zeros_like(fc_bias)
         return grad_pieces, torch.zeros_like(fc_weight), no_bias, kernels.new_zeros(kernels.shape)
     shift = rolled_by(shift, size.height, size.width)
     maps = make_maps(size, pieces, fc_weight, fc_bias, shift)  # (B, D, H, W, Tp)
@@ -137,7 +130,7 @@ def conv_path_backward(
 
     grad_maps = torch.empty_like(maps)  # (B, D, H, W, Tp)
     pixels = size.batch * size.height * size.width
-    correlate_back[(size.channels * blocks(pixels, size.pixels),)](
+    KERNELS.correlate_back[(size.channels * blocks(pixels, size.pixels),)](
         grad, packed(size, kernels, pieces.dtype), grad_maps, pixels, size.height, size.width, size.out_height,
         size.out_width, size.channels, size.outputs, dilation, *shift, *grad.stride(),
         STRIDE=stride, KY=size.taps_y, KX=size.taps_x, BLOCK=size.pixels, TP=size.padded_maps,
@@ -148,7 +141,7 @@ def conv_path_backward(
     programs = blocks(size.row_blocks, each)
     # every program's own part of fc's gradient; its last column is the bias
     parts = torch.empty(programs, size.maps, size.pieces + 1, dtype=torch.float32, device=pieces.device)
-    fc_back[(programs, blocks(size.pieces, size.piece_block))](
+    KERNELS.fc_back[(programs, blocks(size.pieces, size.piece_block))](
         grad_maps, pieces, fc_weight, grad_pieces, parts, pixels, size.height, size.width, size.channels, size.pieces,
         size.maps, *shift, *pieces.stride(), *fc_weight.stride(), each,
         BP=size.rows_pixels, BD=size.rows_channels, DB=size.channel_blocks, PB=size.piece_block, TP=size.padded_maps,
@@ -157,7 +150,7 @@ def conv_path_backward(
     return (
         grad_pieces,
         grad_fc[:, :-1].to(fc_weight.dtype, memory_format=torch.contiguous_format, copy=True),
-        fc_weight.new_empty(0) if fc_bias is None else grad_fc[:, -1].to(fc_bias.dtype, copy=True),
+        None if fc_bias is None else grad_fc[:, -1].to(fc_bias.dtype, copy=True),
         grad_kernels.to(kernels.dtype),
     )
 
@@ -166,7 +159,7 @@ def make_maps(size: Sizes, pieces: Tensor, fc_weight: Tensor, fc_bias: Tensor | 
     """f, the maps that fc makes of the pieces: (B, D, H, W, Tp)."""
     maps = pieces.new_empty(size.batch, size.channels, size.height, size.width, size.padded_maps)
     bias = placeholder(fc_bias, fc_weight)
-    fc_forward[(size.row_blocks,)](
+    KERNELS.fc_forward[(size.row_blocks,)](
         pieces, fc_weight, bias, maps, size.batch * size.height * size.width, size.height, size.width, size.channels,
         size.pieces, size.maps, *shift, *pieces.stride(), *fc_weight.stride(), bias.stride(0),
         HAS_BIAS=fc_bias is not None, BP=size.rows_pixels, BD=size.rows_channels, DB=size.channel_blocks,
@@ -203,7 +196,7 @@ def kernels_gradient(
         size.taps_y * blocks(size.taps_x, together),
         blocks(size.outputs, size.output_block),
     )
-    kernels_back[grid](
+    KERNELS.kernels_back[grid](
         grad, maps, parts, size.batch * size.out_height * size.out_width, size.height, size.width, size.out_height,
         size.out_width, size.channels, size.outputs, size.maps, stride, dilation, *shift, *grad.stride(), each,
         KY=size.taps_y, KX=size.taps_x, TG=together, BLOCK=block, TP=size.padded_maps, MB=size.output_block,

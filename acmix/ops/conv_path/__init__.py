@@ -1,0 +1,76 @@
+"""The convolution path: pieces of q, k and v, mixed as a k×k convolution would.
+
+Shapes
+    B batch · H, W height and width of the map · P pieces of D channels · T maps made by fc
+    ky, kx sides of the kernels · M output channels for each of the D
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from acmix.ops.checks import autocast, expect, pair
+from acmix.ops.conv_path.spec import Arguments
+from acmix.ops.dispatch import run
+
+
+def conv_path(
+    pieces: Tensor,
+    fc_weight: Tensor,
+    fc_bias: Tensor | None,
+    kernels: Tensor,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    shift: int | Sequence[int] = 0,
+) -> Tensor:
+    """Mixes the pieces of q, k and v as a k×k convolution would.
+
+        f_t          = Σ_p fc[t, p]·F_p + b_t                      t = 1 … T
+        out[d·M + m] = Σ_t S[d·M + m, t] ⋆ f_t[d]                  ⋆: zero-padded k×k correlation
+
+    Args:
+        pieces: (B, H, W, P, D); F_p is `pieces[..., p, :]`. A projection's output (B, H, W, 3·C), head-major, viewed
+            as (B, H, W, 3·N, D) is this; any strides will do.
+        fc_weight: (T, P), shared by all channels and pixels.
+        fc_bias: (T,) or None.
+        kernels: S, (M·D, T, ky, kx) with odd sides, often the same; output channels run d-major, unlike an
+            attention's.
+        stride: output pixels lie at every stride-th input pixel.
+        dilation: pixels between two taps of a kernel.
+        shift: (rows, columns), or one number for both; the map is rolled by −shift first, so that it is zero-padded
+            at the rolled border and neighbours meet across the seam, and rolled back after. Released Swin weights
+            were trained so.
+
+    Returns:
+        (B, ceil(H/stride), ceil(W/stride), M·D) in the dtype of `pieces`.
+
+    Raises:
+        ValueError: the shapes do not fit each other, an even kernel, or a shift together with a stride.
+
+    Source: ACmix, "Improved shift and summation"; `docs/equations.md` leads from each equation to its code.
+    """
+    rows, columns = pair(shift, "shift")
+    expect(pieces.dim() == 5, f"pieces has shape {tuple(pieces.shape)}; expected (B, H, W, P, D)")
+    expect(kernels.dim() == 4, f"kernels has shape {tuple(kernels.shape)}; expected (M*D, T, ky, kx)")
+    maps, rows_of_taps, columns_of_taps = kernels.shape[1:]
+    expect(
+        tuple(fc_weight.shape) == (maps, pieces.shape[3]),
+        f"fc_weight has shape {tuple(fc_weight.shape)}; expected ({maps}, {pieces.shape[3]}): kernels' T, pieces' P",
+    )
+    if fc_bias is not None:
+        expect(fc_bias.shape == (maps,), f"fc_bias has shape {tuple(fc_bias.shape)}; expected ({maps},): kernels' T")
+    expect(
+        rows_of_taps % 2 == 1 and columns_of_taps % 2 == 1,
+        f"kernels are {rows_of_taps}×{columns_of_taps}; expected odd sides, so that there is a middle",
+    )
+    expect(
+        kernels.shape[0] % pieces.shape[4] == 0,
+        f"{kernels.shape[0]} output channels are no multiple of the pieces' {pieces.shape[4]} channels",
+    )
+    expect(stride >= 1 and dilation >= 1, f"stride={stride}, dilation={dilation}; both must be at least 1")
+    if stride != 1:
+        expect(rows == columns == 0, f"shift={shift} with stride={stride}; a shift goes with stride=1 only")
+    return run("conv_path", Arguments(autocast(pieces), fc_weight, fc_bias, kernels, stride, dilation, (rows, columns)))

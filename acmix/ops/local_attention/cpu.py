@@ -1,0 +1,47 @@
+"""Local attention on the CPU: calls `local_attention.cpp`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from acmix.ops import native
+from acmix.ops.local_attention.spec import MOST_SIDE, Arguments, output
+from acmix.ops.native import adjacent, call, like, optional
+
+
+def why_not(arguments: Arguments) -> str | None:
+    """The reason why the kernel does not take these arguments, or None where it does."""
+    rows, columns = arguments.size
+    if max(rows, columns) > MOST_SIDE:
+        return f"takes neighbourhoods of at most {MOST_SIDE} pixels a side, and this one has {rows}×{columns}"
+    return native.why_not(arguments.qkv)
+
+
+def forward(arguments: Arguments) -> Tensor:
+    """softmax_j(scale·q_i·(k_j − p_j))·v_j over the Ky×Kx pixels j around i; see `acmix.ops.local_attention`."""
+    arguments = arguments._replace(qkv=adjacent(arguments.qkv))
+    out = output(arguments)
+    if out.numel():
+        tensors = (arguments.qkv, optional(arguments.position), out)
+        call("acmix_local_attention", tensors, shape_of(arguments), arguments.scale)
+    return out
+
+
+def backward(grad: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor | None]:
+    """The gradients of qkv and of position (None where there is none)."""
+    arguments = arguments._replace(qkv=adjacent(arguments.qkv))
+    qkv, position = arguments.qkv, optional(arguments.position)
+    grad_qkv = torch.empty(qkv.shape, dtype=qkv.dtype)
+    grad_position = None if position is None else torch.zeros_like(position)
+    if grad.numel():
+        tensors = (grad.contiguous(), qkv, position, grad_qkv, grad_position)
+        call("acmix_local_attention_backward", tensors, shape_of(arguments), arguments.scale)
+    return grad_qkv, like(grad_position, arguments.position)
+
+
+def shape_of(arguments: Arguments) -> tuple[int, ...]:
+    """What `Shape` in the C++ file holds."""
+    qkv, _, size, stride, dilation, _ = arguments
+    batch, height, width, _, heads, channels = qkv.shape
+    return (batch, height, width, heads, channels, *size, stride, dilation, *qkv.stride()[:5])

@@ -1,0 +1,58 @@
+"""What the operators' `cpu` modules share: how a C++ kernel is called, and what all of them take.
+
+Maps are float32 or bfloat16, parameters float32 in the kernels whatever they are outside; sums are float32. `build`
+compiles and loads the kernels.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from acmix.ops import build
+
+POINTER = ctypes.c_void_p
+
+
+def why_not(data: Tensor) -> str | None:
+    """The reason why data is out of every CPU kernel's reach, or None."""
+    if data.device.type != "cpu":
+        return f"runs on a CPU only, and the data is on {data.device.type}"
+    if data.dtype not in (torch.float32, torch.bfloat16):
+        return f"takes float32 and bfloat16, and the data is {str(data.dtype).removeprefix('torch.')}"
+    return None
+
+
+def adjacent(data: Tensor) -> Tensor:
+    """Data whose last dimension lies number by number, as lanes are loaded; a copy only where it does not."""
+    return data if data.stride(-1) == 1 or data.shape[-1] == 1 else data.contiguous()
+
+
+def parameter(weight: Tensor) -> Tensor:
+    """A parameter, or a map for a kernel that knows float32 alone, in float32 and row by row."""
+    return weight.to(torch.float32).contiguous()
+
+
+def optional(weight: Tensor | None) -> Tensor | None:
+    """The same of a parameter that may be missing."""
+    return None if weight is None else parameter(weight)
+
+
+def like(grad: Tensor | None, weight: Tensor | None) -> Tensor | None:
+    """The gradient of a parameter that may be missing, in the parameter's dtype."""
+    return None if grad is None or weight is None else grad.to(weight.dtype)
+
+
+def call(name: str, tensors: Sequence[Tensor | None], sizes: Sequence[int], *numbers: float) -> None:
+    """Calls a kernel: 1 for bfloat16, the tensors' addresses, the sizes, numbers, threads."""
+    half = next(each.dtype for each in tensors if each is not None) == torch.bfloat16
+    getattr(build.library(), name)(
+        ctypes.c_int(half),
+        *[POINTER(None if each is None else each.data_ptr()) for each in tensors],
+        (ctypes.c_int64 * len(sizes))(*sizes),
+        *map(ctypes.c_float, numbers),
+        ctypes.c_int(torch.get_num_threads()),
+    )

@@ -1,0 +1,1 @@
+"""Patchwise attention has no GPU kernel yet."""
