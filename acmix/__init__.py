@@ -8,7 +8,7 @@ from acmix.layers import ACmix1d, ACmix2d, ConvPath, replace_conv
 from acmix.layers.fold import fold
 from acmix.models import create_model, list_models
 from acmix.models.upgrade import add_conv_path
-from acmix.released.weights import from_official, to_official
+from acmix.released import from_official, to_official
 
 __all__ = [
     "ACmix1d",

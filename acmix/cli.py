@@ -43,11 +43,11 @@ def train(
 
     acmix/config.py documents every setting.
     """
-    from acmix import config
+    from acmix.released import load_config
     from acmix.train.loop import train as run
 
     where = [f"data.dir={json.dumps(data)}"] if data else []
-    settings = config.load(configuration, [*where, *(overrides or [])])
+    settings = load_config(configuration, [*where, *(overrides or [])])
     folder = output or Path("runs") / Path(configuration).stem
     summary = run(settings, folder)
     if is_first_process():

@@ -1,7 +1,8 @@
 """What a run is: a typed tree of settings, read from YAML and from `key=value` overrides.
 
 A configuration is refused as a whole when it holds a key nobody reads or a value of the wrong type; the message names
-the key, and the nearest known one. This module imports nothing of ours but the exception.
+the key, and the nearest known one. This module imports nothing of ours but the exception, and knows our layout alone:
+`acmix.released.load_config` also reads the released code's files.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ class Config(Section):
 
 
 def load(source: str | os.PathLike[str], overrides: list[str] | tuple[str, ...] = ()) -> Config:
-    """Reads a configuration: a file, or a bare name that lies under `acmix/configs/`; official YAML files are read too.
+    """Reads a configuration in our layout: a file, or a bare name that lies under `acmix/configs/`.
 
     Args:
         source: path of a YAML file, or a shipped name with or without `.yaml`.
@@ -171,21 +172,33 @@ def load(source: str | os.PathLike[str], overrides: list[str] | tuple[str, ...] 
     Raises:
         UsageError: no such file, not YAML, an unknown key, a value of the wrong type.
     """
-    from acmix.released.configuration import is_official, read_official
-
     path = find(source)
+    return complete(read_tree(path), overrides, where=str(path))
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """Reads a YAML file that holds a mapping, or nothing.
+
+    Raises:
+        UsageError: the file cannot be read, is not YAML, or holds something else.
+    """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}; check the path") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise UsageError(f"{path} holds {type(tree).__name__} where a mapping of sections was expected")
-    if is_official(tree):
-        tree = read_official(tree, base=path.parent)
+    return tree
+
+
+def complete(tree: dict[str, Any], overrides: list[str] | tuple[str, ...], where: str) -> Config:
+    """Applies `section.key=value` overrides to a tree of plain dictionaries, checks it and returns it typed."""
     for override in overrides:
         apply_override(tree, override)
-    return validate(tree, where=str(path))
+    return validate(tree, where)
 
 
 def find(source: str | os.PathLike[str]) -> Path:

@@ -17,9 +17,9 @@ from typing import Any
 from torch import Tensor
 
 from acmix.errors import UsageError
-from acmix.released.resnet import LayerLayout, ResNetLayout, read_layer, read_resnet
-from acmix.released.swin import SwinLayout, read_swin
-from acmix.released.table import Layout
+from acmix.released.weight_keys_resnet import LayerLayout, ResNetLayout, read_layer, read_resnet
+from acmix.released.weight_keys_swin import SwinLayout, read_swin
+from acmix.released.weight_table import Layout
 
 
 def from_official(state_dict: Mapping[str, Any], name: str) -> dict[str, Tensor]:

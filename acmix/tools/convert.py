@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import os
 from collections.abc import Callable
@@ -16,11 +15,9 @@ from safetensors import SafetensorError
 
 from acmix import config
 from acmix.errors import UsageError
-from acmix.models.resnet import VARIANTS
-from acmix.released.configuration import NAMES, is_official, read_official, write_official
-from acmix.released.resnet import check_name, variant_of
-from acmix.released.weights import architecture, family_of, from_official, to_official
-from acmix.safe_load import safe_load
+from acmix.released import from_official, is_official, load_config, write_official
+from acmix.released.checkpoint import configuration_of, write_checkpoint
+from acmix.released.safe_load import safe_load
 from acmix.train.checkpoint import FORMAT, VERSION
 
 YAML = (".yaml", ".yml")
@@ -92,12 +89,8 @@ def _check_places(source: Path, destination: Path) -> None:
 
 
 def _convert_config(source: Path, destination: Path) -> str:
-    try:
-        tree = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
-    settings = config.load(source)
-    if is_official(tree or {}):
+    settings = load_config(source)
+    if is_official(config.read_tree(source)):
         text, summary = config.dump(settings), f"released configuration to ours, model {settings.model.name}"
     else:
         text = yaml.safe_dump(write_official(settings), sort_keys=False)
@@ -108,7 +101,7 @@ def _convert_config(source: Path, destination: Path) -> str:
 
 def _convert_official(content: dict[str, Any], destination: Path, source: Path, name: str | None) -> str:
     """Released weights to a checkpoint of ours."""
-    settings, note = _settings(content, name, source)
+    settings, note = configuration_of(content, name, source)
     weights = from_official(content, name or settings.model.name)
     ours = {
         "format": FORMAT,
@@ -135,72 +128,9 @@ def _convert_ours(content: dict[str, Any], destination: Path, source: Path, name
         keys = ("format", "version", "config", "classes", "step", "epoch", "metrics")
         _write_ours({key: content[key] for key in keys if key in content} | {"model": weights}, destination)
         return f"our weights as safetensors, {_described(settings, weights)}"
-    official = to_official(weights, settings.model.name, img_size=settings.data.img_size)
-    released: dict[str, Any] = {"model": official}
-    if settings.model.name in NAMES:
-        # of the configuration, what it takes to build the network again; training may have settings the layout lacks
-        network = write_official(config.Config(model=settings.model, data=config.Data(img_size=settings.data.img_size)))
-        released["config"] = {"MODEL": network["MODEL"], "DATA": {"IMG_SIZE": settings.data.img_size}}
+    released = write_checkpoint(weights, settings)
     _write(destination, lambda path: torch.save(released, path))
     return f"our weights to the released layout, {_described(settings, weights)}; the names of the classes are left out"
-
-
-def _settings(content: dict[str, Any], name: str | None, source: Path) -> tuple[config.Config, str]:
-    """The configuration for released weights, and what to say about it."""
-    family = family_of(content, name).names
-    if name and not fnmatch.fnmatchcase(name, family):
-        raise UsageError(
-            f"the weights in {source} are not {name}'s: they look like those of {family}; give such a name, or none"
-        )
-    if family == "acmix2d":
-        raise UsageError(
-            f"{source} holds one module and no model; read it with acmix.from_official(state_dict, 'acmix2d')"
-        )
-    return (_resnet_settings if family == "acmix_resnet*" else _swin_settings)(content, name, source)
-
-
-def _resnet_settings(content: dict[str, Any], name: str | None, source: Path) -> tuple[config.Config, str]:
-    """The published recipe for a ResNet, with the sizes that the weights tell."""
-    sizes = architecture(content, name)
-    name = name or variant_of(sizes["layers"]) or "acmix_resnet50"
-    check_name(name)
-    usual = dict(width=64, heads=4) | VARIANTS[name]
-    tree = config.load(name).model_dump(mode="json")
-    tree["model"] |= {key: sizes[key] for key in ("num_classes", "in_chans", "conv_path")}
-    tree["model"]["args"] = {key: sizes[key] for key in usual if sizes[key] != usual[key]}
-    note = "; training settings are those of the published recipe"
-    return config.validate(tree, where=f"the configuration for {source}"), note
-
-
-def _swin_settings(content: dict[str, Any], name: str | None, source: Path) -> tuple[config.Config, str]:
-    """The configuration for a Swin.
-
-    Training settings come from the configuration in the file, the network's sizes from the weights themselves.
-    """
-    sizes = architecture(content)
-    saved = content.get("config")
-    training: dict[str, Any] = {}
-    note = "; the file has no configuration, training settings are the released defaults"
-    if isinstance(saved, dict) and is_official(saved):
-        try:
-            training, note = read_official(saved), ""
-        except UsageError as error:
-            note = f"; its training settings were left out: {error}"
-    said = saved.get("MODEL") if isinstance(saved, dict) else None
-    keys = ("embed_dim", "depths", "num_heads", "window_size", "mlp_ratio", "patch_size", "qkv_bias", "in_chans")
-    network = {
-        "NAME": name or (str(said.get("NAME", "")) if isinstance(said, dict) else ""),
-        "NUM_CLASSES": sizes["num_classes"],
-        "SWIN": {key.upper(): sizes[key] for key in keys},
-    }
-    tree = read_official({"MODEL": network})
-    for section in training.keys() - {"model"}:
-        tree[section] |= training[section]
-    if training:
-        tree["model"]["drop_path_rate"] = training["model"]["drop_path_rate"]
-    tree["model"]["conv_path"] = sizes["conv_path"]
-    tree["data"]["img_size"] = sizes["img_size"] or tree["data"]["img_size"]
-    return config.validate(tree, where=f"the configuration in {source}"), note
 
 
 def _described(settings: config.Config, weights: dict[str, Any]) -> str:

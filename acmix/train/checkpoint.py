@@ -20,8 +20,8 @@ from torch import nn
 from acmix.config import Config, validate
 from acmix.errors import UsageError
 from acmix.models.build import build_model
-from acmix.released.weights import from_official
-from acmix.safe_load import safe_load
+from acmix.released import from_official
+from acmix.released.safe_load import safe_load
 
 FORMAT, VERSION = "acmix", 1
 

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from acmix import config
 from acmix.errors import UsageError
+from acmix.released import load_config
 
 if TYPE_CHECKING:
     from acmix.train.agent import Machines
@@ -97,7 +97,7 @@ def parse(arguments: Sequence[str]) -> tuple[int, list[str], Machines]:
         raise UsageError(f"{len(arguments)} arguments where at least 3 were expected: {USAGE}")
     processes, source, data, *overrides = arguments
     count = positive(processes, "N, the number of processes,")
-    settings = config.load(source, overrides)
+    settings = load_config(source, overrides)
     if settings.data.format == "auto" and not Path(data).expanduser().is_dir():
         raise UsageError(f"no data folder {data}; expected a folder with train/<class>/ and val/<class>/")
     output = os.environ.get("OUTPUT") or f"runs/{Path(source).stem}"

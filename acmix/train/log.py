@@ -186,9 +186,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
     """What made a run: command, commit, versions and machine."""
     import timm
 
-    import acmix
-
-    here = Path(acmix.__file__).parent
+    here = Path(__file__).parent.parent
     git = (
         subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
         if (here.parent / ".git").exists()

@@ -1,5 +1,7 @@
 """The released YAML layout says the same run in our words, and ours in its; what it cannot mean here is refused."""
 
+from inspect import signature
+
 import pytest
 import yaml
 from yacs.config import CfgNode
@@ -7,9 +9,9 @@ from yacs.config import CfgNode
 from acmix import config
 from acmix.config import Config, validate
 from acmix.errors import UsageError
-from acmix.models.swin import VARIANTS
-from acmix.released.configuration import ARGUMENTS, NAMES, is_official, read_official, write_official
-from acmix.released.configuration_keys import EXPRESSIBLE, KEYS, SUPPORTED
+from acmix.models.swin import VARIANTS, SwinTransformer
+from acmix.released import is_official, load_config, read_official, write_official
+from acmix.released.yaml_keys import ARGUMENTS, EXPRESSIBLE, KEYS, NETWORKS, SUPPORTED
 
 SMALL = "acmix_swin_small_patch4_window7_224"
 RELEASED_SMALL = {
@@ -31,7 +33,7 @@ def read(**model):
 def test_a_released_file_is_read_as_it_is_with_the_papers_settings(tmp_path):
     path = tmp_path / "released.yaml"
     path.write_text(yaml.safe_dump(RELEASED_SMALL))
-    loaded = config.load(path)
+    loaded = load_config(path)
     assert loaded.model.name == SMALL
     assert (loaded.model.args, loaded.model.conv_path, loaded.model.drop_path_rate) == ({}, True, 0.3)
     assert (loaded.optimizer.name, loaded.optimizer.lr, loaded.optimizer.base_batch_size) == ("adamw", 5e-4, 512)
@@ -43,7 +45,7 @@ def test_a_released_file_is_read_as_it_is_with_the_papers_settings(tmp_path):
 def test_overrides_in_our_words_come_after_the_released_file(tmp_path):
     path = tmp_path / "released.yaml"
     path.write_text(yaml.safe_dump(RELEASED_SMALL))
-    loaded = config.load(path, ["train.epochs=2", "model.conv_path=false"])
+    loaded = load_config(path, ["train.epochs=2", "model.conv_path=false"])
     assert (loaded.train.epochs, loaded.model.conv_path, loaded.model.drop_path_rate) == (2, False, 0.3)
 
 
@@ -148,11 +150,11 @@ def test_numbers_written_like_5e_4_are_numbers():
     assert read_official({"TRAIN": {"BASE_LR": "5e-4", "EPOCHS": "30"}})["optimizer"]["lr"] == 5e-4
 
 
-def test_names_and_sizes_are_those_of_the_models():
-    assert NAMES.keys() == VARIANTS.keys()
-    for name, sizes in VARIANTS.items():
-        assert {key: tuple(v) if isinstance(v, list) else v for key, v in NAMES[name].items() if key in sizes} == sizes
-        assert set(NAMES[name]) == {*ARGUMENTS, "img_size"}
+def test_what_a_name_leaves_open_is_the_default_of_the_model():
+    defaults = {key: parameter.default for key, parameter in signature(SwinTransformer).parameters.items()}
+    for name, sizes in NETWORKS.items():
+        assert set(sizes) == {*ARGUMENTS, "img_size"}
+        assert all(sizes[key] == defaults[key] for key in set(ARGUMENTS) - set(VARIANTS[name]))
 
 
 def test_a_name_of_ours_decides_the_sizes_that_the_file_leaves_out():
@@ -202,7 +204,7 @@ def test_base_files_come_first_and_lie_beside_the_file(tmp_path):
     (tmp_path / "base" / "root.yaml").write_text("TRAIN: {EPOCHS: 7, MIN_LR: 1e-5}")
     (tmp_path / "base" / "middle.yaml").write_text("BASE: [root.yaml]\nTRAIN: {WARMUP_EPOCHS: 2, MIN_LR: 2e-5}")
     (tmp_path / "top.yaml").write_text("BASE: ['', base/middle.yaml]\nTRAIN: {WARMUP_EPOCHS: 3}\nMODEL:")
-    ours = config.load(tmp_path / "top.yaml")
+    ours = load_config(tmp_path / "top.yaml")
     assert (ours.train.epochs, ours.schedule.warmup_epochs, ours.schedule.min_lr) == (7, 3, 2e-5)
 
 
@@ -213,7 +215,7 @@ def test_a_base_that_cannot_be_followed_is_refused(tmp_path, content):
     (tmp_path / "list.yaml").write_text("[1]")
     (tmp_path / "top.yaml").write_text(content + "TRAIN: {EPOCHS: 3}")
     with pytest.raises(UsageError, match="BASE=") as caught:
-        config.load(tmp_path / "top.yaml")
+        load_config(tmp_path / "top.yaml")
     assert "\n" not in str(caught.value)
 
 

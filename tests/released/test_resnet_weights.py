@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 import acmix
 from acmix.errors import UsageError
 from acmix.layers import ACmix2d
-from acmix.released.resnet import BEFORE, BEHIND, LAYER, PLAIN, RESNET_END, RESNET_START, SHORTCUT
+from acmix.released.safe_load import safe_load
+from acmix.released.weight_keys_resnet import BEFORE, BEHIND, LAYER, PLAIN, RESNET_END, RESNET_START, SHORTCUT
 from acmix.released.weights import architecture, from_official, to_official
-from acmix.safe_load import safe_load
 from acmix.tools.convert import convert
 from acmix.train.checkpoint import restore_model
 from tests.support.paths import DATA

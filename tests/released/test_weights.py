@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 import acmix
 from acmix.errors import UsageError
-from acmix.released.swin import SWIN_BLOCK, SWIN_END, SWIN_MERGE, SWIN_START
+from acmix.released.safe_load import safe_load
+from acmix.released.weight_keys_swin import SWIN_BLOCK, SWIN_END, SWIN_MERGE, SWIN_START
 from acmix.released.weights import FAMILIES, architecture, from_official, to_official
-from acmix.safe_load import safe_load
 from tests.support.paths import DATA
 
 TINY = "acmix_swin_tiny_patch4_window7_224"

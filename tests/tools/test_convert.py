@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 import acmix
 from acmix import config
 from acmix.errors import UsageError
-from acmix.released.weights import from_official
-from acmix.safe_load import safe_load
+from acmix.released import from_official, load_config
+from acmix.released.safe_load import safe_load
 from acmix.tools.convert import convert
 from acmix.train.checkpoint import read, restore_model
 from tests.support.paths import DATA
@@ -98,9 +98,7 @@ def test_weights_without_a_configuration_are_sized_by_themselves(tmp_path):
 def test_plain_weights_become_a_baseline(tmp_path):
     settings = dict(img_size=64, embed_dim=24, depths=(2, 2), num_heads=(3, 6), window_size=4, num_classes=10)
     model = acmix.create_model(TINY, conv_path=False, **settings)
-    torch.save(
-        {"model": acmix.released.weights.to_official(model.state_dict(), TINY, img_size=64)}, tmp_path / "plain.pth"
-    )
+    torch.save({"model": acmix.to_official(model.state_dict(), TINY, img_size=64)}, tmp_path / "plain.pth")
     convert(tmp_path / "plain.pth", tmp_path / "ours.pt")
     restored = restore_model(tmp_path / "ours.pt")
     assert not restored.config.model.conv_path
@@ -132,10 +130,10 @@ def test_a_released_configuration_becomes_ours_and_ours_a_released_one(tmp_path)
     released = {"MODEL": {"TYPE": "swin_acmix", "NAME": TINY, "DROP_PATH_RATE": 0.2}, "TRAIN": {"EPOCHS": 30}}
     (tmp_path / "released.yaml").write_text(yaml.safe_dump(released))
     convert(tmp_path / "released.yaml", tmp_path / "ours.yaml")
-    assert config.load(tmp_path / "ours.yaml") == config.load(tmp_path / "released.yaml")
+    assert load_config(tmp_path / "ours.yaml") == load_config(tmp_path / "released.yaml")
     done = convert(tmp_path / "ours.yaml", tmp_path / "back.yml")
     assert yaml.safe_load((tmp_path / "back.yml").read_text())["TRAIN"]["EPOCHS"] == 30
-    assert config.load(tmp_path / "back.yml") == config.load(tmp_path / "ours.yaml")
+    assert load_config(tmp_path / "back.yml") == load_config(tmp_path / "ours.yaml")
     assert TINY in done.summary
 
 

@@ -1,24 +1,48 @@
-"""The released code's YAML layout (`MODEL.SWIN.DEPTHS`, `TRAIN.BASE_LR`, ...) read into ours, and ours written to it.
+"""Reads the released code's YAML (`MODEL.SWIN.DEPTHS`, `TRAIN.BASE_LR`, ...) as a configuration of ours.
 
-One table holds every key of that layout: its default there, what kind of value it takes, and which of our keys it sets
-or why it is ignored. A key that the table lacks is refused with the nearest name, and a value that this library cannot
-honour with what is supported. Keys the file leaves out take the released defaults, but for the sizes of a network whose
-name is one of ours: there the name decides.
+`yaml_keys` says what becomes of every key. Unknown keys are refused, and the closest valid key is suggested. Values
+that this library cannot honour are refused too. A key that the file leaves out takes the released default, except for
+the sizes of a network whose name is one of ours: there the name decides.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from acmix.errors import UsageError
-from acmix.released.configuration_keys import EXPRESSIBLE, KEYS, OTHER_NETWORKS, SUPPORTED
+from acmix.released.yaml_keys import ARGUMENTS, BASE_BATCH_SIZE, KEYS, NETWORKS, OTHER_NETWORKS, SUPPORTED, checked, put
 
 if TYPE_CHECKING:
     from acmix.config import Config
+
+
+def load_config(source: str | os.PathLike[str], overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Reads what a CONFIG argument names: a file in our layout or in the released one, or a shipped configuration.
+
+    Args:
+        source: path of a YAML file, or a shipped name with or without `.yaml`.
+        overrides: `section.key=value` strings in our layout; the value is read as YAML.
+
+    Returns:
+        The configuration, checked.
+
+    Raises:
+        UsageError: no such file, not YAML, an unknown key, a value of the wrong type, or a released setting that is not
+            supported here.
+    """
+    # here, so that `import acmix` need not load the schema
+    from acmix import config
+
+    path = config.find(source)
+    tree = config.read_tree(path)
+    if is_official(tree):
+        tree = read_official(tree, base=path.parent)
+    return config.complete(tree, overrides, where=str(path))
 
 
 def is_official(tree: dict[str, Any]) -> bool:
@@ -50,66 +74,13 @@ def read_official(tree: dict[str, Any], base: Path | None = None) -> dict[str, A
     result: dict[str, Any] = {"model": _model(values, given)}
     for key, entry in KEYS.items():
         if entry.ours:
-            _put(result, entry.ours, entry.read(values[key]))
-    if "DATA.IMG_SIZE" not in given and (name := _own_name(values)) in NAMES:
-        result["data"]["img_size"] = NAMES[name]["img_size"]
+            put(result, entry.ours, entry.read(values[key]))
+    if "DATA.IMG_SIZE" not in given and (name := _own_name(values)) in NETWORKS:
+        result["data"]["img_size"] = NETWORKS[name]["img_size"]
     if not values["AMP_ENABLE"]:
         result["train"]["precision"] = "fp32"
     result["optimizer"]["base_batch_size"] = BASE_BATCH_SIZE
     return result
-
-
-def write_official(config: Config) -> dict[str, Any]:
-    """Writes a configuration in the released layout; `read_official` gives back the same network and training.
-
-    What only concerns how a run is carried out (precision, reading processes, logging, compilation, how often it
-    evaluates) is written where that layout has a key for it, and left out elsewhere.
-
-    Raises:
-        UsageError: a setting that changes the result and that the released layout cannot express.
-    """
-    ours = config.model_dump(mode="json")
-    for key, (expressible, says) in EXPRESSIBLE.items():
-        if not expressible(_get(ours, key)):
-            raise UsageError(f"{key}={_get(ours, key)!r} cannot be written in the released layout: {says}")
-    # learning rates are meant for a batch of 512 there
-    scale = BASE_BATCH_SIZE / ours["optimizer"]["base_batch_size"]
-    result: dict[str, Any] = {}
-    for key, value in _official_model(ours["model"]).items():
-        _put(result, key, value)
-    for key, entry in KEYS.items():
-        value = entry.write(_get(ours, entry.ours)) if entry.ours else None
-        if value is not None:
-            # yacs takes a whole number only where the default is one
-            _put(result, key, entry.kind(value * scale if key in RATES else value))
-    return result
-
-
-BASE_BATCH_SIZE = 512
-RATES = ("TRAIN.BASE_LR", "TRAIN.WARMUP_LR", "TRAIN.MIN_LR")
-
-# What a Swin of ours is called and built with. A test holds this equal to the models' own table, which cannot be
-# imported here.
-NAMES: dict[str, dict[str, Any]] = {
-    f"acmix_swin_{size}_patch4_window{window}_{img_size}": {
-        "img_size": img_size,
-        "embed_dim": embed_dim,
-        "depths": depths,
-        "num_heads": num_heads,
-        "window_size": window,
-        "mlp_ratio": 4.0,
-        "patch_size": 4,
-        "qkv_bias": True,
-    }
-    for window, img_size in ((7, 224), (12, 384))
-    for size, embed_dim, depths, num_heads in (
-        ("tiny", 96, [2, 2, 6, 2], [3, 6, 12, 24]),
-        ("small", 96, [2, 2, 18, 2], [3, 6, 12, 24]),
-        ("base", 128, [2, 2, 18, 2], [4, 8, 16, 32]),
-    )
-}
-# a key MODEL.SWIN.X of the released layout is the argument x of the model
-ARGUMENTS = ("embed_dim", "depths", "num_heads", "window_size", "mlp_ratio", "patch_size", "qkv_bias")
 
 
 def _model(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -118,8 +89,8 @@ def _model(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     # the type of an ACmix network may be swin too: only a name of plain Swin says that one is meant
     conv_path = not values["MODEL.NAME"].startswith("swin") or "acmix" in values["MODEL.TYPE"].lower()
     sizes = {argument: values[f"MODEL.SWIN.{argument.upper()}"] for argument in ARGUMENTS}
-    if name in NAMES:
-        sizes |= {key: NAMES[name][key] for key in ARGUMENTS if f"MODEL.SWIN.{key.upper()}" not in given}
+    if name in NETWORKS:
+        sizes |= {key: NETWORKS[name][key] for key in ARGUMENTS if f"MODEL.SWIN.{key.upper()}" not in given}
     else:
         name = _nearest(sizes)
     if len(sizes["depths"]) != len(sizes["num_heads"]):
@@ -131,7 +102,7 @@ def _model(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         "name": name,
         "conv_path": conv_path,
         "checkpoint": values["MODEL.PRETRAINED"] or values["MODEL.RESUME"] or None,
-        "args": {key: size for key, size in sizes.items() if size != NAMES[name][key]},
+        "args": {key: size for key, size in sizes.items() if size != NETWORKS[name][key]},
     }
 
 
@@ -143,25 +114,7 @@ def _own_name(values: dict[str, Any]) -> str:
 def _nearest(sizes: dict[str, Any]) -> str:
     """The name that has most of the sizes, of the smallest network where several have."""
     keys = ("window_size", "depths", "embed_dim", "num_heads")
-    return max(NAMES, key=lambda name: sum(NAMES[name][key] == sizes[key] for key in keys))
-
-
-def _official_model(model: dict[str, Any]) -> dict[str, Any]:
-    """The other way: the keys that tell which network it is."""
-    name, args = model["name"], model["args"]
-    if name not in NAMES:
-        raise UsageError(f"model.name={name!r} cannot be written in the released layout: it knows {', '.join(NAMES)}")
-    if unknown := sorted(args.keys() - set(ARGUMENTS)):
-        raise UsageError(f"model.args.{unknown[0]} cannot be written in the released layout: it has no key for it")
-    result = {
-        "MODEL.TYPE": "swin_acmix" if model["conv_path"] else "swin",
-        "MODEL.NAME": name if model["conv_path"] else name.removeprefix("acmix_"),
-        "MODEL.RESUME": model["checkpoint"] or "",
-    }
-    for argument in ARGUMENTS:
-        key = f"MODEL.SWIN.{argument.upper()}"
-        result[key] = _checked(key, args.get(argument, NAMES[name][argument]))
-    return result
+    return max(NETWORKS, key=lambda name: sum(NETWORKS[name][key] == sizes[key] for key in keys))
 
 
 def _given(tree: dict[str, Any], base: Path | None, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -196,7 +149,7 @@ def _given_by(name: Any, base: Path | None, above: tuple[Path, ...]) -> dict[str
 def _flatten(key: str, value: Any, result: dict[str, Any]) -> None:
     """Adds what stands under a key to `result`, and refuses keys that nobody knows."""
     if key in KEYS:
-        result[key] = _checked(key, value)
+        result[key] = checked(key, value)
     elif any(known.startswith(f"{key}.") for known in KEYS):
         if not isinstance(value, dict | None):
             raise UsageError(f"{key}={value!r} is a value where a section was expected")
@@ -212,23 +165,3 @@ def _hint(key: str) -> str:
     last = key.upper().rpartition(".")[2]
     near = near or [known for known in KEYS if known.rpartition(".")[2] == last]
     return f"did you mean {near[0]!r}?" if near else f"sections: {', '.join(sorted(sections))}"
-
-
-def _checked(key: str, value: Any) -> Any:
-    try:
-        return KEYS[key].kind(value)
-    except ValueError as error:
-        raise UsageError(f"{key}={value!r}: {error}") from None
-
-
-def _put(tree: dict[str, Any], key: str, value: Any) -> None:
-    *sections, name = key.split(".")
-    for section in sections:
-        tree = tree.setdefault(section, {})
-    tree[name] = value
-
-
-def _get(tree: dict[str, Any], key: str) -> Any:
-    for part in key.split("."):
-        tree = tree[part]
-    return tree

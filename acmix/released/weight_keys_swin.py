@@ -1,4 +1,7 @@
-"""Released Swin + ACmix weights: the table, and what follows from a network's sizes."""
+"""The released names of a Swin's weights, beside ours, and the masks and index tables that a released file also holds.
+
+To support one more key, add its row to the table it belongs to.
+"""
 
 # C channels of a stage, N heads, M hidden channels of the feed-forward layer, T entries of the relative position table,
 # E channels of the first stage, P patch side, I input channels, F channels of the last stage, K classes,
@@ -6,11 +9,10 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from acmix.errors import UsageError
 from acmix.models.swin import VARIANTS
-from acmix.released.table import Pair, Row, same
+from acmix.released.weight_table import Pair, Row, check_name, fill, same
 
 MERGE = "merged at the end of stage i there, at the start of stage i+1 in timm and here"
 HEAD = "timm's name for the classifier"
@@ -163,21 +165,16 @@ class SwinLayout:
         yield from self._fill(SWIN_END, last)
 
     def _fill(self, rows: Iterable[Row], stage: int, prefix: str = "") -> Iterator[Pair]:
+        stages = {"i": stage, "next": stage + 1}
         dim, heads, window = self.embed_dim * 2**stage, self.num_heads[stage], self.windows[stage]
         numbers = {"C": dim, "2C": 2 * dim, "3C": 3 * dim, "4C": 4 * dim, "N": heads, "3N": 3 * heads, "F": dim}
         numbers |= {"M": self.mlp_hidden[stage], "T": (2 * window - 1) ** 2, "L": window**2, "nW": -1}
         numbers |= {"E": self.embed_dim, "P": self.patch_size, "I": self.in_chans, "K": self.num_classes}
-        for row in rows:
-            official, ours = (
-                None if name is None else prefix + name.format(i=stage, next=stage + 1)
-                for name in (row.official, row.ours)
-            )
-            assert official is not None
-            theirs, here = (
-                tuple(numbers[word] if word in numbers else int(word) for word in text.split())
-                for text in (row.official_shape, row.shape or row.official_shape)
-            )
-            yield Pair(official, ours, theirs, here)
+        named = (
+            replace(row, official=row.official.format(**stages), ours=row.ours and row.ours.format(**stages))
+            for row in rows
+        )
+        yield from fill(named, numbers, prefix)
 
     def tables(self, img_size: int | tuple[int, int] | None) -> dict[str, Tensor]:
         """The index tables and masks that the released code saves, made for images of that size."""
@@ -204,9 +201,7 @@ class SwinLayout:
 
 def read_swin(weights: Mapping[str, Tensor], name: str) -> SwinLayout:
     """Reads the sizes of weights that are said to be `name`'s, and refuses those of another variant."""
-    if name not in VARIANTS:
-        near = difflib.get_close_matches(name, VARIANTS, n=1)
-        raise UsageError(f"no model {name!r}; " + (f"did you mean {near[0]}?" if near else f"there are {[*VARIANTS]}"))
+    check_name(name, VARIANTS)
     layout = SwinLayout.of(weights, name)
     found = layout.settings()
     sizes = {known: [settings[key] for key in IDENTITY] for known, settings in VARIANTS.items()}

@@ -1,14 +1,16 @@
-"""Released ACmix modules and the ResNets made of them: the table, and the sizes read off the weights."""
+"""The released names of the weights of an ACmix layer and of the ResNets made of them, beside ours.
+
+To support one more key, add its row to the table it belongs to.
+"""
 
 # C output channels of a layer, I input channels, N heads, D channels a head, k side of the convolution, T = k*k taps,
 # B channels that enter a bottleneck, M = 4*C that leave it, E channels of the stem, F of the last stage, K classes.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from acmix.errors import UsageError
 from acmix.models.resnet import EXPANSION, VARIANTS
-from acmix.released.table import Pair, Row, same
+from acmix.released.weight_table import Pair, Row, check_name, fill, same, size_of
 
 NAMED = "named for what it gives"
 RATE = "named for what it weighs"
@@ -176,7 +178,7 @@ def read_layer(weights: Mapping[str, Tensor], name: str) -> LayerLayout:
 
 def read_resnet(weights: Mapping[str, Tensor], name: str) -> ResNetLayout:
     """Reads the sizes of weights that are said to be `name`'s, and refuses those of another variant."""
-    check_name(name)
+    check_resnet(name)
     check_biases(weights)
     layout = ResNetLayout.of(weights, name)
     other = variant_of(layout.layers)
@@ -189,11 +191,9 @@ def read_resnet(weights: Mapping[str, Tensor], name: str) -> ResNetLayout:
     return layout
 
 
-def check_name(name: str) -> None:
+def check_resnet(name: str) -> None:
     """Refuses a name that no ResNet has."""
-    if name not in VARIANTS:
-        near = difflib.get_close_matches(name, VARIANTS, n=1)
-        raise UsageError(f"no model {name!r}; " + (f"did you mean {near[0]}?" if near else f"there are {[*VARIANTS]}"))
+    check_name(name, VARIANTS)
 
 
 def variant_of(layers: tuple[int, ...]) -> str | None:
@@ -209,19 +209,3 @@ def check_biases(weights: Mapping[str, Tensor]) -> None:
                 f"{key} is not zero (largest {tensor.abs().max().item():.3g}); no released weights have a bias there, "
                 "and none can be kept: set it to zeros and train on"
             )
-
-
-def size_of(weights: Mapping[str, Tensor], keys: Iterable[str], dim: int, otherwise: int) -> int:
-    """The size of the first of these tensors that is there and has that dimension."""
-    found = (weights[key] for key in keys if key in weights and weights[key].ndim > dim)
-    return next((tensor.shape[dim] for tensor in found), otherwise)
-
-
-def fill(rows: Iterable[Row], numbers: Mapping[str, int], prefix: str = "") -> Iterator[Pair]:
-    """Puts numbers into the rows' shapes, and a prefix before their names."""
-    for row in rows:
-        theirs, here = (
-            tuple(numbers[word] if word in numbers else int(word) for word in text.split())
-            for text in (row.official_shape, row.shape or row.official_shape)
-        )
-        yield Pair(prefix + row.official, None if row.ours is None else prefix + row.ours, theirs, here)

@@ -1,12 +1,15 @@
-"""What a table between released and own parameter names is made of."""
+"""What a table of released weights is made of: rows with both names and shapes, and the sizes that fill them in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
+
+from acmix.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -53,3 +56,26 @@ class Layout(Protocol):
     def tables(self, img_size: int | tuple[int, int] | None) -> dict[str, Tensor]:
         """What the released code saves beside the weights, for images of that size; None: as the name says."""
         ...
+
+
+def check_name(name: str, variants: Iterable[str]) -> None:
+    """Refuses a name that is none of a family's, and suggests the closest."""
+    if name not in (known := [*variants]):
+        near = difflib.get_close_matches(name, known, n=1)
+        raise UsageError(f"no model {name!r}; " + (f"did you mean {near[0]}?" if near else f"there are {known}"))
+
+
+def size_of(weights: Mapping[str, Tensor], keys: Iterable[str], dim: int, otherwise: int) -> int:
+    """The size of the first of these tensors that is there and has that dimension."""
+    found = (weights[key] for key in keys if key in weights and weights[key].ndim > dim)
+    return next((tensor.shape[dim] for tensor in found), otherwise)
+
+
+def fill(rows: Iterable[Row], numbers: Mapping[str, int], prefix: str = "") -> Iterator[Pair]:
+    """Puts numbers into the rows' shapes, and a prefix before their names."""
+    for row in rows:
+        theirs, here = (
+            tuple(numbers[word] if word in numbers else int(word) for word in text.split())
+            for text in (row.official_shape, row.shape or row.official_shape)
+        )
+        yield Pair(prefix + row.official, None if row.ours is None else prefix + row.ours, theirs, here)

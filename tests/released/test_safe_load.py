@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from acmix.errors import UsageError
-from acmix.safe_load import safe_load
+from acmix.released.safe_load import safe_load
 from tests.support.paths import DATA
 from tests.support.processes import python
 
@@ -41,7 +41,7 @@ def refusal(path):
 def test_toy_checkpoint_is_read_where_yacs_cannot_be_imported():
     code = (
         "import sys; sys.modules['yacs'] = None; sys.modules['yacs.config'] = None\n"
-        "from acmix.safe_load import safe_load\n"
+        "from acmix.released.safe_load import safe_load\n"
         f"content = safe_load({str(TOY)!r})\n"
         "assert type(content['config']) is dict and type(content['config']['MODEL']['SWIN']) is dict\n"
         "print(content['config']['MODEL']['SWIN']['DEPTHS'], content['epoch'], len(content['model']))\n"

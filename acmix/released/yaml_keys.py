@@ -1,4 +1,7 @@
-"""Every key of the released code's configuration: its default there, the kind of its value, and what becomes of it."""
+"""Every key of the released code's YAML: its default there, the kind of its value, and which key of ours it sets.
+
+To support one more key, add it to `KEYS`, and to `SUPPORTED` or `EXPRESSIBLE` where only some values are.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from acmix.errors import UsageError
+from acmix.models.swin import VARIANTS
 
 
 @dataclass(frozen=True)
@@ -227,3 +233,38 @@ EXPRESSIBLE: dict[str, tuple[Callable[[Any], bool], str]] = {
     "schedule.warmup_epochs": (lambda value: value == int(value), "it takes whole epochs"),
     "train.ema_decay": (lambda value: value is None, "it keeps no average of the weights; set null"),
 }
+
+# the batch that the learning rates in a released file are meant for
+BASE_BATCH_SIZE = 512
+RATES = ("TRAIN.BASE_LR", "TRAIN.WARMUP_LR", "TRAIN.MIN_LR")
+
+# a key MODEL.SWIN.X of the released layout is the argument x of the model
+ARGUMENTS = ("embed_dim", "depths", "num_heads", "window_size", "mlp_ratio", "patch_size", "qkv_bias")
+# the networks that the released layout can name, with these arguments as YAML holds them, and the size of their images
+NETWORKS: dict[str, dict[str, Any]] = {
+    name: {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in {"mlp_ratio": 4.0, "patch_size": 4, "qkv_bias": True, **arguments}.items()
+    }
+    for name, arguments in VARIANTS.items()
+}
+
+
+def checked(key: str, value: Any) -> Any:
+    """A value for a key, of the key's kind.
+
+    Raises:
+        UsageError: it is of another kind.
+    """
+    try:
+        return KEYS[key].kind(value)
+    except ValueError as error:
+        raise UsageError(f"{key}={value!r}: {error}") from None
+
+
+def put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Sets a dotted key in a tree of plain dictionaries."""
+    *sections, name = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+    tree[name] = value
