@@ -2,89 +2,103 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.paths import ROOT
 
-# each part of the package, and the parts it may import besides itself
-ALLOWED = {
-    "errors": set(),
-    # the two read each other's types: one is the schema, the other turns a foreign layout into it and back
-    "config": {"released", "errors"},
-    "released": {"config", "models", "layers", "safe_load", "errors"},
-    "testing": {"ops", "errors"},
-    "safe_load": {"errors"},
-    "ops": {"errors"},
-    "layers": {"ops", "errors"},
-    "integrations": {"layers", "errors"},
-    "models": {"layers", "ops", "safe_load", "errors"},
-    "data": {"config", "errors"},
-    "tasks": {"models", "layers", "ops", "data", "config", "errors"},
-    "train": {"tasks", "models", "layers", "ops", "data", "config", "released", "safe_load", "errors"},
-}
-ALLOWED["tools"] = {"train", *ALLOWED["train"]}
-ALLOWED["benchmark"] = {"tools", "testing", *ALLOWED["tools"]}
-ALLOWED["cli"] = {"benchmark", *ALLOWED["benchmark"]}
-ALLOWED["__main__"] = {"cli"}
-# the public names
-ALLOWED["__init__"] = {"ops", "layers", "models", "released", "errors"}
 HEAVY = ("triton", "onnx", "onnxruntime", "pycocotools", "ultralytics", "sklearn", "matplotlib", "tensorboard")
+# how a family of models registers its variants
+FAMILY = "\nregister_variants("
+# folders of tests that are no part of the package: what tests share, and the golden data
+TESTS_ALONE = {"support", "data"}
 
 
-def modules() -> Iterator[tuple[str, Path]]:
-    """Every module's dotted name within the package, and its file."""
-    for path in sorted((ROOT / "acmix").rglob("*.py")):
-        parts = path.relative_to(ROOT / "acmix").with_suffix("").parts
-        yield ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts), path
+def house(root: Path) -> list[str]:
+    """What `scripts/house.py` says of a tree, below its table."""
+    command = [sys.executable, str(ROOT / "scripts" / "house.py"), str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = done.stdout.partition("\n\n")[2].splitlines()
+    assert done.returncode == (len(found) > 1), done.stderr
+    return found
 
 
-def imports(path: Path) -> Iterator[str]:
-    """The dotted names, within the package, that a file imports anywhere: also in functions and for types alone."""
-    package = ["acmix", *path.relative_to(ROOT / "acmix").parts[:-1]]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            names = [f"{module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        yield from (name.removeprefix("acmix.") for name in names if name.startswith("acmix."))
+def test_imports_point_one_way_and_never_in_a_circle() -> None:
+    assert house(ROOT) == ["circles: 0"]
 
 
-def wrong_arrows() -> Iterator[str]:
-    """One line for each import that points the wrong way."""
-    for name, path in modules():
-        part = name.split(".")[0]
-        for target in imports(path):
-            other = target.split(".")[0]
-            if other in ALLOWED and other != part and other not in ALLOWED[part]:
-                yield f"{name} imports {target}: {part} may import {sorted(ALLOWED[part])}"
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (
+            {"ops/a.py": "import acmix.layers.b", "layers/b.py": ""},
+            ["ops.a imports layers.b: ops may import errors alone"],
+        ),
+        (
+            {"layers/b.py": "def f():\n    from acmix.models import swin", "models/swin.py": ""},
+            ["layers.b imports models.swin: layers may import ops"],
+        ),
+        ({"config.py": "from . import tools"}, ["config imports tools: config may import errors alone"]),
+        ({"stray.py": ""}, ["stray has no place in the house; give it one in scripts/house.py"]),
+        (
+            {"ops/a.py": "from acmix.ops import b", "ops/b.py": "import acmix.ops.a"},
+            ["circle of modules: ops.a -> ops.b -> ops.a"],
+        ),
+        (
+            {"ops/a.py": "def f():\n    from acmix.ops.b import g", "ops/b.py": "if TYPES:\n    from .a import f"},
+            ["circle of modules: ops.a -> ops.b -> ops.a"],
+        ),
+        (
+            {"ops/__init__.py": "from acmix.ops import a", "ops/a.py": "from acmix.ops import pair"},
+            ["circle of modules: ops -> ops.a -> ops"],
+        ),
+        (
+            {
+                "models/a.py": "import acmix.layers.c",
+                "models/b.py": "",
+                "layers/c.py": "",
+                "layers/d.py": "import acmix.models.b",
+            },
+            ["layers.d imports models.b: layers may import ops", "circle of folders: layers -> models -> layers"],
+        ),
+        (
+            {"train/a.py": "import acmix", "__init__.py": "from acmix.train import a"},
+            [
+                "train.a imports __init__: train may import config, data, heads, layers, models, ops, released, tasks",
+                "circle of modules: __init__ -> train.a -> __init__",
+                "circle of folders: __init__ -> train -> __init__",
+            ],
+        ),
+        (
+            {"models/a.py": f"from acmix.models.b import c{FAMILY}C)", "models/b.py": f"{FAMILY}D)"},
+            ["models.a imports models.b: families do not know each other; share through a module of its own"],
+        ),
+        ({"models/a.py": f"from acmix.models.b import c{FAMILY}C)", "models/b.py": ""}, []),
+        ({"ops/a.py": "import acmix.errors, torch", "errors.py": "", "layers/b.py": "from acmix.ops import a"}, []),
+    ],
+)  # fmt: skip
+def test_a_wrong_arrow_and_a_circle_are_found(tmp_path: Path, files: dict[str, str], said: list[str]) -> None:
+    for file, text in {"__init__.py": "", "tools/__init__.py": "", **files}.items():
+        path = tmp_path / "acmix" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert house(tmp_path)[:-1] == said
 
 
-def test_imports_point_one_way() -> None:
-    assert list(wrong_arrows()) == []
+def test_tests_mirror_the_package() -> None:
+    """A folder of tests is a folder of the package, or holds what tests share."""
+    package = {path.name for path in (ROOT / "acmix").iterdir() if path.is_dir()}
+    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and any(path.glob("*.py"))}
+    assert folders
+    assert folders - TESTS_ALONE <= package
 
 
-def test_every_part_of_the_package_has_its_place() -> None:
-    assert {name.split(".")[0] for name, _ in modules()} <= ALLOWED.keys()
-
-
-def test_families_of_models_do_not_know_each_other() -> None:
-    """A family is a module that registers variants; what it shares lies in modules that register none."""
-    inside = {name.split(".")[1]: path for name, path in modules() if name.startswith("models.")}
-    families = {name for name, path in inside.items() if "\nregister_variants(" in path.read_text(encoding="utf-8")}
-    assert families
-    for family in families:
-        known = {target.split(".")[1] for target in imports(inside[family]) if target.startswith("models.")}
-        assert not known & families - {family}, family
+def test_families_of_models_are_found() -> None:
+    models = (ROOT / "acmix" / "models").glob("*.py")
+    assert sum(FAMILY in path.read_text(encoding="utf-8") for path in models) >= 5
 
 
 def test_importing_the_package_loads_nothing_heavy_beyond_torch_and_timm() -> None:
