@@ -211,11 +211,11 @@ def test_a_batch_moves_what_a_model_needs(folder):
     assert [each.device.type for each in batch] == ["meta", "meta", "meta", "cpu", "cpu"]
 
 
-def test_workers_default_to_this_process_share_of_the_cores(folder, monkeypatch):
-    cores = len(os.sched_getaffinity(0))
-    for processes in (1, 2, cores):
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-        assert worker_count(config(folder, workers=None)) == min(8, cores // processes)
+@pytest.mark.parametrize(("processes", "workers"), [(1, 8), (2, 8), (4, 5), (20, 1), (40, 0)])
+def test_workers_default_to_this_process_share_of_the_cores(folder, monkeypatch, processes, workers):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(20)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert worker_count(config(folder, workers=None)) == workers
 
 
 def test_readers_survive_ctrl_c(folder):

@@ -177,8 +177,13 @@ def test_copies_pickles_and_state_dicts_give_the_same_bits(name):
 def test_checkpointing_changes_no_gradient_and_counts_no_batch_twice(name):
     plain, lean = toy(name), toy(name)
     lean.set_grad_checkpointing()
+    passes = []
     for model in (plain, lean):
+        mixed = next(module for module in model.modules() if isinstance(module, Mixed))
+        mixed.register_forward_pre_hook(lambda module, arguments: passes.append(module))
         model(images()).square().sum().backward()
+    # with it, once more in the backward pass
+    assert len(passes) == 1 + 2
     for (key, expected), found in zip(plain.named_parameters(), lean.parameters(), strict=True):
         torch.testing.assert_close(found.grad, expected.grad, msg=key)
     for key, expected in plain.named_buffers():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -76,14 +79,20 @@ def test_loss_is_smoothed_cross_entropy(smoothing: float) -> None:
 
 
 def test_mixup_mixes_images_and_targets_alike() -> None:
-    # the logarithm of mixed one-hot images is not the mix of logarithms: check the two ends of one pair
     task = Classification(tiny_config("", "augment.mixup=1.0", "augment.cutmix=0", "augment.label_smoothing=0"))
-    images = torch.eye(4)[[0, 1]]
+    seen: list[torch.Tensor] = []
 
     class Log(Reader):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return super().forward(images).clamp_min(1e-30).log()
+            seen.append(super().forward(images))
+            return seen[-1].clamp_min(1e-30).log()
 
-    loss = task.loss(Log(), batch(images.clone(), torch.tensor([0, 1])))
-    # the pair is (λ, 1-λ) and (1-λ, λ) in images and in targets: the loss is the entropy of λ, at most log 2
-    assert 0 < loss.item() <= torch.tensor(2.0).log().item() + 1e-6
+    for seed in range(5):
+        np.random.seed(seed)
+        loss = task.loss(Log(), batch(torch.eye(4)[[0, 1]], torch.tensor([0, 1])))
+        # the pair is (λ, 1-λ) and (1-λ, λ) in images and in targets: the loss is the entropy of λ
+        share, rest = seen[-1][0, :2].tolist()
+        assert seen[-1][1, :2].tolist() == pytest.approx([rest, share])
+        assert share + rest == pytest.approx(1)
+        assert loss.item() == pytest.approx(-share * math.log(share) - rest * math.log(rest), rel=1e-4)
+    assert len({round(each[0, 0].item(), 3) for each in seen}) == 5

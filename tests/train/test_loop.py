@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from acmix import config as configuration
+from acmix.data import Batch
 from acmix.errors import UsageError
+from acmix.layers import Mixed
 from acmix.train.checkpoint import read, restore_model
 from acmix.train.distributed import join
 from acmix.train.loop import Run, train
@@ -125,23 +130,58 @@ def plain(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
     return last(output)["model"]
 
 
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+    """How each forward pass of a run's steps was computed."""
+    plain, passes = Run.one_step, list[dict[str, Any]]()
+
+    def one_step(run: Run, batches: list[Batch]) -> object:
+        def look(module: nn.Module, arguments: tuple[torch.Tensor]) -> None:
+            passes.append(
+                dict(
+                    blocks=0,
+                    channels_last=arguments[0].is_contiguous(memory_format=torch.channels_last),
+                    deterministic=torch.are_deterministic_algorithms_enabled(),
+                    readers=len(multiprocessing.active_children()),
+                    autocast=torch.is_autocast_enabled("cpu"),
+                )
+            )
+
+        def count(module: nn.Module, arguments: object) -> None:
+            passes[-1]["blocks"] += 1
+
+        block = next(module for module in run.state.model.modules() if isinstance(module, Mixed))
+        with run.state.model.register_forward_pre_hook(look), block.register_forward_pre_hook(count):
+            return plain(run, batches)
+
+    monkeypatch.setattr(Run, "one_step", one_step)
+    yield passes
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize(
-    ("override", "bound"),
+    ("override", "bound", "form"),
     [
-        ("train.gradient_checkpointing=true", 0.0),
-        ("train.channels_last=true", 1e-6),
-        ("train.deterministic=true", 0.0),
-        ("data.workers=1", 0.0),
-        ("train.precision=bf16", 2e-2),
+        # a block is computed again in the backward pass
+        ("train.gradient_checkpointing=true", 0.0, dict(blocks=2)),
+        ("train.channels_last=true", 1e-6, dict(channels_last=True)),
+        ("train.deterministic=true", 0.0, dict(deterministic=True)),
+        ("data.workers=1", 0.0, dict(readers=1)),
+        ("train.precision=bf16", 2e-2, dict(autocast=True)),
     ],
 )
 def test_another_form_of_the_computation_gives_the_same_weights(
-    data: Path, plain: dict[str, Any], tmp_path: Path, override: str, bound: float
+    data: Path,
+    plain: dict[str, Any],
+    tmp_path: Path,
+    seen: list[dict[str, Any]],
+    override: str,
+    bound: float,
+    form: dict[str, Any],
 ) -> None:
-    try:
-        train(tiny_config(data, "train.epochs=1", *PLAIN, *SGD, override), tmp_path)
-    finally:
-        torch.use_deterministic_algorithms(False)
+    train(tiny_config(data, "train.epochs=1", *PLAIN, *SGD, override), tmp_path)
+    usual = dict(blocks=1, channels_last=False, deterministic=False, readers=0, autocast=False)
+    assert seen == [{**usual, **form}] * 4
     ours = last(tmp_path)["model"]
     assert ours.keys() == plain.keys()
     difference = max((ours[key] - plain[key]).abs().max().item() for key in plain)
@@ -152,11 +192,14 @@ def test_another_form_of_the_computation_gives_the_same_weights(
 
 @pytest.mark.slow
 def test_a_compiled_run_keeps_plain_names_and_gives_the_same_weights(
-    data: Path, plain: dict[str, Any], tmp_path: Path
+    data: Path, plain: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    compiled, compile = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or compile(model))
     # compiling takes a minute, and that compiled operators compute the same is for their own tests: here the wrapping
     with torch.compiler.set_stance("force_eager"):
         train(tiny_config(data, "train.epochs=1", *PLAIN, *SGD, "train.compile=true"), tmp_path)
+    assert len(compiled) == 1
     ours = last(tmp_path)["model"]
     assert ours.keys() == plain.keys()
     assert all(torch.equal(ours[key], plain[key]) for key in plain)
