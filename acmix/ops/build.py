@@ -1,20 +1,17 @@
 """Builds the CPU kernels with the machine's own compiler, once, and loads them.
 
-A library lies in a cache folder under a name made from all that decides what is in it: sources, flags, CPU, compiler.
-It is loaded from there only if nobody else could have written it and its checksum holds; otherwise it is built. Of
-many processes one builds, and the others wait for it. Importing this module builds nothing.
+A library lies in a cache folder under a name made from all that decides what is in it: sources, flags, limits, CPU,
+compiler. It is loaded from there only if nobody else could have written it and its checksum holds; otherwise it is
+built. Of many processes one builds, and the others wait for it. Importing this module builds nothing.
 """
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib
 import os
 import platform
-import re
-import shlex
-import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -26,25 +23,18 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import torch  # before any kernel: its OpenMP runtime has to be the one in the process
+from acmix.ops.compiler import FLAGS, CannotBuild, Compiler, call, cpu, find_compiler, loaded_openmp, openmp_flags
 
-from acmix.errors import UsageError
-
-# one file or more in each operator's folder, and headers in include/
-KERNELS = Path(__file__).parent
-# g++ first: on Linux torch runs on GNU's OpenMP, which clang's code cannot call
-COMPILERS = ("g++", "c++", "clang++")
-NATIVE = "-march=native" if platform.machine().lower() in ("x86_64", "amd64", "i686") else "-mcpu=native"
-FLAGS = ("-O3", NATIVE, "-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+FOLDER = Path(__file__).parent
+# C++ in each operator's folder, and headers in include/
+KERNELS = FOLDER
+# flags of the compiler and the linker after ours: scripts/sanitize.py sets them before anything is built
+extra: tuple[str, ...] = ()
 # said before a build
 EXPECTED = "under a minute"
 
 _found: dict[Path, ctypes.CDLL | str] = {}
 _guard = threading.Lock()
-
-
-class CannotBuild(UsageError):
-    """Says in one line why there are no CPU kernels here."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +56,7 @@ def library(sources: Path | None = None) -> ctypes.CDLL:
     """Returns the loaded kernels; builds them where they are not built, and remembers what came of it.
 
     Args:
-        sources: folder of *.cpp and *.h, in folders of its own too; ours by default.
+        sources: folder with *.cpp and *.h, in it and below; ours by default.
 
     Raises:
         CannotBuild: the reason, also at every later call in this process.
@@ -101,7 +91,7 @@ def build(*, force: bool = False, sources: Path | None = None) -> Built:
 
     Args:
         force: build although they are built.
-        sources: folder of *.cpp and *.h, in folders of its own too; ours by default.
+        sources: folder with *.cpp and *.h, in it and below; ours by default.
 
     Raises:
         CannotBuild: they are switched off, no compiler or one that fails, no folder to write to.
@@ -112,7 +102,7 @@ def build(*, force: bool = False, sources: Path | None = None) -> Built:
         raise CannotBuild(f"built on Linux and macOS only, and this is {platform.system()}")
     sources = sources or KERNELS
     folders = cache_folders()
-    what = f"acmix-{key(contents(sources), FLAGS, cpu(), loaded_openmp())}"
+    what = f"acmix-{key(contents(sources), FLAGS, extra, limits(), cpu(), loaded_openmp())}"
     try:
         compiler = find_compiler()
     except CannotBuild:
@@ -236,95 +226,21 @@ def key(*parts: object) -> str:
 
 def contents(sources: Path) -> list[tuple[str, str]]:
     """Names and checksums of the sources."""
-    found = sorted(path for path in sources.rglob("*") if path.suffix in (".cpp", ".h"))
-    return [(path.relative_to(sources).as_posix(), checksum(path)) for path in found]
+    paths = sorted([*sources.rglob("*.cpp"), *sources.rglob("*.h")])
+    return [(path.relative_to(sources).as_posix(), checksum(path)) for path in paths]
 
 
-def cpu() -> list[str]:
-    """What `native` means here."""
-    about = [sys.platform, platform.machine(), platform.processor()]
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return about
-    told = ("model name", "flags", "Features", "CPU implementer", "CPU part", "CPU variant")
-    return about + sorted({line for line in lines if line.startswith(told)})
+def limits() -> tuple[str, ...]:
+    """The limits in the operators' specs, which stand nowhere else, as macros: MOST_TAPS is ACMIX_MOST_TAPS in C++."""
+    found = []
+    for path in sorted(FOLDER.glob("*/spec.py")):
+        # now, because the operators import this module
+        spec = importlib.import_module(f"acmix.ops.{path.parent.name}.spec")
+        found += [f"-DACMIX_{name}={value}" for name, value in vars(spec).items() if name.startswith("MOST_")]
+    return tuple(found)
 
 
-def loaded_openmp() -> str | None:
-    """The OpenMP runtime that torch brought into this process, as a path.
-
-    A second one would be a second team of threads that spin for the same cores.
-    """
-    try:
-        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    paths = {fields[5] for fields in (line.split(maxsplit=5) for line in lines) if len(fields) == 6}
-    found = sorted(path for path in paths if re.match(r"lib(gomp|iomp5|omp)\b.*\.so", Path(path).name))
-    # other packages bring runtimes of their own
-    home = str(Path(torch.__file__).resolve().parent)
-    return next((path for path in found if path.startswith(home)), found[0] if found else None)
-
-
-# The compiler
-
-
-@dataclass(frozen=True)
-class Compiler:
-    """How to call it, and what it says of itself."""
-
-    command: tuple[str, ...]
-    version: str
-
-
-def find_compiler() -> Compiler:
-    """The compiler that CXX names, or the first on the PATH."""
-    named = shlex.split(os.environ.get("CXX", ""))
-    if named:
-        path = shutil.which(named[0])
-        if path is None:
-            raise CannotBuild(f"CXX is {named[0]!r}, which is no program on the PATH; unset it or name a C++ compiler")
-        command = (path, *named[1:])
-    else:
-        path = next(filter(None, map(shutil.which, COMPILERS)), None)
-        if path is None:
-            names = ", ".join(COMPILERS)
-            raise CannotBuild(f"no C++ compiler on the PATH ({names}); install one (`apt install g++`), or set CXX")
-        command = (path,)
-    return Compiler(command, call([*command, "--version"]))
-
-
-def call(command: list[str]) -> str:
-    """Runs a compiler; what it complains of first is the reason why there are no kernels."""
-    english = {**os.environ, "LC_ALL": "C"}
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, env=english
-        )
-    except OSError as error:
-        raise CannotBuild(f"{command[0]} does not run ({error.strerror}); set CXX to a C++ compiler") from error
-    if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        first = next((line for line in lines if "error" in line.lower()), lines[0] if lines else "it said nothing")
-        raise CannotBuild(f"{command[0]} ended with status {done.returncode}: {first}; set CXX to another compiler")
-    return done.stdout
-
-
-def openmp_flags(compiler: Compiler, folder: Path) -> tuple[list[str], list[str]] | None:
-    """Flags to compile and to link with threads; None where the compiler has none that go with torch's."""
-    runtime = loaded_openmp()
-    if runtime and "gomp" in Path(runtime).name and "clang" in compiler.version:
-        return None
-    # the very file, since its name may be torch's own
-    link = [runtime] if runtime else ["-fopenmp"]
-    source, made = folder / "openmp.cc", folder / "openmp.so"
-    source.write_text('#include <omp.h>\nextern "C" int f() { return omp_get_max_threads(); }\n', encoding="utf-8")
-    try:
-        call([*compiler.command, "-fopenmp", "-fPIC", "-shared", str(source), "-o", str(made), *link])
-    except CannotBuild:
-        return None
-    return ["-fopenmp"], link
+# The build
 
 
 def build_once(target: Path, sources: Path, compiler: Compiler, force: bool) -> Built:
@@ -358,17 +274,16 @@ def compile_and_load(target: Path, sources: Path, compiler: Compiler) -> tuple[c
         folder = Path(name)
         openmp = openmp_flags(compiler, folder)
         compiling, linking = openmp or ([], [])
-        # files of one name lie in several folders
-        objects = {path: folder / f"{i}_{path.stem}.o" for i, path in enumerate(sorted(sources.rglob("*.cpp")))}
-        include = f"-I{sources / 'include'}"
+        compiling = [*FLAGS, *extra, *limits(), f"-I{sources / 'include'}", *compiling]
+        # numbered: every operator has a forward.cpp
+        objects = {path: folder / f"{i}.o" for i, path in enumerate(sorted(sources.rglob("*.cpp")))}
         commands = [
-            [*compiler.command, *FLAGS, *compiling, include, "-c", str(source), "-o", str(made)]
-            for source, made in objects.items()
+            [*compiler.command, *compiling, "-c", str(source), "-o", str(made)] for source, made in objects.items()
         ]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(call, commands))
         made = folder / target.name
-        call([*compiler.command, "-shared", *map(str, objects.values()), "-o", str(made), *linking])
+        call([*compiler.command, *extra, "-shared", *map(str, objects.values()), "-o", str(made), *linking])
         made.chmod(0o755)
         try:
             loaded = ctypes.CDLL(str(made))

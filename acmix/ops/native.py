@@ -47,12 +47,15 @@ def like(grad: Tensor | None, weight: Tensor | None) -> Tensor | None:
 
 
 def call(name: str, tensors: Sequence[Tensor | None], sizes: Sequence[int], *numbers: float) -> None:
-    """Calls a kernel: 1 for bfloat16, the tensors' addresses, the sizes, numbers, threads."""
-    half = next(each.dtype for each in tensors if each is not None) == torch.bfloat16
-    getattr(build.library(), name)(
-        ctypes.c_int(half),
+    """Calls a kernel: 1 for bfloat16, the tensors' addresses, the sizes and their count, numbers, threads."""
+    is_bfloat16 = next(each.dtype for each in tensors if each is not None) == torch.bfloat16
+    expected = getattr(build.library(), name)(
+        ctypes.c_int(is_bfloat16),
         *[POINTER(None if each is None else each.data_ptr()) for each in tensors],
         (ctypes.c_int64 * len(sizes))(*sizes),
+        ctypes.c_int64(len(sizes)),
         *map(ctypes.c_float, numbers),
         ctypes.c_int(torch.get_num_threads()),
     )
+    if expected:
+        raise AssertionError(f"{name} takes {expected} sizes, and {len(sizes)} were passed")

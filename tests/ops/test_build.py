@@ -21,6 +21,8 @@ from acmix.testing.cases import CONV_CASES
 from tests.support.paths import ROOT
 
 RUNTIME = r"/lib(?:gomp|iomp5|omp)\b[^/]*$"
+# only what says so is seen outside of the library
+EXPORTED = 'extern "C" __attribute__((visibility("default"))) int'
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     (folder / "value.h").write_text("int value();\n")
     (folder / "value.cpp").write_text('#include "value.h"\nint value() { return 42; }\n')
-    (folder / "answer.cpp").write_text('#include "value.h"\nextern "C" int answer() { return value(); }\n')
+    (folder / "answer.cpp").write_text(f'#include "value.h"\n{EXPORTED} answer() {{ return value(); }}\n')
     monkeypatch.setattr(cpu_build, "KERNELS", folder)
     return folder
 
@@ -114,6 +116,24 @@ def test_another_compiler_is_another_library(sources, cache, tmp_path, monkeypat
     assert len(libraries(cache)) == 2
 
 
+def test_files_of_one_name_in_several_folders_are_built_together(sources, cache):
+    for folder in ("one", "two"):
+        (sources / folder).mkdir()
+        (sources / folder / "forward.cpp").write_text(f"{EXPORTED} {folder}() {{ return 1; }}\n")
+    loaded = library()
+    assert loaded.one() == loaded.two() == loaded.answer() - 41
+
+
+def test_a_limit_in_a_spec_is_a_macro_and_another_limit_another_library(sources, cache, monkeypatch):
+    from acmix.ops.conv_path import spec
+
+    (sources / "limit.cpp").write_text(f"{EXPORTED} limit() {{ return ACMIX_MOST_TAPS; }}\n")
+    assert build().library.limit() == spec.MOST_TAPS
+    monkeypatch.setattr(spec, "MOST_TAPS", 81)
+    assert build().library.limit() == 81
+    assert len(libraries(cache)) == 2
+
+
 @pytest.mark.parametrize("spoil", ["cut short", "empty", "other bytes", "no checksum", "writable by others"])
 def test_a_library_that_cannot_be_trusted_is_built_again(spoil, sources, cache, capfd):
     assert processes() == [42]
@@ -174,15 +194,15 @@ def test_a_library_built_ahead_needs_no_compiler(sources, cache, monkeypatch):
 
 
 def test_the_kernels_share_torch_s_openmp(sources, cache):
-    (sources / "team.cpp").write_text("""
-        extern "C" int team() {
+    body = """ team() {
             int members = 0;
             #pragma omp parallel num_threads(2)
             #pragma omp atomic
             members++;
             return members;
         }
-    """)
+    """
+    (sources / "team.cpp").write_text(EXPORTED + body)
     before = runtimes()
     assert library().team() == 2
     assert runtimes() == before

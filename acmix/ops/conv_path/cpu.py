@@ -1,4 +1,4 @@
-"""The convolution path on the CPU: calls `conv_path.cpp`."""
+"""The convolution path on the CPU: calls `forward.cpp` and `backward.cpp`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def backward(grad: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor
 
 
 def shape_of(arguments: Arguments) -> tuple[int, ...]:
-    """What `Shape` in the C++ file holds."""
+    """What `Shape` in `shape.h` holds, in its order."""
     pieces, _, _, kernels, stride, dilation, shift = arguments
     batch, height, width, count, channels = pieces.shape
     outputs, maps, rows, columns = kernels.shape

@@ -113,26 +113,33 @@ inline Vec exp_of(Vec x) {
 #endif
 
 #if defined(__AVX512F__)
-#define ACMIX_LEVELS(step) \
-    step(8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7) step(4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11) \
-    step(2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13) step(1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14)
+#define ACMIX_LEVELS(step)                                      \
+    step(8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7); \
+    step(4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11); \
+    step(2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13); \
+    step(1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14)
 #elif defined(__AVX__)
-#define ACMIX_LEVELS(step) step(4, 5, 6, 7, 0, 1, 2, 3) step(2, 3, 0, 1, 6, 7, 4, 5) step(1, 0, 3, 2, 5, 4, 7, 6)
+#define ACMIX_LEVELS(step)        \
+    step(4, 5, 6, 7, 0, 1, 2, 3); \
+    step(2, 3, 0, 1, 6, 7, 4, 5); \
+    step(1, 0, 3, 2, 5, 4, 7, 6)
 #else
-#define ACMIX_LEVELS(step) step(2, 3, 0, 1) step(1, 0, 3, 2)
+#define ACMIX_LEVELS(step) \
+    step(2, 3, 0, 1);      \
+    step(1, 0, 3, 2)
 #endif
 
 // In pairs, which also rounds less than one after the other.
 inline float sum_of(Vec v) {
-#define ACMIX_STEP(...) v += ACMIX_SHUFFLE(v, v, __VA_ARGS__);
-    ACMIX_LEVELS(ACMIX_STEP)
+#define ACMIX_STEP(...) v += ACMIX_SHUFFLE(v, v, __VA_ARGS__)
+    ACMIX_LEVELS(ACMIX_STEP);
 #undef ACMIX_STEP
     return v[0];
 }
 
 inline float largest_of(Vec v) {
-#define ACMIX_STEP(...) v = max_of(v, ACMIX_SHUFFLE(v, v, __VA_ARGS__));
-    ACMIX_LEVELS(ACMIX_STEP)
+#define ACMIX_STEP(...) v = max_of(v, ACMIX_SHUFFLE(v, v, __VA_ARGS__))
+    ACMIX_LEVELS(ACMIX_STEP);
 #undef ACMIX_STEP
     return v[0];
 }
@@ -163,26 +170,33 @@ inline void transpose_quads(Vec q[4]) {
     q[3] = ACMIX_SHUFFLE(c, d, ACMIX_ODD);
 }
 
+// Under the address sanitizer memory is as large as was asked for, so that reading beyond it is found.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool IS_CHECKED = true;
+#else
+constexpr bool IS_CHECKED = false;
+#endif
+
 // Memory that a thread keeps from call to call, so that the kernel need not hand out fresh pages each time.
 class Scratch {
   public:
     ~Scratch() { std::free(start_); }
 
-    // Room for `count` vectors, of undefined content; what was handed out before is gone.
+    // `count` vectors of undefined content; what was handed out before is gone.
     Vec* vectors(int64_t count) {
-        if (count > room_) {
+        if (count > capacity_ || IS_CHECKED) {
             std::free(start_);
-            room_ = 0;
+            capacity_ = 0;
             start_ = static_cast<Vec*>(std::aligned_alloc(64, (count * sizeof(Vec) + 63) / 64 * 64));
             if (!start_) throw std::bad_alloc();
-            room_ = count;
+            capacity_ = count;
         }
         return start_;
     }
 
   private:
     Vec* start_ = nullptr;
-    int64_t room_ = 0;
+    int64_t capacity_ = 0;
 };
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -5,9 +5,6 @@
 
 namespace acmix {
 
-// Pixels of a window at most; a table of differences has less than four times as many entries.
-constexpr int64_t MOST_WINDOW_PIXELS = 1024;
-
 // Sums are made of sums of so many products, which keeps their rounding errors small.
 constexpr int64_t PRODUCTS_AT_ONCE = 16;
 
@@ -42,9 +39,9 @@ template <int J>
 void product_rows(const float* a, int64_t a_row, int64_t a_step, int64_t rows, int64_t depth, const Vec* b,
                   int64_t b_row, Vec* c, int64_t c_row) {
     constexpr int MOST = ACCUMULATORS / J < 8 ? ACCUMULATORS / J : 8;
-    constexpr decltype(&product_block<1, J>) by_size[] = {
-        product_block<1, J>, product_block<2, J>, product_block<3, J>, product_block<4, J>,
-        product_block<5, J>, product_block<6, J>, product_block<7, J>, product_block<8, J>};
+    constexpr decltype(&product_block<1, J>) by_size[] = {product_block<1, J>, product_block<2, J>, product_block<3, J>,
+                                                          product_block<4, J>, product_block<5, J>, product_block<6, J>,
+                                                          product_block<7, J>, product_block<8, J>};
     for (int64_t i = 0; i < rows;) {
         int64_t size = ceil_div(rows - i, ceil_div(rows - i, MOST));
         by_size[size - 1](a + i * a_row, a_row, a_step, depth, b, b_row, c + i * c_row, c_row);
@@ -65,9 +62,9 @@ inline void product(const Vec* a, int64_t a_row, int64_t a_step, int64_t rows, i
     }
 }
 
-// Transposes: row i of `depth` vectors, at rows[i·row_step], becomes column i of depth·LANES rows, `to_step` apart.
+// Row i of `depth` vectors, at rows[i·row_step], becomes column i of depth·LANES rows, `to_step` apart.
 // Goes by four rows, so up to three rows more are read and columns more written than `count`.
-inline void turn(const float* rows, int64_t row_step, int64_t count, int64_t depth, float* to, int64_t to_step) {
+inline void transpose(const float* rows, int64_t row_step, int64_t count, int64_t depth, float* to, int64_t to_step) {
     for (int64_t d = 0; d < depth; d++)
         for (int64_t i = 0; i < count; i += 4) {
             Vec q[4];

@@ -1,4 +1,4 @@
-"""Local attention on the CPU: calls `local_attention.cpp`."""
+"""Local attention on the CPU: calls `forward.cpp` and `backward.cpp`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def backward(grad: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor | None]
 
 
 def shape_of(arguments: Arguments) -> tuple[int, ...]:
-    """What `Shape` in the C++ file holds."""
+    """What `Shape` in `shape.h` holds, in its order."""
     qkv, _, size, stride, dilation, _ = arguments
     batch, height, width, _, heads, channels = qkv.shape
     return (batch, height, width, heads, channels, *size, stride, dilation, *qkv.stride()[:5])

@@ -1,4 +1,4 @@
-"""Patchwise attention on the CPU: calls `patchwise_attention.cpp`."""
+"""Patchwise attention on the CPU: calls `forward.cpp` and `backward.cpp`."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ def backward(grad: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
 
 
 def shape_of(arguments: Arguments) -> tuple[int, ...]:
-    """What `Shape` in the C++ file holds."""
+    """What `Shape` in `shape.h` holds, in its order."""
     values, weights, size = arguments
     return (*values.shape, weights.shape[4], *size)
