@@ -5,6 +5,7 @@ Shapes: b batch · K classes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -98,28 +99,40 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    sums = torch.zeros(4, dtype=torch.float64, device=device)  # hits among the first, hits among five, loss, images
+    counts = torch.zeros(3, dtype=torch.int64, device=device)  # hits of the first guess, of five guesses, images
+    losses: list[Tensor] = []
     for cpu_batch in batches:
         batch = cpu_batch.to(device)
         with autocast():
             logits = model(batch.images.contiguous(memory_format=memory_format))
-        sums += scores(logits.float(), batch.targets, batch.weights)
+        counted, lost = scores(logits.float(), batch.targets, batch.weights)
+        counts += counted
+        losses.append(lost)
         if on_batch is not None:
             on_batch(cpu_batch)
     model.train(was_training)
+    # exact, and off the device: not every one has float64
+    total = math.fsum(torch.cat(losses).tolist()) if losses else 0.0
+    parts: list[Any] = [(*counts.tolist(), total)]
     if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(sums)
-    first, five, loss, images = sums.tolist()
+        parts *= dist.get_world_size()
+        dist.all_gather_object(parts, parts[0])
+    first, five, images, total = (math.fsum(part) for part in zip(*parts, strict=True))
     if images == 0:
         raise UsageError("none of the validation images could be read; check that they are image files")
-    return Evaluation(top1=100 * first / images, top5=100 * five / images, loss=loss / images, images=round(images))
+    return Evaluation(top1=100 * first / images, top5=100 * five / images, loss=total / images, images=round(images))
 
 
-def scores(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Sums over the rows of weight > 0 of a batch (b, K): hits of the first guess and of five, cross-entropy, count."""
+def scores(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores the rows of weight > 0 of a batch (b, K).
+
+    Returns:
+        Counts of hits of the first guess, hits of five guesses, and rows: (3,), int64; the cross-entropy of each row, 0
+        for a row of weight 0: (b,).
+    """
     counted = weights > 0  # (b,)
     guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices  # (b, 5)
     hits = (guesses == targets[:, None]) & counted[:, None]  # (b, 5)
     # chosen, not multiplied: what a blank image gives need not be a number
-    losses = F.cross_entropy(logits, targets, reduction="none").double().where(counted, 0.0)  # (b,)
-    return torch.stack([hits[:, 0].sum(), hits.sum(), losses.sum(), counted.sum()])
+    losses = F.cross_entropy(logits, targets, reduction="none").where(counted, 0.0)  # (b,)
+    return torch.stack([hits[:, 0].sum(), hits.sum(), counted.sum()]), losses

@@ -12,6 +12,7 @@ import torch
 from acmix.data import evaluation_transform, read_image
 from acmix.errors import UsageError
 from acmix.train.checkpoint import restore_model
+from acmix.train.device import this_device
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def predict(checkpoint: Path, images: Sequence[str], top: int = 5) -> Iterator[P
     """
     if top < 1:
         raise UsageError(f"--top {top}: expected at least 1")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = this_device()
     restored = restore_model(checkpoint, device)
     transform = evaluation_transform(restored.config.data, restored.config.model.in_chans)
     for image in images:

@@ -101,12 +101,11 @@ def predict_validation(run_dir: Path, config: Config, data: str | None, samples:
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"dir": data})})
 
-    import torch
-
     from acmix.data import ImageDataset, val_loader
     from acmix.train.checkpoint import restore_model
+    from acmix.train.device import this_device
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = this_device()
     try:
         restored = restore_model(checkpoint, device=device)
         loader = val_loader(config, rank=0, world_size=1)

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from acmix.errors import UsageError
+from acmix.train.device import accelerator
 
 # what torchrun tells a process, and what a process alone may assume
 LAUNCHED = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}
@@ -46,17 +47,18 @@ def join() -> Iterator[World]:
         UsageError: more processes than GPUs.
     """
     size, rank, local_rank = (int(os.environ.get(key, default)) for key, default in LAUNCHED.items())
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
-    if cuda:
-        if local_rank >= torch.cuda.device_count():
-            present = torch.cuda.device_count()
+    found = accelerator()
+    device = torch.device("cpu") if found is None else torch.device(found.type, local_rank)
+    if found is not None:
+        present = torch.accelerator.device_count()
+        if local_rank >= present:
             raise UsageError(f"process {local_rank} has no GPU: this machine has {present}; start {present} processes")
-        torch.cuda.set_device(device)
+        torch.accelerator.set_device_index(local_rank)
     if size == 1:
         yield World(0, 1, device)
         return
-    dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
+    backend = dist.get_default_backend_for_device(device)
+    dist.init_process_group(backend, device_id=None if found is None else device)
     try:
         yield World(rank, size, device, control=dist.new_group(backend="gloo"))
     finally:

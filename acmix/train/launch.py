@@ -134,8 +134,8 @@ def check_processors(processes: int) -> str:
     """Refuses more processes than this machine has GPUs; without GPUs, returns the notice that the CPU is used."""
     import torch
 
-    if torch.cuda.is_available():
-        present = torch.cuda.device_count()
+    if torch.accelerator.is_available():
+        present = torch.accelerator.device_count()
         if processes > present:
             raise UsageError(
                 f"{processes} processes need {processes} GPUs; this machine has {present}; N can be 1 to {present}"

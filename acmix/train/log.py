@@ -21,6 +21,7 @@ from torch import nn
 
 from acmix.errors import UsageError
 from acmix.layers import Mixed
+from acmix.train.device import device_name
 
 # On a terminal that is no terminal, a line this often.
 PLAIN_SECONDS = 10.0
@@ -206,17 +207,3 @@ def command() -> str:
     if rest and Path(rest[0]).name == "acmix":
         return shlex.join(["acmix", *rest[1:]])
     return shlex.join([Path(program).name, *rest])
-
-
-def device_name(device: torch.device) -> str:
-    """The card's name, or the processor's."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    threads = torch.get_num_threads()
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name} ({threads} thread{'s' if threads > 1 else ''})"

@@ -26,8 +26,9 @@ from acmix.data import Batch, train_loader, val_loader
 from acmix.errors import UsageError
 from acmix.tasks import Classification, Evaluation
 from acmix.tasks.classify import evaluate
+from acmix.train.device import device_name, peak_memory_mib, pins_memory
 from acmix.train.distributed import Agreement, World, join, together
-from acmix.train.log import RunLog, device_name, duration, in_words, path_rates, provenance, read_summary
+from acmix.train.log import RunLog, duration, in_words, path_rates, provenance, read_summary
 from acmix.train.optim import Schedule
 from acmix.train.plots import draw_curves, draw_paths, write_atomically
 from acmix.train.signals import Stopped, StopRequest
@@ -79,7 +80,7 @@ class Run:
         # every training batch has the same shape: the search for the fastest convolution happens once
         torch.backends.cudnn.benchmark = not settings.deterministic
         with together(world):
-            loader_arguments: Any = dict(rank=world.rank, world_size=world.size, pin_memory=world.device.type == "cuda")
+            loader_arguments: Any = dict(rank=world.rank, world_size=world.size, pin_memory=pins_memory(world.device))
             self.train_batches = train_loader(config, **loader_arguments)
             self.val_batches = val_loader(config, **loader_arguments)
             self.steps_per_epoch = self.train_batches.steps_per_epoch
@@ -114,7 +115,7 @@ class Run:
         module = torch.compile(model) if self.config.train.compile else model
         if self.world.size == 1:
             return module  # type: ignore[return-value]
-        device_ids = [self.world.device] if self.world.device.type == "cuda" else None
+        device_ids = None if self.world.device.type == "cpu" else [self.world.device]
         return DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True)  # type: ignore[arg-type]
 
     # --- the loop ---------------------------------------------------------------------------------------------------
@@ -246,7 +247,6 @@ class Run:
             mean = torch.tensor(loss, dtype=torch.float64)
             dist.all_reduce(mean, group=self.world.control)
             loss = mean.item() / self.world.size
-        cuda = self.world.device.type == "cuda"
         self.log.step(
             self.state.step,
             self.total_steps,
@@ -256,7 +256,7 @@ class Run:
             grad_norm=norm,
             images_per_second=speed,
             processes=self.world.size,
-            memory_mib=torch.cuda.max_memory_allocated() / 2**20 if cuda else None,
+            memory_mib=peak_memory_mib(self.world.device),
             eta_seconds=(self.total_steps - self.state.step) * self.global_batch_size / speed,
         )
 

@@ -16,7 +16,9 @@ class Meter:
         self.sum = torch.zeros((), device=device)
         self.norm = torch.zeros((), device=device)
         self.bad = torch.zeros((), dtype=torch.int64, device=device)
-        self.epoch_sum = torch.zeros((), dtype=torch.float64, device=device)
+        # losses of steps that no one has read yet; they are summed in float64 on the CPU, which some devices lack
+        self.unread: list[Tensor] = []
+        self.epoch_sum = 0.0
         self.steps = self.images = self.epoch_steps = 0
         self.seconds = self.epoch_seconds = 0.0
         self.start()
@@ -27,13 +29,13 @@ class Meter:
 
     def start_epoch(self) -> None:
         """Forgets the epoch before."""
-        self.epoch_sum.zero_()
+        self.unread, self.epoch_sum = [], 0.0
         self.epoch_steps, self.epoch_seconds = 0, 0.0
 
     def add(self, loss: Tensor, norm: Tensor, finite: Tensor, *, step: int, images: int) -> None:
         """Takes in one step; `step` counts from 1, `finite` says whether training may go on after it."""
         self.sum += loss
-        self.epoch_sum += loss
+        self.unread.append(loss)
         self.norm = norm
         self.bad = torch.where((self.bad == 0) & ~finite, torch.full_like(self.bad, step), self.bad)
         self.steps += 1
@@ -48,6 +50,13 @@ class Meter:
         self.epoch_seconds += now - self.before
         self.before = now
 
+    def sum_up(self) -> float:
+        """The sum of the epoch's losses so far; waits for the device."""
+        for loss in torch.stack(self.unread).tolist() if self.unread else []:
+            self.epoch_sum += loss
+        self.unread = []
+        return self.epoch_sum
+
     def first_bad_step(self) -> int:
         """The first step that was not finite, or 0; waits for the device."""
         return int(self.bad.item())
@@ -56,6 +65,7 @@ class Meter:
         """Mean loss, last gradient norm and images a second since the last call."""
         loss, norm = self.sum.item() / max(self.steps, 1), self.norm.item()
         # the device has only now come to the end of these steps
+        self.sum_up()
         self.tick()
         speed = self.images / max(self.seconds, 1e-9)
         self.sum.zero_()
@@ -65,14 +75,14 @@ class Meter:
 
     def whole_epoch(self, images_per_step: int) -> tuple[float, float, float]:
         """Mean loss, seconds, and images a second of the epoch's steps."""
-        loss = self.epoch_sum.item() / max(self.epoch_steps, 1)
+        loss = self.sum_up() / max(self.epoch_steps, 1)
         return loss, self.epoch_seconds, self.epoch_steps * images_per_step / max(self.epoch_seconds, 1e-9)
 
     def state(self) -> dict[str, float]:
         """What a checkpoint keeps of an epoch under way."""
-        return dict(loss_sum=self.epoch_sum.item(), steps=self.epoch_steps, seconds=self.epoch_seconds)
+        return dict(loss_sum=self.sum_up(), steps=self.epoch_steps, seconds=self.epoch_seconds)
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Takes over what a checkpoint kept."""
-        self.epoch_sum.fill_(state["loss_sum"])
+        self.unread, self.epoch_sum = [], float(state["loss_sum"])
         self.epoch_steps, self.epoch_seconds = state["steps"], state["seconds"]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from acmix.config import Config
 from acmix.errors import UsageError
+from acmix.train.device import half_precision
 
 # torch's, which move all weights in one kernel, on a CPU as well
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
@@ -106,7 +107,7 @@ class Precision:
     """The number format of a run, and with it the order: scale, backward, unscale, clip, step.
 
     Args:
-        name: "auto", "fp32", "bf16" or "fp16"; auto takes bf16 on a GPU that has it, fp16 on another, fp32 on a CPU.
+        name: "auto", "fp32", "bf16" or "fp16"; auto takes what suits the device, see `half_precision`.
         device: where the run computes.
 
     Raises:
@@ -115,7 +116,7 @@ class Precision:
 
     def __init__(self, name: str, device: torch.device) -> None:
         if name == "auto":
-            name = "fp32" if device.type != "cuda" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+            name = half_precision(device)
         if name not in PRECISIONS:
             raise UsageError(f"precision {name!r} is none of auto, {', '.join(PRECISIONS)}")
         if name == "fp16" and device.type == "cpu":
