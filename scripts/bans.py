@@ -42,6 +42,13 @@ BANS = (
         CODE,
     ),
     Ban(r"\.cuda\(", "use .to(device): the same code runs on a CPU", CODE),
+    Ban(
+        r"torch\.cuda\.(is_available|device_count|set_device|synchronize|max_memory_allocated|get_device_name)\("
+        r"|\bdevice\(\s*[\"']cuda\b",
+        "ask torch.accelerator, as acmix/train/device.py does: there are other accelerators",
+        CODE,
+        tuple(f"acmix/{part}" for part in ("models", "layers", "heads", "data", "tasks", "train", "tools", "cli.py")),
+    ),
     Ban(r"\bxfail\b|\bflaky\b|\breruns\b", "fix the test or the code", SETTINGS),
     Ban(r"\b(TODO|FIXME|XXX)\b(?!\(when )", "name a condition one can check: TODO" + "(when torch >= 3)"),
     Ban(r"(?<![\w./:\"'~-])/(home|Users|root|tmp|work|mnt)/\w", "take the path as an argument"),

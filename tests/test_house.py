@@ -140,6 +140,8 @@ def test_nothing_banned_stands_in_the_repository() -> None:
         ("a.py", "open('/tmp/x')"),
         ("a.sh", "pip install --index{}url https://example.org torch".format("-")),
         ("acmix/ops/a.py", "print(1)"),
+        ("acmix/tools/a.py", "device = 'cuda' if torch.cuda.is_available() else 'cpu'"),
+        ("acmix/cli.py", "run(torch.device('cuda', 0))"),
     ],
 )
 def test_a_ban_finds_what_it_bans(tmp_path: Path, file: str, text: str) -> None:
@@ -156,6 +158,7 @@ def test_a_ban_finds_what_it_bans(tmp_path: Path, file: str, text: str) -> None:
         ("a.py", "pairs = zip(a, b, strict=False)"),
         ("a.md", "TODO(when torch >= 3) drop this"),
         ("acmix/tools/a.py", "print(1)"),
+        ("acmix/ops/a.py", "torch.cuda.is_available()"),
         ("acmix/data/a.py", 'def f(): ...\nif __name__ == "__main__":\n    print(f())'),
         ("a.sh", "#!/usr/bin/env bash"),
     ],
