@@ -13,13 +13,14 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from acmix.config import Augment, Data
+from acmix.config import Augment, Config, Data
 from acmix.data.image import evaluation_transform, read_image, training_transform
 from acmix.data.sources import Source, open_source
 from acmix.errors import UsageError
@@ -62,26 +63,30 @@ def seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(before[2])
 
 
+def check_classes(config: Config, classes: list[str]) -> None:
+    """Refuses data with another number of classes than the model has."""
+    if len(classes) != config.model.num_classes:
+        raise UsageError(
+            f"data has {len(classes)} classes, the configuration says {config.model.num_classes};"
+            f" add model.num_classes={len(classes)}"
+        )
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+@dataclass(kw_only=True, eq=False)
 class ImageDataset(Dataset[Row]):
     """A split, readable in any order; `dataset[index]` or, as the sampler does it, `dataset[index, sample_seed]`."""
 
-    def __init__(
-        self,
-        source: Source,
-        split: str,
-        transform: Callable[[Any], Any],
-        *,
-        training: bool,
-        in_chans: int,
-        img_size: int,
-        seed: int,
-    ):
-        self.source = source
-        self.training = training
-        self.split = split
-        self.transform = transform
-        self.blank_shape = (in_chans, img_size, img_size)
-        self.seed = seed
+    source: Source
+    split: str
+    transform: Callable[[Any], Any]
+    training: bool
+    blank_shape: tuple[int, int, int]
+    seed: int
 
     @property
     def classes(self) -> list[str]:
@@ -139,13 +144,11 @@ def open_dataset(data: Data, augment: Augment | None, split: str, *, in_chans: i
         UsageError: nothing to read, or something unfit; a stream (wds/, hfids/), which has no order to index.
     """
     transform = evaluation_transform(data, in_chans) if augment is None else training_transform(data, augment, in_chans)
-    source = open_source(data, split)
     return ImageDataset(
-        source,
-        split,
-        transform,
+        source=open_source(data, split),
+        split=split,
+        transform=transform,
         training=augment is not None,
-        in_chans=in_chans,
-        img_size=data.img_size,
+        blank_shape=(in_chans, data.img_size, data.img_size),
         seed=seed,
     )

@@ -119,18 +119,8 @@ def evaluation_transform(data: Data, in_chans: int = 3) -> transforms.Compose:
 def training_transform(data: Data, augment: Augment, in_chans: int = 3) -> transforms.Compose:
     """Builds what training does to a picture, in timm's order; mixup and cutmix come later, on whole batches.
 
-    As in timm and in the Swin recipe, `auto_augment` switches `color_jitter` off.
-
-    Args:
-        data: gives img_size, interpolation, mean and std.
-        augment: crop, flips, colour, RandAugment, random erasing.
-        in_chans: 3, or 1 for grey; mean and std of three channels are then averaged.
-
-    Returns:
-        A transform from an RGB picture to float32 (in_chans, img_size, img_size).
-
-    Raises:
-        UsageError: mean or std do not fit in_chans.
+    As in timm and in the Swin recipe, `auto_augment` switches `color_jitter` off. Arguments, result and errors are as
+    for `evaluation_transform`, with `augment` for crops, flips and colours.
     """
     mean, std = normalisation(data, in_chans)
     transform = create_transform(

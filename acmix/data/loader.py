@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from acmix.config import Config
 from acmix.data.batch import Batch, collate
-from acmix.data.dataset import PADDING, ImageDataset, open_dataset, seed_of
+from acmix.data.dataset import PADDING, ImageDataset, ceil_div, check_classes, open_dataset, seed_of
 from acmix.data.stream import StreamDataset, is_stream, open_stream, read_evaluation, read_training
 from acmix.data.worker import start_worker
 from acmix.errors import UsageError
@@ -234,15 +234,6 @@ def count_steps(config: Config, images: int, world_size: int) -> int:
     return images // global_batch
 
 
-def check_classes(config: Config, classes: list[str]) -> None:
-    """The data and the model agree on the number of classes."""
-    if len(classes) != config.model.num_classes:
-        raise UsageError(
-            f"data has {len(classes)} classes, the configuration says {config.model.num_classes};"
-            f" add model.num_classes={len(classes)}"
-        )
-
-
 def check_mixup(config: Config) -> None:
     """mixup and cutmix pair the rows of a batch."""
     augment, batch_size = config.augment, config.train.batch_size
@@ -251,8 +242,3 @@ def check_mixup(config: Config) -> None:
             f"train.batch_size={batch_size} is odd, mixup and cutmix need pairs; take {batch_size + 1},"
             " or set augment.mixup=0 augment.cutmix=0"
         )
-
-
-def ceil_div(a: int, b: int) -> int:
-    """a / b, rounded up."""
-    return -(-a // b)

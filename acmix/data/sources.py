@@ -10,6 +10,7 @@ import tarfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -66,12 +67,26 @@ def open_source(data: Data, split: str) -> Source:
         raise UsageError(f"data.format={data.format!r} is unknown; expected auto, wds/, hfds/NAME or hfids/NAME")
     root = data_folder(data)
     names = (data.train_split, data.val_split)
-    name = data.train_split if split == "train" else data.val_split
+    name = split_name(data, split)
     if any((root / f"{each}_list.txt").is_file() for each in names):
         return open_list(root, name, data.train_split)
     if not (root / name).is_dir() and (root / f"{name}.tar").is_file():
         return Tar(root, name, data.train_split)
     return open_folder(root, name, data.train_split)
+
+
+def split_name(data: Data, split: str) -> str:
+    """What the data set calls "train" or "val"."""
+    return data.train_split if split == "train" else data.val_split
+
+
+def need_package(data: Data) -> None:
+    """Refuses a format whose optional package is missing, of which timm would print a message and go on."""
+    package = "webdataset" if data.format.lower().startswith("wds/") else "datasets"
+    try:
+        import_module(package)
+    except ImportError:
+        raise UsageError(f"data.format={data.format} needs `pip install 'acmix[readers]'`") from None
 
 
 def data_folder(data: Data) -> Path:
@@ -283,7 +298,7 @@ class HuggingFace:
     """A data set of Hugging Face `datasets`, read by timm: a name on the hub, or a local folder."""
 
     def __init__(self, data: Data, split: str):
-        name = data.train_split if split == "train" else data.val_split
+        name = split_name(data, split)
         self.where = f"{data.format} split {name!r}"
         self.reader = huggingface_reader(data, name)
         labels = self.reader.dataset.with_format("numpy")["label"][:]
@@ -313,10 +328,7 @@ class HuggingFace:
 
 def huggingface_reader(data: Data, split: str) -> Any:
     """timm's reader of a Hugging Face data set."""
-    try:
-        import datasets  # noqa: F401  (timm prints instead of raising a message of its own)
-    except ImportError:
-        raise UsageError(f"data.format={data.format} needs `pip install 'acmix[readers]'`") from None
+    need_package(data)
     try:
         reader: Any = create_reader(data.format, root=data.dir or None, split=split)
     except (OSError, ValueError, KeyError) as error:

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from acmix.config import Config, Data
 from acmix.data.batch import Batch, collate
-from acmix.data.dataset import PADDING, Row, seed_of, seeded
+from acmix.data.dataset import PADDING, Row, ceil_div, check_classes, seed_of, seeded
 from acmix.data.image import evaluation_transform, to_rgb, training_transform
-from acmix.data.sources import data_folder
+from acmix.data.sources import data_folder, need_package, split_name
 from acmix.data.worker import start_worker
 from acmix.errors import UsageError
 
@@ -102,7 +102,7 @@ class StreamDataset(IterableDataset[Any]):
                 raise ValueError(f"it holds more than the {len(self)} samples it is said to hold")
             if index % self.world_size == self.rank:
                 yield Row(self.transform(to_rgb(picture)), self.label(target), 1.0, -1, index)
-        share = -(-len(self) // self.world_size)
+        share = ceil_div(len(self), self.world_size)
         for missing in range(index + 1, share * self.world_size):
             if missing % self.world_size == self.rank:
                 failed, asked = (missing, missing) if missing < len(self) else (-1, PADDING)
@@ -142,15 +142,11 @@ def open_stream(
         transform = training_transform(data, config.augment, config.model.in_chans)
     else:
         transform = evaluation_transform(data, config.model.in_chans)
-    where = f"{data.format} split {data.train_split if training else data.val_split!r}"
+    where = f"{data.format} split {split_name(data, split)!r}"
     stream = StreamDataset(
         reader, where, split, transform, config=config, batch_size=batch_size, rank=rank, world_size=world_size
     )
-    if len(stream.classes) != config.model.num_classes:
-        raise UsageError(
-            f"data has {len(stream.classes)} classes, the configuration says {config.model.num_classes};"
-            f" add model.num_classes={len(stream.classes)}"
-        )
+    check_classes(config, stream.classes)
     if training and world_size > shard_count(reader, world_size):
         raise UsageError(f"{where} has {shard_count(reader, 0)} shards for {world_size} processes; make more shards")
     return stream
@@ -159,7 +155,7 @@ def open_stream(
 def stream_reader(config: Config, split: str, batch_size: int) -> Any:
     """timm's reader of a stream."""
     data = config.data
-    name = data.train_split if split == "train" else data.val_split
+    name = split_name(data, split)
     samples = None
     if data.format.lower().startswith("wds/"):
         if "://" not in data.dir and not data.dir.startswith("pipe:"):
@@ -167,8 +163,8 @@ def stream_reader(config: Config, split: str, batch_size: int) -> Any:
     elif "|" in name:
         name, _, count = name.partition("|")
         samples = int(count) if count.isdigit() else None
+    need_package(data)
     try:
-        import_reader_package(data)
         reader: Any = create_reader(
             data.format,
             root=data.dir or None,
@@ -186,17 +182,6 @@ def stream_reader(config: Config, split: str, batch_size: int) -> Any:
     if not reader.num_samples:
         raise UsageError(f"the number of samples of {data.format} split {name!r} is unknown; write {name}|SAMPLES")
     return reader
-
-
-def import_reader_package(data: Data) -> None:
-    """Fails early, and in one line, where the optional package is missing."""
-    try:
-        if data.format.lower().startswith("wds/"):
-            import webdataset  # noqa: F401
-        else:
-            import datasets  # noqa: F401
-    except ImportError:
-        raise UsageError(f"data.format={data.format} needs `pip install 'acmix[readers]'`") from None
 
 
 def shard_count(reader: Any, default: int) -> int:
