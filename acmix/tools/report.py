@@ -14,7 +14,8 @@ from acmix.errors import UsageError
 from acmix.tools import report_sections as sections
 from acmix.tools.charts import COLOURS
 from acmix.tools.predictions import Predictions, collect_predictions
-from acmix.train.plots import read_log, write_atomically
+from acmix.train.files import write_atomically
+from acmix.train.plots import read_log
 
 if TYPE_CHECKING:
     from acmix.config import Config

@@ -22,6 +22,7 @@ from acmix.errors import UsageError
 from acmix.models.build import build_model
 from acmix.released import from_official
 from acmix.released.safe_load import safe_load
+from acmix.train.files import replaced_whole
 
 FORMAT, VERSION = "acmix", 1
 
@@ -49,15 +50,10 @@ def save(path: Path, contents: dict[str, Any]) -> None:
     Raises:
         UsageError: the folder cannot be written to, or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with replaced_whole(path) as unfinished, open(unfinished, "wb") as file:
             torch.save({"format": FORMAT, "version": VERSION, **contents}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
         said = " ".join(str(error).split())
         raise UsageError(f"cannot write {path}: {said}; what was saved before is untouched") from error
 

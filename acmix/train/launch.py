@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from acmix.errors import UsageError
 from acmix.released import load_config
+from acmix.train.files import write_atomically
 
 if TYPE_CHECKING:
     from acmix.train.agent import Machines
@@ -85,9 +86,7 @@ def write_worker_error(message: str) -> bool:
         return False
     # the layout that torchrun's agent reads; it takes whole seconds only
     note = {"message": {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}}
-    unfinished = Path(f"{file}.partial")
-    unfinished.write_text(json.dumps(note), encoding="utf-8")
-    unfinished.replace(file)
+    write_atomically(Path(file), json.dumps(note).encode())
     return True
 
 

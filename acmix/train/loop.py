@@ -28,9 +28,10 @@ from acmix.tasks import Classification, Evaluation
 from acmix.tasks.classify import evaluate
 from acmix.train.device import device_name, peak_memory_mib, pins_memory
 from acmix.train.distributed import Agreement, World, join, together
+from acmix.train.files import write_atomically
 from acmix.train.log import RunLog, duration, in_words, path_rates, provenance, read_summary
 from acmix.train.optim import Schedule
-from acmix.train.plots import draw_curves, draw_paths, write_atomically
+from acmix.train.plots import draw_curves, draw_paths
 from acmix.train.signals import Stopped, StopRequest
 from acmix.train.state import State, make_folder
 

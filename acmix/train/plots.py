@@ -7,13 +7,13 @@ import json
 import math
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acmix.errors import UsageError
+from acmix.train.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -191,21 +191,6 @@ def stage_starts(blocks: Sequence[str]) -> list[int]:
     """The indices at which a new stage begins, read from names like `layers.1.blocks.0.attn`; none for a single row."""
     stages = [numbers[0] if len(numbers := re.findall(r"\d+", block)) > 1 else "" for block in blocks]
     return [index for index in range(1, len(stages)) if stages[index] != stages[index - 1]]
-
-
-def write_atomically(path: Path, content: bytes) -> Path:
-    """Writes a file that is either the old one or the whole new one, whenever the process dies."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        # mkstemp makes files only their owner can read
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return path
 
 
 def parse_line(line: str) -> dict[str, Any]:

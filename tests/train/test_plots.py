@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from acmix.errors import UsageError
-from acmix.train.plots import draw_curves, draw_paths, read_log, stage_starts, write_atomically
+from acmix.train.plots import draw_curves, draw_paths, read_log, stage_starts
 from tests.support.paths import ROOT
 from tests.support.runs import BLOCKS, log_lines, write_run
 
@@ -107,13 +107,6 @@ def test_rates_come_in_network_order_with_the_epochs_passed(tmp_path):
 def test_stages_are_read_from_names_that_have_two_numbers():
     assert stage_starts(BLOCKS) == [2]
     assert stage_starts(["blocks.0.attn", "blocks.1.attn"]) == []
-
-
-def test_a_write_that_fails_leaves_nothing_behind(tmp_path):
-    (tmp_path / "taken").mkdir()
-    with pytest.raises(OSError):
-        write_atomically(tmp_path / "taken", b"content")
-    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
 def test_the_picture_in_the_readme_is_what_its_script_draws():

@@ -1,0 +1,32 @@
+"""Files that are either the old one or the whole new one, whenever the process dies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replaced_whole(path: Path) -> Iterator[Path]:
+    """Gives a place beside `path` to write to; what lies there at the block's good end takes the place of `path`.
+
+    A process that is killed in the block leaves `.NAME.PID.tmp` behind.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield unfinished
+        with open(unfinished, "rb+") as file:
+            # the new name must not reach the disk before the bytes do
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes) -> Path:
+    """Writes a file at once and returns its path."""
+    with replaced_whole(path) as unfinished:
+        unfinished.write_bytes(content)
+    return path

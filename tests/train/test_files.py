@@ -1,0 +1,35 @@
+"""A file of a run is the old one or the whole new one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from acmix.train.files import replaced_whole, write_atomically
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError):
+        write_atomically(tmp_path / "taken", b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_file_keeps_its_content_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    file = write_atomically(tmp_path / "file", b"old")
+    with replaced_whole(file) as unfinished:
+        unfinished.write_bytes(b"half")
+        assert file.read_bytes() == b"old"
+        unfinished.write_bytes(b"whole")
+    assert file.read_bytes() == b"whole"
+
+    def be_interrupted() -> None:
+        with replaced_whole(file) as unfinished:
+            unfinished.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        be_interrupted()
+    assert file.read_bytes() == b"whole"
+    assert list(tmp_path.iterdir()) == [file]
