@@ -3,6 +3,16 @@
 A stop signal reaches torchrun's agent as an exception, upon which it passes the signal on and waits 30 seconds, then
 kills. A checkpoint on a network disk can take longer. This module is imported where processes are started, not before:
 it costs a second.
+
+`torch.distributed.launcher.api.launch_agent` would do most of this: its `ChildFailedError` carries every process's exit
+code and error line. It can take this module's place once the oldest torch that acmix supports has these fields:
+
+    dataclasses.fields(LaunchConfig)    torch 2.9    torch 2.15
+    shutdown_timeout                    no           yes         how long a stopped process may write its checkpoint
+    signals_to_handle                   no           yes         all but SIGHUP where nohup has it ignored
+
+Two things are missing in 2.15 too. A second stop signal breaks off the wait for the checkpoint and starts it anew; a
+third leaves the processes behind. SIGHUP and SIGQUIT go on to the processes as they are, and end them unsaved.
 """
 
 from __future__ import annotations
