@@ -1,0 +1,82 @@
+"""What is published is whole: every file of the package, every package that it imports, and one version everywhere."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.support.paths import ROOT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+# the distribution that a module comes from, where their names differ
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+# torch brings it where it can be used
+BROUGHT = {"triton"}
+
+
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def names(requirements: list[str]) -> set[str]:
+    """The distributions that requirements name, in small letters."""
+    return {re.split(r"[^\w.-]", each)[0].lower() for each in requirements}
+
+
+def imported(path: Path, *, within_functions: bool) -> set[str]:
+    """The outside modules that a file imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = set()
+    for node in ast.walk(tree) if within_functions else tree.body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found - sys.stdlib_module_names - {"acmix"}
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    project = pyproject()["project"]
+    needed = names(project["dependencies"])
+    extra = names([each for extra in project["optional-dependencies"].values() for each in extra])
+    for path in (ROOT / "acmix").rglob("*.py"):
+        for within_functions, declared in ((False, needed), (True, needed | extra)):
+            modules = imported(path, within_functions=within_functions) - BROUGHT
+            undeclared = {DISTRIBUTIONS.get(module, module).lower() for module in modules} - declared
+            assert not undeclared, f"{path.name} imports {undeclared}, which pyproject.toml does not name"
+
+
+def test_every_file_beside_the_code_is_packaged() -> None:
+    patterns = pyproject()["tool"]["setuptools"]["package-data"]["acmix"]
+    folder = ROOT / "acmix"
+    packaged = {path for pattern in patterns for path in folder.glob(pattern)}
+    files = {path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    left_out = {path for path in files if path.suffix != ".py"} - packaged
+    assert not left_out
+    assert {".cpp", ".h", ".html", ".yaml", ".typed"} <= {path.suffix for path in packaged}
+
+
+def test_the_version_has_a_dated_section_in_the_changelog() -> None:
+    version = pyproject()["project"]["version"]
+    sections = re.findall(r"^## \[(.+?)\](?: - (\d{4}-\d\d-\d\d))?$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
+    assert sections[0] == ("Unreleased", "")
+    assert dict(sections)[version]
+
+
+def test_workflows_and_issue_templates_are_yaml_that_names_files_of_ours() -> None:
+    files = [*(ROOT / ".github").rglob("*.yml")]
+    assert {path.name for path in files} >= {"test.yml", "release.yml", "bug.yml"}
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        assert yaml.safe_load(text)["name"]
+        for script in re.findall(r"(?:scripts/)?\w+\.(?:sh|py)\b", text):
+            assert (ROOT / script).is_file(), f"{path.name} runs {script}"
