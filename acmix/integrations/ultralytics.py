@@ -19,7 +19,8 @@ from torch import nn
 from acmix.errors import UsageError
 from acmix.layers import ACmix2d, ConvPath
 from acmix.layers.acmix1d import ACmix1d
-from acmix.layers.replace import GatedACmix2d, take_row
+from acmix.layers.foldable import take_row
+from acmix.layers.replace import GatedACmix2d
 
 EXAMPLES = Path(__file__).parent / "yolo"
 OPTIONS = ("heads", "attention_size", "conv_size", "stride", "dilation")

@@ -1,6 +1,7 @@
 """The convolution path: the parameters that let q, k and v be read as a convolution.
 
 Shapes: B batch · H, W map · N heads · D channels a head · C = N·D · P pieces of D channels, 3·N by default
+    T = k² maps made by fc · ky, kx sides of the kernels
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from torch import Tensor, nn
 
 from acmix import ops
 from acmix.errors import UsageError
+from acmix.layers.foldable import Foldable, exact, rounded, twin
 
 KERNELS = ("full", "channel", "frozen", "shifts")
 INITS = ("shift", "random")
 
 
-class ConvPath(nn.Module):
+class ConvPath(Foldable):
     """Reads the q, k and v an attention has made as a k×k convolution.
 
         f_t          = Σ_p fc[t, p]·F_p + b_t            t = 1 … k²
@@ -41,9 +43,6 @@ class ConvPath(nn.Module):
 
     Source: ACmix, "Improved shift and summation"; what "channel" shares is our reading of its ablation.
     """
-
-    # also for layers that were pickled before there were ablations
-    conv_kernels = "full"
 
     def __init__(
         self,
@@ -142,6 +141,29 @@ class ConvPath(nn.Module):
                 torch.eye(taps).to(self.fc_weight).view(taps, *self.sides).repeat(self.heads * self.head_dim, 1, 1, 1)
             )
         return self.kernels.repeat_interleave(self.heads, 0) if self.conv_kernels == "channel" else self.kernels
+
+    def folded(self, rate: float = 1.0, of_values: float = 1.0) -> ConvPath:
+        """A path that gives `rate` times as much, of pieces whose last N have been multiplied by `of_values`."""
+        fc, kernels = exact(self.fc_weight), rate * exact(self.full_kernels())  # (T, P), (C, T, ky, kx)
+        bias = None if self.fc_bias is None else exact(self.fc_bias)  # (T,)
+        fc[:, -self.heads :] /= of_values
+        # The operator's work goes with the number of maps. Measured on one core (batch 8, 28² and 14²), the time went
+        # down by 1.3 for 9 → 3 or 4 maps, 1.1 to 1.2 for 9 → 6 or 7, 1.04 to 1.07 for 25 → 24, 1.00 for 9 → 9, 0.9 for
+        # 9 → 10.
+        maps = self.pieces + (bias is not None)
+        if maps < len(fc):
+            inner = [torch.einsum("cthw,tp->cphw", kernels, fc)]  # (C, P, ky, kx)
+            if bias is not None:
+                # of a map of ones, which is padded with zeros as the maps are that the bias was added to
+                inner.append(torch.einsum("cthw,t->chw", kernels, bias)[:, None])  # (C, 1, ky, kx)
+                bias = torch.eye(maps, dtype=fc.dtype)[-1]  # (P + 1,)
+            kernels, fc = torch.cat(inner, 1), torch.eye(maps, self.pieces, dtype=fc.dtype)
+        path = twin(self)
+        path.conv_kernels = "full"
+        del path.kernels  # which may be a buffer, or None
+        path.fc_weight, path.kernels = rounded(fc, self.fc_weight), rounded(kernels, self.fc_weight)
+        path.fc_bias = None if bias is None or self.fc_bias is None else rounded(bias, self.fc_bias)
+        return path
 
     def multiply_adds(self, pixels: int, out_pixels: int) -> int:
         """For a map of so many pixels, and so many behind the stride: what torch's FlopCounterMode counts, halved."""

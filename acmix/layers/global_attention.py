@@ -6,11 +6,17 @@ Shapes: B batch · T tokens without a place, as a class token · H, W grid · L 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acmix.errors import UsageError
+from acmix.layers.checks import head_dim_of
 from acmix.layers.mixing import Mixed, Mixing, with_conv
+
+if TYPE_CHECKING:
+    from timm.layers.attention import Attention
 
 
 class GlobalAttention(Mixed):
@@ -26,6 +32,9 @@ class GlobalAttention(Mixed):
         heads: N.
         qkv_bias: whether the shared projection has a bias.
         mixing: of the two paths; None for attention alone.
+        parts: one of timm's attentions, whose modules are taken over: norms and dropout too, which ours has none of.
+            The path reads q and k as they are projected, before any norm of theirs.
+        grid: (H, W), for a host that does not tell it with the tokens.
 
     Source: ViT (ICLR 2021); ACmix, "Integration of self-attention and convolution". The authors never released this
         form: that the path runs on the grid alone, and `proj` on the attention alone, is our reading.
@@ -38,19 +47,28 @@ class GlobalAttention(Mixed):
         *,
         qkv_bias: bool = True,
         mixing: Mixing | None = Mixing(),  # noqa: B008  frozen
+        parts: Attention | None = None,
+        grid: tuple[int, int] | None = None,
     ) -> None:
-        if heads < 1 or dim % heads:
-            raise UsageError(f"{heads} heads do not divide {dim} channels; choose a divisor")
         super().__init__(mixing)
-        self.heads, self.head_dim = heads, dim // heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        if self.has_attention:
-            self.proj = nn.Linear(dim, dim)
+        self.heads, self.head_dim, self.grid = heads, head_dim_of(dim, heads), grid
+        if parts is None:
+            self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+            self.q_norm, self.k_norm, self.norm = nn.Identity(), nn.Identity(), nn.Identity()
+            self.attn_drop, self.proj_drop = nn.Dropout(0.0), nn.Identity()
+            if self.has_attention:
+                self.proj = nn.Linear(dim, dim)
+        else:
+            for name in ("qkv", "q_norm", "k_norm", "attn_drop", "norm", "proj", "proj_drop"):
+                setattr(self, name, getattr(parts, name))
         self.add_path(mixing, heads, self.head_dim)
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(
+        self, x: Tensor, grid: tuple[int, int] | None = None, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
         """(B, T + H·W, C) -> the same, for a grid of (H, W) patches behind the T other tokens."""
         rate_attention, rate_conv = self.rates()
+        grid = self.known_grid(x) if grid is None else grid
         first = x.shape[1] - grid[0] * grid[1]
         qkv = self.qkv(x).unflatten(2, (3, self.heads, self.head_dim))  # (B, L, 3, N, D)
         conv = None
@@ -60,6 +78,21 @@ class GlobalAttention(Mixed):
         if not self.has_attention:
             return with_conv(x.new_zeros(x.shape), conv)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, N, L, D) each
-        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, L, C)
-        # d-major channels of the path are added to head-major ones index by index, as in every ACmix
-        return with_conv(self.project(out, rate_attention), conv)
+        q, k = self.q_norm(q), self.k_norm(k)
+        dropped = self.attn_drop.p if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropped, is_causal=is_causal)
+        out = self.project(self.norm(out.transpose(1, 2).flatten(2)), rate_attention)  # (B, L, C)
+        return self.proj_drop(with_conv(out, conv))
+
+    def known_grid(self, x: Tensor) -> tuple[int, int]:
+        """The grid that the layer was made for, if there are as many tokens."""
+        assert self.grid is not None, "a grid comes with the tokens, or is known from the start"
+        if x.shape[1] < self.grid[0] * self.grid[1]:
+            raise UsageError(
+                f"{x.shape[1]} tokens hold no grid of {self.grid} patches; give images of the size the model was made "
+                "for, or make it with another img_size"
+            )
+        return self.grid
+
+    def folded(self) -> GlobalAttention:
+        return self.with_rates_in_weights()

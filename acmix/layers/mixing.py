@@ -6,7 +6,7 @@ Shapes: B batch · H, W map · N heads · D channels a head
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,15 @@ from torch import Tensor, nn
 
 from acmix.errors import UsageError
 from acmix.layers.conv_path import INITS, KERNELS, ConvPath
+from acmix.layers.foldable import Foldable, exact, rounded, twin
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 PATHS = ("both", "attention", "convolution")
+RATES = ("rate_attention", "rate_conv", "rate_logits")
+# Values are multiplied by an α between 1/WIDEST_RATE and WIDEST_RATE, at which half precision still holds them in full.
+WIDEST_RATE = 2.0**10
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ class Mixing:
             raise UsageError(f"conv_stages={self.conv_stages} names stage {beyond[0]}; there are 0 to {count - 1}")
 
 
-class Mixed(nn.Module):
+class Mixed(Foldable):
     """The part that every mixed attention has: the convolution path and the two rates.
 
         out = α · attention + β · conv path
@@ -80,22 +87,19 @@ class Mixed(nn.Module):
         mixing: None for an attention alone.
     """
 
-    # also for layers that were pickled before there were ablations
-    has_attention = True
-    fixed_rate: float | None = None
-    # whether both rates lie in the weights already: see `acmix.fold`
-    is_folded = False
     rate_attention: nn.Parameter
     rate_conv: nn.Parameter
     rate_logits: nn.Parameter
     # of an attention that has a projection behind it; it acts on the attention alone
     proj: nn.Linear
-
     conv_path: ConvPath | None
 
     def __init__(self, mixing: Mixing | None) -> None:
         super().__init__()
         self.has_attention = mixing is None or mixing.path != "convolution"
+        self.fixed_rate: float | None = None
+        # whether both rates lie in the weights already
+        self.is_folded = False
 
     def add_path(self, mixing: Mixing | None, heads: int, head_dim: int, **geometry: Any) -> None:
         """Makes the convolution path and the rates, behind what the attention is made of.
@@ -143,6 +147,51 @@ class Mixed(nn.Module):
         bias = self.proj.bias
         return F.linear(attention, rate * self.proj.weight, None if bias is None else rate * bias)
 
+    def can_fold(self) -> bool:
+        return super().can_fold() and self.rates()[0] is not None
+
+    def rate_numbers(self) -> tuple[float, float]:
+        """The numbers α and β, where there are two paths."""
+        attention, conv = self.rates()
+        assert attention is not None
+        assert conv is not None
+        return attention.item(), conv.item()
+
+    def with_rates_in_weights(self) -> Self:
+        """The same layer with α in its projection and β in the kernels of its path."""
+        of_attention, of_conv = self.rate_numbers()
+        assert self.conv_path is not None
+        layer, proj = self.without_rates(), self.proj
+        layer.proj = nn.Linear(proj.in_features, proj.out_features, bias=proj.bias is not None, device="meta")
+        layer.proj.weight = rounded(of_attention * exact(proj.weight), proj.weight)
+        if proj.bias is not None:
+            layer.proj.bias = rounded(of_attention * exact(proj.bias), proj.bias)
+        layer.conv_path = self.conv_path.folded(of_conv)
+        return layer
+
+    def without_rates(self) -> Self:
+        """The same layer, whose weights are to hold the rates."""
+        layer = twin(self)
+        for name in [name for name in layer._parameters if name in RATES]:
+            delattr(layer, name)
+        layer.is_folded = True
+        return layer
+
+
+def mixed(attention: Tensor, conv: Tensor | None, rate: Tensor | None = None) -> Tensor:
+    """rate · attention + conv; channels of the path are added to the attention's index by index.
+
+    The path's are d-major and the attention's head-major: released weights were trained so.
+    """
+    if conv is None:
+        return attention
+    return attention + conv if rate is None else torch.addcmul(conv, attention, rate)
+
+
+def fits_into_values(rate: float) -> bool:
+    """Whether an α is neither 0 nor extreme, so that the path's columns for the values can be divided by it."""
+    return 1 / WIDEST_RATE <= abs(rate) <= WIDEST_RATE
+
 
 def with_conv(tokens: Tensor, conv: Tensor | None) -> Tensor:
     """Adds a map (B, H, W, C) to the tokens (B, T + H·W, C) behind the T that have no place on it, as a class token."""
@@ -155,8 +204,7 @@ def with_conv(tokens: Tensor, conv: Tensor | None) -> Tensor:
 
 def rate_names(model: nn.Module) -> set[str]:
     """Names of all rates, which no optimizer may decay."""
-    ends = ("rate_attention", "rate_conv", "rate_logits")
-    return {name for name, _ in model.named_parameters() if name.rpartition(".")[2] in ends}
+    return {name for name, _ in model.named_parameters() if name.rpartition(".")[2] in RATES}
 
 
 def is_number(value: Any) -> bool:

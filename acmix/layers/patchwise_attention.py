@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from acmix import ops
 from acmix.errors import UsageError
-from acmix.layers.acmix2d import evenly_spaced, memory_format_of
-from acmix.layers.mixing import Mixed, Mixing
+from acmix.layers.foldable import exact, rounded, twin
+from acmix.layers.maps import arranged_as, evenly_spaced
+from acmix.layers.mixing import Mixed, Mixing, fits_into_values, mixed
 from acmix.ops.neighbours import neighbours
 
 # pieces of R channels that q, k and v hold together: one, one and four; and as many outputs as v has
@@ -77,11 +78,26 @@ class VectorAttention(Mixed):
         if self.has_attention:
             query, key, value = qkv.split([self.width, self.width, OUTPUTS * self.width], 3)
             out = ops.patchwise_attention(value, self.weigh(query, key), size=self.size)  # (B, H, W, V)
-            if conv is not None:
-                # the path's d-major channels are added to v's index by index, as in every ACmix
-                out = out + conv if rate_attention is None else torch.addcmul(conv, out, rate_attention)
+            out = mixed(out, conv, rate_attention)
         assert out is not None
-        return out.permute(0, 3, 1, 2).contiguous(memory_format=memory_format_of(x))
+        return arranged_as(x, out)
+
+    def folded(self) -> VectorAttention:
+        of_attention, of_conv = self.rate_numbers()
+        assert self.conv_path is not None
+        if not fits_into_values(of_attention):
+            layer = twin(self)
+            layer.conv_path = self.conv_path.folded()
+            return layer
+        layer, qkv = self.without_rates(), self.qkv
+        weight, bias = exact(qkv.weight), exact(qkv.bias)  # (6·R, C), (6·R,); v has the last of the pieces
+        of_values = slice(-OUTPUTS * self.width, None)
+        weight[of_values] *= of_attention
+        bias[of_values] *= of_attention
+        layer.qkv = nn.Linear(qkv.in_features, qkv.out_features, device="meta")
+        layer.qkv.weight, layer.qkv.bias = rounded(weight, qkv.weight), rounded(bias, qkv.bias)
+        layer.conv_path = self.conv_path.folded(of_conv, of_attention)
+        return layer
 
     def extra_repr(self) -> str:
         return f"{16 * self.width}, size={self.size}, groups={self.groups}"

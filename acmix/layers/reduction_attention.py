@@ -6,12 +6,17 @@ Shapes: B batch · T tokens without a place, as a class token · H, W map · L =
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from acmix.errors import UsageError
+from acmix.layers.checks import head_dim_of
 from acmix.layers.mixing import Mixed, Mixing, with_conv
+
+if TYPE_CHECKING:
+    from timm.models.pvt_v2 import Attention
 
 
 class ReductionAttention(Mixed):
@@ -29,6 +34,8 @@ class ReductionAttention(Mixed):
         reduction: r; 1 for attention to the pixels themselves, and to the tokens without a place.
         qkv_bias: whether the projections have biases.
         mixing: of the two paths; None for attention alone.
+        parts: an attention of timm's PVT v2, whose modules are taken over: those that reduce the map, in whatever way
+            they do, and dropout too, which ours has none of. A pixel then takes the nearest of the reduced map.
 
     Source: PVT (ICCV 2021); ACmix, table 2. The authors never released this form: k and v brought back to H×W, and
         `proj` on the attention alone, are our reading; its multiply-adds are the published ones.
@@ -42,18 +49,24 @@ class ReductionAttention(Mixed):
         *,
         qkv_bias: bool = True,
         mixing: Mixing | None = Mixing(),  # noqa: B008  frozen
+        parts: Attention | None = None,
     ) -> None:
-        if heads < 1 or dim % heads:
-            raise UsageError(f"{heads} heads do not divide {dim} channels; choose a divisor")
         super().__init__(mixing)
-        self.heads, self.head_dim, self.reduction = heads, dim // heads, reduction
-        self.q = nn.Linear(dim, dim, bias=qkv_bias)
-        self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
-        if self.has_attention:
-            self.proj = nn.Linear(dim, dim)
-        if reduction > 1:
-            self.sr = nn.Conv2d(dim, dim, reduction, stride=reduction)
-            self.norm = nn.LayerNorm(dim)
+        self.heads, self.head_dim = heads, head_dim_of(dim, heads)
+        self.reduction = reduction if parts is None else None
+        if parts is None:
+            self.q = nn.Linear(dim, dim, bias=qkv_bias)
+            self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
+            if self.has_attention:
+                self.proj = nn.Linear(dim, dim)
+            reduces = reduction > 1
+            self.sr = nn.Conv2d(dim, dim, reduction, stride=reduction) if reduces else nn.Identity()
+            self.norm = nn.LayerNorm(dim) if reduces else nn.Identity()
+            self.attn_drop = nn.Dropout(0.0)
+            self.pool, self.act, self.proj_drop = nn.Identity(), nn.Identity(), nn.Identity()
+        else:
+            for name in ("q", "kv", "attn_drop", "proj", "proj_drop", "pool", "sr", "norm", "act"):
+                setattr(self, name, getattr(parts, name) or nn.Identity())
         self.add_path(mixing, heads, self.head_dim)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -71,24 +84,34 @@ class ReductionAttention(Mixed):
         if not self.has_attention:
             return with_conv(x.new_zeros(x.shape), conv)
         k, v = kv.transpose(1, 2).split(self.heads, 1)  # (B, N, T + h·w, D) each
-        out = F.scaled_dot_product_attention(q.transpose(1, 2), k, v)  # (B, N, L, D)
-        # d-major channels of the path are added to head-major ones index by index, as in every ACmix
-        return with_conv(self.project(out.transpose(1, 2).flatten(2), rate_attention), conv)
+        dropped = self.attn_drop.p if self.training else 0.0
+        out = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, dropout_p=dropped)  # (B, N, L, D)
+        out = self.project(out.transpose(1, 2).flatten(2), rate_attention)  # (B, L, C)
+        return self.proj_drop(with_conv(out, conv))
 
     def reduce(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         """(B, H·W, C) -> (B, h·w, C) and (h, w)."""
-        r = self.reduction
-        if r == 1:
+        if self.reduction == 1:
             return x, grid
-        small = (grid[0] + r - 1) // r, (grid[1] + r - 1) // r
         image = x.unflatten(1, grid).permute(0, 3, 1, 2)  # (B, C, H, W)
-        image = F.pad(image, (0, small[1] * r - grid[1], 0, small[0] * r - grid[0]))
-        return self.norm(self.sr(image).flatten(2).transpose(1, 2)), small
+        if self.reduction is not None:
+            down, right = (-(-side // self.reduction) * self.reduction - side for side in grid)
+            image = F.pad(image, (0, right, 0, down))
+        reduced = self.sr(self.pool(image))  # (B, C, h, w)
+        tokens = self.act(self.norm(reduced.flatten(2).transpose(1, 2)))
+        return tokens, (reduced.shape[2], reduced.shape[3])
+
+    def folded(self) -> ReductionAttention:
+        return self.with_rates_in_weights()
 
 
-def enlarged(patches: Tensor, factor: int, grid: tuple[int, int]) -> Tensor:
-    """(B, h, w, P, D) -> (B, H, W, P, D): every pixel takes what its patch has."""
+def enlarged(patches: Tensor, factor: int | None, grid: tuple[int, int]) -> Tensor:
+    """(B, h, w, P, D) -> (B, H, W, P, D): every pixel takes what its patch has, or without a factor the nearest."""
     if factor == 1:
         return patches
+    if factor is None:
+        image = patches.flatten(3).permute(0, 3, 1, 2)  # (B, P·D, h, w)
+        image = F.interpolate(image, size=grid, mode="nearest")
+        return image.permute(0, 2, 3, 1).unflatten(3, patches.shape[3:])
     big = patches[:, :, None, :, None].expand(-1, -1, factor, -1, factor, -1, -1)  # (B, h, r, w, r, P, D)
     return big.flatten(3, 4).flatten(1, 2)[:, : grid[0], : grid[1]]

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from acmix.errors import UsageError
 from acmix.layers.acmix2d import ACmix2d
+from acmix.layers.fold import FoldedGatedACmix
+from acmix.layers.foldable import Foldable, take_row
 
 Select = Callable[[str, nn.Conv2d], bool] | Sequence[str] | str | None
 
 
-class GatedACmix2d(nn.Module):
+class GatedACmix2d(Foldable):
     """Adds ACmix to a convolution, at first by nothing: conv(x) + gate·acmix(x), where the gate starts at 0.
 
     Args:
@@ -36,6 +38,12 @@ class GatedACmix2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, I, H, W) -> (B, O, ceil(H/stride), ceil(W/stride))."""
         return self.conv(x) + self.gate * self.acmix(x)
+
+    def can_fold(self) -> bool:
+        return super().can_fold() and self.acmix.can_fold()
+
+    def folded(self) -> FoldedGatedACmix:
+        return FoldedGatedACmix(self.conv, self.acmix.folded(self.gate.item()))
 
 
 def take_convolution(layer: GatedACmix2d, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
@@ -213,13 +221,3 @@ def transfer(conv: nn.Conv2d, acmix: ACmix2d) -> bool:
     acmix.rate_conv.fill_(1.0)
     acmix.start = "transferred"
     return True
-
-
-def take_row(old: nn.Module, new: nn.Module) -> None:
-    """Gives a layer what YOLO notes on the layers of its rows: index and sources of the old, type and size its own."""
-    noted = {name: getattr(old, name) for name in ("i", "f") if hasattr(old, name)}
-    if hasattr(old, "type"):
-        noted["type"] = f"{type(new).__module__}.{type(new).__qualname__}"
-    if hasattr(old, "np"):
-        noted["np"] = sum(each.numel() for each in new.parameters())
-    new.__dict__.update(noted)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from acmix import ops
 from acmix.errors import UsageError
-from acmix.layers.mixing import Mixed, Mixing
+from acmix.layers.checks import head_dim_of
+from acmix.layers.mixing import Mixed, Mixing, mixed
 
 
 class WindowAttention(Mixed):
@@ -40,11 +41,8 @@ class WindowAttention(Mixed):
     ) -> None:
         if min(window) < 1:
             raise UsageError(f"window={window}; both sides must be at least 1")
-        if heads < 1 or dim % heads:
-            divisors = [n for n in range(1, dim + 1) if dim % n == 0]
-            raise UsageError(f"{heads} heads do not divide {dim} channels; numbers of heads that do: {divisors}")
         super().__init__(mixing)
-        self.heads, self.head_dim, self.window = heads, dim // heads, window
+        self.heads, self.head_dim, self.window = heads, head_dim_of(dim, heads), window
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         if self.has_attention:
             self.proj = nn.Linear(dim, dim)
@@ -63,7 +61,7 @@ class WindowAttention(Mixed):
         out = ops.window_attention(
             qkv, self.relative_position_bias_table, window=self.window, shift=shift
         )  # (B, H, W, C)
-        out = self.project(out, rate_attention)
-        # Released weights were trained with the path's output (d-major) added to the attention's (head-major) index
-        # by index, and with `proj` on the attention alone.
-        return out if conv is None else out + conv  # (B, H, W, C)
+        return mixed(self.project(out, rate_attention), conv)
+
+    def folded(self) -> WindowAttention:
+        return self.with_rates_in_weights()

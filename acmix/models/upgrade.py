@@ -16,8 +16,7 @@ from timm.models._features import FeatureGetterNet
 from torch import nn
 
 from acmix.errors import UsageError
-from acmix.layers import Mixed, Mixing
-from acmix.layers.upgraded import UpgradedAttention, UpgradedReductionAttention
+from acmix.layers import GlobalAttention, Mixed, Mixing, ReductionAttention
 from acmix.models.swin import SwinTransformer
 
 FAMILIES = "timm's Swin (version 1), ViT or DeiT, and PVT v2"
@@ -80,8 +79,9 @@ def upgrade(model: nn.Module, mixing: Mixing) -> nn.Module:
         return vit(model, mixing)
     if isinstance(model, pvt_v2.PyramidVisionTransformerV2):
         for block in (block for stage in model.stages for block in stage.blocks):  # type: ignore[union-attr]
-            like = next(block.attn.parameters())
-            block.attn = UpgradedReductionAttention(block.attn, mixing).to(like).train(block.training)
+            parts = block.attn
+            mixed = ReductionAttention(parts.dim, parts.num_heads, mixing=mixing, parts=parts)
+            block.attn = mixed.to(parts.q.weight).train(block.training)
         return model
     raise UsageError(f"{type(model).__name__} cannot be upgraded; expected one of {FAMILIES}")
 
@@ -142,8 +142,11 @@ def vit(model: vision_transformer.VisionTransformer, mixing: Mixing) -> nn.Modul
             )
     # of the last block only the class token is read, to which a path on the patches adds nothing
     for block in blocks[:-1] if model.global_pool == "token" else blocks:
-        like = block.attn.qkv.weight
-        block.attn = UpgradedAttention(block.attn, tuple(embed.grid_size), mixing).to(like).train(block.training)
+        parts = block.attn
+        mixed = GlobalAttention(
+            parts.attn_dim, parts.num_heads, mixing=mixing, parts=parts, grid=tuple(embed.grid_size)
+        )
+        block.attn = mixed.to(parts.qkv.weight).train(block.training)
     return model
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import acmix
 from acmix.errors import UsageError
-from acmix.layers import WindowAttention
+from acmix.layers import PatchwiseAttention, WindowAttention
 from acmix.layers.fold import FoldedACmix
 from acmix.tools.convert import convert
 from acmix.train.checkpoint import load_weights, read, restore_model, save
@@ -282,6 +282,34 @@ def test_a_subclass_that_computes_something_else_is_left_alone() -> None:
         folded = acmix.fold(drawn(layer))
         assert type(folded) is type(layer)
         assert difference(folded(x), layer(x)) <= 1e-5
+
+
+def test_a_subclass_that_says_how_it_is_folded_is_asked() -> None:
+    class Doubled(acmix.ACmix2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+        def folded(self, gate: float = 1.0) -> FoldedACmix:
+            return super().folded(2 * gate)
+
+    layer, x = drawn(Doubled(4, 4, heads=2)), torch.randn(1, 4, 5, 6)
+    folded = acmix.fold(nn.Sequential(layer))
+    assert isinstance(folded[0], FoldedACmix)  # type: ignore[index]
+    assert difference(folded(x), layer(x)) <= 1e-5
+
+
+def test_a_layer_s_folded_form_leaves_the_layer_as_it_is() -> None:
+    for layer, x in (
+        (WindowAttention(8, 2, (4, 4)), torch.randn(2, 6, 7, 8)),
+        (PatchwiseAttention(32, 3), torch.randn(2, 32, 4, 5)),
+        (acmix.ACmix2d(6, 8, heads=2), torch.randn(2, 6, 9, 11)),
+        (acmix.ConvPath(1, 3), torch.randn(2, 4, 5, 3, 3)),
+    ):
+        drawn(layer)
+        before = copy.deepcopy(layer)
+        assert difference(layer.folded()(x), before(x)) <= 1e-5
+        assert same_state(layer, before)
+        assert torch.equal(layer(x), before(x))
 
 
 @pytest.mark.slow

@@ -1,0 +1,42 @@
+"""Maps as they come in and go out, and the places of their pixels; a sequence is a map of one row.
+
+Shapes: B batch · H, W map · L length · C channels
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from acmix.errors import UsageError
+
+
+def evenly_spaced(count: int, like: Tensor) -> Tensor:
+    """`torch.linspace(-1, 1, count)` like a tensor; unlike it, an exported graph takes any count."""
+    step = torch.arange(count, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+    return (2 * step / step[-1:].clamp(min=1) - 1).to(like.dtype)
+
+
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """channels_last where the input lies so and not also the plain way, as after a convolution."""
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def check_shape(x: Tensor, channels: int, sides: str) -> None:
+    """Refuses an input that is not (B, channels, *sides)."""
+    if x.dim() != 2 + len(sides) or x.shape[1] != channels:
+        raise UsageError(f"the input has shape {tuple(x.shape)}; expected (B, {channels}, {', '.join(sides)})")
+
+
+def sides_of(x: Tensor) -> tuple[int, int]:
+    """(H, W) of a map (B, C, H, W), or (1, L) of a sequence (B, C, L)."""
+    return (1, x.shape[2]) if x.dim() == 3 else (x.shape[2], x.shape[3])
+
+
+def arranged_as(x: Tensor, out: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, C, H, W) in the memory format of x; or (B, 1, L, C) -> (B, C, L), where x is a sequence."""
+    if x.dim() == 3:
+        return out[:, 0].transpose(1, 2).contiguous()
+    return out.permute(0, 3, 1, 2).contiguous(memory_format=memory_format_of(x))
