@@ -51,3 +51,14 @@ def unroll(position, shift, side):
 def kind_of(position, shift, side):
     """Which of three kinds a row or column of a rolled map is: 0 as before, 1 come over the seam, 2 padding."""
     return (position >= side - shift).to(tl.int32) + (position >= side).to(tl.int32)
+
+
+@triton.jit
+def softmax_step(largest, total, logits):
+    """Goes on by a block of keys: the new maximum and sum, the block's weights, and what earlier sums fade by."""
+    before = largest
+    largest = tl.maximum(before, tl.max(logits, axis=1))
+    weights = tl.exp(logits - largest[:, None])
+    # what a query added before it saw its first key fades to nothing
+    fade = tl.exp(before - largest)
+    return largest, total * fade + tl.sum(weights, axis=1), weights, fade

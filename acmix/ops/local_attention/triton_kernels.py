@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from acmix.ops.triton_common import tuned
+from acmix.ops.triton_common import softmax_step, tuned
 
 
 @triton.jit
@@ -144,12 +144,7 @@ def forward(
             stride_s, stride_d, position_h, position_w, position_d, stride, dilation, scale,
             KY, KX, STEP, HAS_POSITION, ONCE, TY, TX, BD,
         )  # fmt: skip
-        before = largest
-        largest = tl.maximum(before, tl.max(logits, axis=1))
-        weights = tl.exp(logits - largest[:, None])
-        # what a query added before it saw its first key fades to nothing
-        fade = tl.exp(before - largest)
-        total = total * fade + tl.sum(weights, axis=1)
+        largest, total, weights, fade = softmax_step(largest, total, logits)
         found = tl.dot(weights.to(v.dtype), v, found * fade[:, None], input_precision="ieee")
     d = tl.arange(0, BD)
     pixel = (image * out_height + y) * out_width + x
@@ -186,11 +181,7 @@ def queries_back(
             stride_s, stride_d, position_h, position_w, position_d, stride, dilation, scale,
             KY, KX, STEP, HAS_POSITION, ONCE, TY, TX, BD,
         )  # fmt: skip
-        before = largest
-        largest = tl.maximum(before, tl.max(logits, axis=1))
-        weights = tl.exp(logits - largest[:, None])
-        fade = tl.exp(before - largest)
-        total = total * fade + tl.sum(weights, axis=1)
+        largest, total, weights, fade = softmax_step(largest, total, logits)
         mean = mean * fade + tl.sum(weights * tl.dot(slope, tl.trans(v), input_precision="ieee"), axis=1)
     log_sum = largest + tl.log(total)
     mean = mean / total

@@ -12,16 +12,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from acmix.ops.triton_common import tuned
+from acmix.ops.triton_common import softmax_step, tuned
 from acmix.ops.window_attention.triton_kernels import (
     HIDDEN,
+    attend,
     bias_of,
-    load_rows,
+    keys_of,
     logits_of,
-    pixels_of,
-    scaled,
+    program_of,
+    queries_of,
     store_bias,
     store_rows,
+    upstream_of,
 )
 
 
@@ -35,56 +37,57 @@ def queries_back(
     BLOCK: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """One block of queries of one head in one window: their gradients, and the two numbers each."""
-    head = (tl.program_id(0) % heads).to(tl.int64)
-    rest = tl.program_id(0) // heads
-    window = rest // BLOCKS
-    image = (window // per_map).to(tl.int64)
-    base = qkv + image * stride_b + head * stride_n
-    grad_base = grad + image * grad_b + head * channels * grad_c
-    place_q, y, x, kind_q, valid_q = pixels_of(
-        window, (rest % BLOCKS) * BLOCK, height, width, windows, per_map, columns, shift_y, shift_x, WH, WW, BLOCK
-    )
-    q = scaled(load_rows(base, y, x, valid_q, channels, stride_h, stride_w, stride_d, BD), scale)
-    slope = load_rows(grad_base, y, x, valid_q, channels, grad_h, grad_w, grad_c, BD).to(q.dtype)
+    head, block_q, window = program_of(heads, BLOCKS)
+    q, place_q, y, x, kind_q, valid_q = queries_of(
+        qkv, window, block_q * BLOCK, head, stride_b, stride_h, stride_w, stride_n, stride_d,
+        height, width, channels, windows, per_map, columns, shift_y, shift_x, scale, WH, WW, BLOCK, BD,
+    )  # fmt: skip
+    slope = upstream_of(grad, window, head, y, x, valid_q, channels, per_map, grad_b, grad_h, grad_w, grad_c, BD)
+    slope = slope.to(q.dtype)
     largest = tl.full((BLOCK,), HIDDEN, dtype=tl.float32)
     total = tl.zeros((BLOCK,), dtype=tl.float32)
     mean = tl.zeros((BLOCK,), dtype=tl.float32)
     bias = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
     for block in range(BLOCKS):
-        place_k, key_y, key_x, kind_k, valid_k = pixels_of(
-            window, block * BLOCK, height, width, windows, per_map, columns, shift_y, shift_x, WH, WW, BLOCK
-        )
-        k = load_rows(base + stride_s, key_y, key_x, valid_k, channels, stride_h, stride_w, stride_d, BD)
-        v = load_rows(base + 2 * stride_s, key_y, key_x, valid_k, channels, stride_h, stride_w, stride_d, BD)
-        if HAS_BIAS:
-            bias = bias_of(table + head * table_n, table_e, place_q, place_k, WH, WW)
-        logits = logits_of(q, k, bias, kind_q, kind_k, valid_k, MASKED)
-        before = largest
-        largest = tl.maximum(before, tl.max(logits, axis=1))
-        weights = tl.exp(logits - largest[:, None])
-        fade = tl.exp(before - largest)
-        total = total * fade + tl.sum(weights, axis=1)
+        logits, k, v = attend(
+            q, place_q, kind_q, bias, qkv, table, window, block, head, stride_b, stride_h, stride_w, stride_s,
+            stride_n, stride_d, table_e, table_n, height, width, channels, windows, per_map, columns,
+            shift_y, shift_x, WH, WW, HAS_BIAS, MASKED, BLOCK, BD,
+        )  # fmt: skip
+        largest, total, weights, fade = softmax_step(largest, total, logits)
         grad_weights = tl.dot(slope, tl.trans(v), input_precision="ieee")
         mean = mean * fade + tl.sum(weights * grad_weights, axis=1)
     log_sum = largest + tl.log(total)
     mean = mean / total
     grad_q = tl.zeros((BLOCK, BD), dtype=tl.float32)
     for block in range(BLOCKS):
-        place_k, key_y, key_x, kind_k, valid_k = pixels_of(
-            window, block * BLOCK, height, width, windows, per_map, columns, shift_y, shift_x, WH, WW, BLOCK
-        )
-        k = load_rows(base + stride_s, key_y, key_x, valid_k, channels, stride_h, stride_w, stride_d, BD)
-        v = load_rows(base + 2 * stride_s, key_y, key_x, valid_k, channels, stride_h, stride_w, stride_d, BD)
-        if HAS_BIAS:
-            bias = bias_of(table + head * table_n, table_e, place_q, place_k, WH, WW)
-        weights = tl.exp(logits_of(q, k, bias, kind_q, kind_k, valid_k, MASKED) - log_sum[:, None])
+        logits, k, v = attend(
+            q, place_q, kind_q, bias, qkv, table, window, block, head, stride_b, stride_h, stride_w, stride_s,
+            stride_n, stride_d, table_e, table_n, height, width, channels, windows, per_map, columns,
+            shift_y, shift_x, WH, WW, HAS_BIAS, MASKED, BLOCK, BD,
+        )  # fmt: skip
+        weights = tl.exp(logits - log_sum[:, None])
         grad_weights = tl.dot(slope, tl.trans(v), input_precision="ieee")
         grad_logits = (weights * (grad_weights - mean[:, None])).to(k.dtype)
         grad_q = tl.dot(grad_logits, k, grad_q, input_precision="ieee")
-    store_rows(grad_qkv, grad_q * scale, 0, image, head, y, x, valid_q, height, width, heads, channels, BD)
+    store_rows(grad_qkv, grad_q * scale, 0, window, head, y, x, valid_q, height, width, heads, channels, per_map, BD)
     row = (window * heads + head) * (WH * WW) + place_q
     tl.store(log_sums + row, log_sum, mask=place_q < WH * WW)
     tl.store(means + row, mean, mask=place_q < WH * WW)
+
+
+@triton.jit
+def made_again(
+    q, k, v, slope, bias, kind_q, kind_k, valid_q, valid_k, known, row, log_sums, means, MASKED: tl.constexpr
+):
+    """Weights of a block of queries on one of keys, from the queries' two numbers, and the logits' gradient."""
+    log_sum = tl.load(log_sums + row, mask=known, other=0.0)
+    mean = tl.load(means + row, mask=known, other=0.0)
+    logits = logits_of(q, k, bias, kind_q, kind_k, valid_k, MASKED)
+    # a row of padding has no sum worth its name
+    weights = tl.where(valid_q[:, None], tl.exp(logits - log_sum[:, None]), 0.0)
+    grad_weights = tl.dot(slope, tl.trans(v), input_precision="ieee")
+    return weights, weights * (grad_weights - mean[:, None])
 
 
 @tuned("channels", "BLOCK", "BLOCKS")
@@ -97,40 +100,33 @@ def keys_back(
     BLOCK: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """One block of keys of one head in one window: the gradients of keys and values."""
-    head = (tl.program_id(0) % heads).to(tl.int64)
-    rest = tl.program_id(0) // heads
-    window = rest // BLOCKS
-    image = (window // per_map).to(tl.int64)
-    base = qkv + image * stride_b + head * stride_n
-    grad_base = grad + image * grad_b + head * channels * grad_c
-    place_k, y, x, kind_k, valid_k = pixels_of(
-        window, (rest % BLOCKS) * BLOCK, height, width, windows, per_map, columns, shift_y, shift_x, WH, WW, BLOCK
-    )
-    k = load_rows(base + stride_s, y, x, valid_k, channels, stride_h, stride_w, stride_d, BD)
-    v = load_rows(base + 2 * stride_s, y, x, valid_k, channels, stride_h, stride_w, stride_d, BD)
+    head, block_k, window = program_of(heads, BLOCKS)
+    k, v, place_k, y, x, kind_k, valid_k = keys_of(
+        qkv, window, block_k * BLOCK, head, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d,
+        height, width, channels, windows, per_map, columns, shift_y, shift_x, WH, WW, BLOCK, BD,
+    )  # fmt: skip
     grad_k = tl.zeros((BLOCK, BD), dtype=tl.float32)
     grad_v = tl.zeros((BLOCK, BD), dtype=tl.float32)
     bias = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
     for block in range(BLOCKS):
-        place_q, query_y, query_x, kind_q, valid_q = pixels_of(
-            window, block * BLOCK, height, width, windows, per_map, columns, shift_y, shift_x, WH, WW, BLOCK
-        )
-        q = scaled(load_rows(base, query_y, query_x, valid_q, channels, stride_h, stride_w, stride_d, BD), scale)
-        slope = load_rows(grad_base, query_y, query_x, valid_q, channels, grad_h, grad_w, grad_c, BD).to(q.dtype)
-        row = (window * heads + head) * (WH * WW) + place_q
-        log_sum = tl.load(log_sums + row, mask=place_q < WH * WW, other=0.0)
-        mean = tl.load(means + row, mask=place_q < WH * WW, other=0.0)
+        q, place_q, query_y, query_x, kind_q, valid_q = queries_of(
+            qkv, window, block * BLOCK, head, stride_b, stride_h, stride_w, stride_n, stride_d,
+            height, width, channels, windows, per_map, columns, shift_y, shift_x, scale, WH, WW, BLOCK, BD,
+        )  # fmt: skip
+        slope = upstream_of(
+            grad, window, head, query_y, query_x, valid_q, channels, per_map, grad_b, grad_h, grad_w, grad_c, BD
+        ).to(q.dtype)  # fmt: skip
         if HAS_BIAS:
             bias = bias_of(table + head * table_n, table_e, place_q, place_k, WH, WW)
-        logits = logits_of(q, k, bias, kind_q, kind_k, valid_k, MASKED)
-        # a row of padding has no sum worth its name
-        weights = tl.where(valid_q[:, None], tl.exp(logits - log_sum[:, None]), 0.0)
-        grad_weights = tl.dot(slope, tl.trans(v), input_precision="ieee")
-        grad_logits = (weights * (grad_weights - mean[:, None])).to(q.dtype)
+        row = (window * heads + head) * (WH * WW) + place_q
+        weights, grad_logits = made_again(
+            q, k, v, slope, bias, kind_q, kind_k, valid_q, valid_k, place_q < WH * WW, row, log_sums, means, MASKED
+        )
+        grad_logits = grad_logits.to(q.dtype)
         grad_v = tl.dot(tl.trans(weights.to(q.dtype)), slope, grad_v, input_precision="ieee")
         grad_k = tl.dot(tl.trans(grad_logits), q, grad_k, input_precision="ieee")
-    store_rows(grad_qkv, grad_k, 1, image, head, y, x, valid_k, height, width, heads, channels, BD)
-    store_rows(grad_qkv, grad_v, 2, image, head, y, x, valid_k, height, width, heads, channels, BD)
+    store_rows(grad_qkv, grad_k, 1, window, head, y, x, valid_k, height, width, heads, channels, per_map, BD)
+    store_rows(grad_qkv, grad_v, 2, window, head, y, x, valid_k, height, width, heads, channels, per_map, BD)
 
 
 @tuned("channels", "BLOCK", "BLOCKS")
@@ -143,38 +139,28 @@ def bias_back(
     BLOCK: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """One pair of blocks of one head in some windows: this program's part of the bias's gradient."""
-    head = (tl.program_id(0) % heads).to(tl.int64)
-    rest = tl.program_id(0) // heads
-    first_q = (rest % BLOCKS) * BLOCK
-    first_k = (rest // BLOCKS % BLOCKS) * BLOCK
-    chunk = rest // (BLOCKS * BLOCKS)
-    bias = bias_of(
-        table + head * table_n, table_e, first_q + tl.arange(0, BLOCK), first_k + tl.arange(0, BLOCK), WH, WW
-    )
+    head, block_q, rest = program_of(heads, BLOCKS)
+    first_q = block_q * BLOCK
+    first_k = (rest % BLOCKS) * BLOCK
+    chunk = rest // BLOCKS
+    first = tl.arange(0, BLOCK)
+    bias = bias_of(table + head * table_n, table_e, first_q + first, first_k + first, WH, WW)
     part = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
     for i in range(each):
         window = chunk * each + i
-        image = (window // per_map).to(tl.int64)
-        base = qkv + image * stride_b + head * stride_n
-        place_q, y, x, kind_q, valid_q = pixels_of(
-            window, first_q, height, width, windows, per_map, columns, shift_y, shift_x, WH, WW, BLOCK
-        )
-        q = scaled(load_rows(base, y, x, valid_q, channels, stride_h, stride_w, stride_d, BD), scale)
-        slope = load_rows(
-            grad + image * grad_b + head * channels * grad_c, y, x, valid_q, channels, grad_h, grad_w, grad_c, BD
-        ).to(q.dtype)
-        _, y, x, kind_k, valid_k = pixels_of(
-            window, first_k, height, width, windows, per_map, columns, shift_y, shift_x, WH, WW, BLOCK
-        )
-        k = load_rows(base + stride_s, y, x, valid_k, channels, stride_h, stride_w, stride_d, BD)
-        v = load_rows(base + 2 * stride_s, y, x, valid_k, channels, stride_h, stride_w, stride_d, BD)
+        q, place_q, y, x, kind_q, valid_q = queries_of(
+            qkv, window, first_q, head, stride_b, stride_h, stride_w, stride_n, stride_d,
+            height, width, channels, windows, per_map, columns, shift_y, shift_x, scale, WH, WW, BLOCK, BD,
+        )  # fmt: skip
+        slope = upstream_of(grad, window, head, y, x, valid_q, channels, per_map, grad_b, grad_h, grad_w, grad_c, BD)
+        k, v, _place_k, _key_y, _key_x, kind_k, valid_k = keys_of(
+            qkv, window, first_k, head, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d,
+            height, width, channels, windows, per_map, columns, shift_y, shift_x, WH, WW, BLOCK, BD,
+        )  # fmt: skip
         row = (window * heads + head) * (WH * WW) + place_q
         known = place_q < tl.where(window < windows, WH * WW, 0)
-        log_sum = tl.load(log_sums + row, mask=known, other=0.0)
-        mean = tl.load(means + row, mask=known, other=0.0)
-        logits = logits_of(q, k, bias, kind_q, kind_k, valid_k, MASKED)
-        weights = tl.where(valid_q[:, None], tl.exp(logits - log_sum[:, None]), 0.0)
-        grad_weights = tl.dot(slope, tl.trans(v), input_precision="ieee")
-        part += weights * (grad_weights - mean[:, None])
-    first = tl.arange(0, BLOCK)
+        _weights, grad_logits = made_again(
+            q, k, v, slope.to(q.dtype), bias, kind_q, kind_k, valid_q, valid_k, known, row, log_sums, means, MASKED
+        )
+        part += grad_logits
     store_bias(parts, part, chunk, head, heads, first_q + first, first_k + first, WH * WW)

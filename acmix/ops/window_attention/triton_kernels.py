@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from acmix.ops.triton_common import kind_of, tuned, unroll
+from acmix.ops.triton_common import kind_of, softmax_step, tuned, unroll
 
 # A logit that no softmax sees; finite, so that a row without any key is no NaN.
 HIDDEN = tl.constexpr(-1e30)
@@ -68,10 +68,74 @@ def logits_of(q, k, bias, kind_q, kind_k, valid_k, MASKED: tl.constexpr):
 
 
 @triton.jit
+def program_of(heads, BLOCKS: tl.constexpr):
+    """What a program works at: its head (int64), which block of a window's pixels, and which windows."""
+    rest = tl.program_id(0) // heads
+    return (tl.program_id(0) % heads).to(tl.int64), rest % BLOCKS, rest // BLOCKS
+
+
+@triton.jit
+def keys_of(
+    qkv, window, first, head, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d,
+    height, width, channels, windows, per_map, columns, shift_y, shift_x,
+    WH: tl.constexpr, WW: tl.constexpr, BLOCK: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """A block of a window's keys and values, (BLOCK, BD) each; their places, rows, columns, kinds and validity."""
+    base = qkv + (window // per_map).to(tl.int64) * stride_b + head * stride_n
+    place, y, x, kind, valid = pixels_of(
+        window, first, height, width, windows, per_map, columns, shift_y, shift_x, WH, WW, BLOCK
+    )
+    k = load_rows(base + stride_s, y, x, valid, channels, stride_h, stride_w, stride_d, BD)
+    v = load_rows(base + 2 * stride_s, y, x, valid, channels, stride_h, stride_w, stride_d, BD)
+    return k, v, place, y, x, kind, valid
+
+
+@triton.jit
+def queries_of(
+    qkv, window, first, head, stride_b, stride_h, stride_w, stride_n, stride_d,
+    height, width, channels, windows, per_map, columns, shift_y, shift_x, scale,
+    WH: tl.constexpr, WW: tl.constexpr, BLOCK: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """A block of a window's scaled queries, (BLOCK, BD); their places, rows, columns, kinds and validity."""
+    base = qkv + (window // per_map).to(tl.int64) * stride_b + head * stride_n
+    place, y, x, kind, valid = pixels_of(
+        window, first, height, width, windows, per_map, columns, shift_y, shift_x, WH, WW, BLOCK
+    )
+    q = scaled(load_rows(base, y, x, valid, channels, stride_h, stride_w, stride_d, BD), scale)
+    return q, place, y, x, kind, valid
+
+
+@triton.jit
+def upstream_of(grad, window, head, y, x, valid, channels, per_map, grad_b, grad_h, grad_w, grad_c, BD: tl.constexpr):
+    """The gradient of the outputs of a block of queries, (BLOCK, BD)."""
+    base = grad + (window // per_map).to(tl.int64) * grad_b + head * channels * grad_c
+    return load_rows(base, y, x, valid, channels, grad_h, grad_w, grad_c, BD)
+
+
+@triton.jit
+def attend(
+    q, place_q, kind_q, bias, qkv, table, window, block, head, stride_b, stride_h, stride_w, stride_s, stride_n,
+    stride_d, table_e, table_n, height, width, channels, windows, per_map, columns, shift_y, shift_x,
+    WH: tl.constexpr, WW: tl.constexpr, LOAD_BIAS: tl.constexpr, MASKED: tl.constexpr, BLOCK: tl.constexpr,
+    BD: tl.constexpr,
+):  # fmt: skip
+    """A block of queries on one block of keys: logits (BLOCK, BLOCK), and those keys and values."""
+    k, v, place_k, _key_y, _key_x, kind_k, valid_k = keys_of(
+        qkv, window, block * BLOCK, head, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d,
+        height, width, channels, windows, per_map, columns, shift_y, shift_x, WH, WW, BLOCK, BD,
+    )  # fmt: skip
+    if LOAD_BIAS:
+        bias = bias_of(table + head * table_n, table_e, place_q, place_k, WH, WW)
+    return logits_of(q, k, bias, kind_q, kind_k, valid_k, MASKED), k, v
+
+
+@triton.jit
 def store_rows(
-    grad_qkv, values, which: tl.constexpr, image, head, y, x, valid, height, width, heads, channels, BD: tl.constexpr
-):
+    grad_qkv, values, which: tl.constexpr, window, head, y, x, valid, height, width, heads, channels, per_map,
+    BD: tl.constexpr,
+):  # fmt: skip
     """Writes a block of gradients of q, k or v (which: 0, 1, 2) into the contiguous (B, H, W, 3, N, D)."""
+    image = (window // per_map).to(tl.int64)
     d = tl.arange(0, BD)
     row = (((image * height + y) * width + x) * 3 + which) * heads + head
     place = grad_qkv + (row * channels)[:, None] + d[None, :]
@@ -95,41 +159,30 @@ def forward(
     BLOCK: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """One block of queries of one head, in some windows."""
-    head = (tl.program_id(0) % heads).to(tl.int64)
-    rest = tl.program_id(0) // heads
-    first_q = (rest % BLOCKS) * BLOCK
+    head, block_q, chunk = program_of(heads, BLOCKS)
     d = tl.arange(0, BD)
     everywhere = tl.arange(0, BLOCK)
     bias = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
     if HAS_BIAS and BLOCKS == 1:
         bias = bias_of(table + head * table_n, table_e, everywhere, everywhere, WH, WW)
     for i in range(each):
-        window = (rest // BLOCKS) * each + i
-        image = (window // per_map).to(tl.int64)
-        base = qkv + image * stride_b + head * stride_n
-        place_q, y, x, kind_q, valid_q = pixels_of(
-            window, first_q, height, width, windows, per_map, columns, shift_y, shift_x, WH, WW, BLOCK
-        )
-        q = scaled(load_rows(base, y, x, valid_q, channels, stride_h, stride_w, stride_d, BD), scale)
+        window = chunk * each + i
+        q, place_q, y, x, kind_q, valid_q = queries_of(
+            qkv, window, block_q * BLOCK, head, stride_b, stride_h, stride_w, stride_n, stride_d,
+            height, width, channels, windows, per_map, columns, shift_y, shift_x, scale, WH, WW, BLOCK, BD,
+        )  # fmt: skip
         largest = tl.full((BLOCK,), HIDDEN, dtype=tl.float32)
         total = tl.zeros((BLOCK,), dtype=tl.float32)
         found = tl.zeros((BLOCK, BD), dtype=tl.float32)
         for block in range(BLOCKS):
-            place_k, key_y, key_x, kind_k, valid_k = pixels_of(
-                window, block * BLOCK, height, width, windows, per_map, columns, shift_y, shift_x, WH, WW, BLOCK
-            )
-            k = load_rows(base + stride_s, key_y, key_x, valid_k, channels, stride_h, stride_w, stride_d, BD)
-            v = load_rows(base + 2 * stride_s, key_y, key_x, valid_k, channels, stride_h, stride_w, stride_d, BD)
-            if HAS_BIAS and BLOCKS > 1:
-                bias = bias_of(table + head * table_n, table_e, place_q, place_k, WH, WW)
-            logits = logits_of(q, k, bias, kind_q, kind_k, valid_k, MASKED)
-            before = largest
-            largest = tl.maximum(before, tl.max(logits, axis=1))
-            weights = tl.exp(logits - largest[:, None])
-            fade = tl.exp(before - largest)
-            total = total * fade + tl.sum(weights, axis=1)
+            logits, _k, v = attend(
+                q, place_q, kind_q, bias, qkv, table, window, block, head, stride_b, stride_h, stride_w, stride_s,
+                stride_n, stride_d, table_e, table_n, height, width, channels, windows, per_map, columns,
+                shift_y, shift_x, WH, WW, HAS_BIAS and BLOCKS > 1, MASKED, BLOCK, BD,
+            )  # fmt: skip
+            largest, total, weights, fade = softmax_step(largest, total, logits)
             found = tl.dot(weights.to(v.dtype), v, found * fade[:, None], input_precision="ieee")
-        row = (image * height + y) * width + x
+        row = ((window // per_map).to(tl.int64) * height + y) * width + x
         place = out + ((row * heads + head) * channels)[:, None] + d[None, :]
         mask = valid_q[:, None] & (d < channels)[None, :]
         tl.store(place, (found / total[:, None]).to(out.dtype.element_ty), mask=mask)
@@ -145,8 +198,7 @@ def backward(
     BLOCK: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """One head in some windows that fit into one block: all gradients."""
-    head = (tl.program_id(0) % heads).to(tl.int64)
-    chunk = tl.program_id(0) // heads
+    head, _block, chunk = program_of(heads, BLOCKS)
     everywhere = tl.arange(0, BLOCK)
     bias = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
     if HAS_BIAS:
@@ -154,17 +206,15 @@ def backward(
     bias_part = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
     for i in range(each):
         window = chunk * each + i
-        image = (window // per_map).to(tl.int64)
-        base = qkv + image * stride_b + head * stride_n
-        _, y, x, kind, valid = pixels_of(
-            window, 0, height, width, windows, per_map, columns, shift_y, shift_x, WH, WW, BLOCK
-        )
+        k, v, _place, y, x, kind, valid = keys_of(
+            qkv, window, 0, head, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d,
+            height, width, channels, windows, per_map, columns, shift_y, shift_x, WH, WW, BLOCK, BD,
+        )  # fmt: skip
+        base = qkv + (window // per_map).to(tl.int64) * stride_b + head * stride_n
         q = scaled(load_rows(base, y, x, valid, channels, stride_h, stride_w, stride_d, BD), scale)
-        k = load_rows(base + stride_s, y, x, valid, channels, stride_h, stride_w, stride_d, BD)
-        v = load_rows(base + 2 * stride_s, y, x, valid, channels, stride_h, stride_w, stride_d, BD)
-        slope = load_rows(
-            grad + image * grad_b + head * channels * grad_c, y, x, valid, channels, grad_h, grad_w, grad_c, BD
-        ).to(q.dtype)
+        slope = upstream_of(
+            grad, window, head, y, x, valid, channels, per_map, grad_b, grad_h, grad_w, grad_c, BD
+        ).to(q.dtype)  # fmt: skip
         logits = logits_of(q, k, bias, kind, kind, valid, MASKED)
         weights = tl.exp(logits - tl.max(logits, axis=1)[:, None])
         weights = weights / tl.sum(weights, axis=1)[:, None]
@@ -177,9 +227,9 @@ def backward(
         grad_logits = grad_logits.to(q.dtype)
         grad_q = tl.dot(grad_logits, k, input_precision="ieee") * scale
         grad_k = tl.dot(tl.trans(grad_logits), q, input_precision="ieee")
-        store_rows(grad_qkv, grad_q, 0, image, head, y, x, valid, height, width, heads, channels, BD)
-        store_rows(grad_qkv, grad_k, 1, image, head, y, x, valid, height, width, heads, channels, BD)
-        store_rows(grad_qkv, grad_v, 2, image, head, y, x, valid, height, width, heads, channels, BD)
+        store_rows(grad_qkv, grad_q, 0, window, head, y, x, valid, height, width, heads, channels, per_map, BD)
+        store_rows(grad_qkv, grad_k, 1, window, head, y, x, valid, height, width, heads, channels, per_map, BD)
+        store_rows(grad_qkv, grad_v, 2, window, head, y, x, valid, height, width, heads, channels, per_map, BD)
     if HAS_BIAS:
         store_bias(parts, bias_part, chunk, head, heads, everywhere, everywhere, WH * WW)
 
