@@ -62,3 +62,15 @@ def softmax_step(largest, total, logits):
     # what a query added before it saw its first key fades to nothing
     fade = tl.exp(before - largest)
     return largest, total * fade + tl.sum(weights, axis=1), weights, fade
+
+
+@triton.jit
+def mirror(position, side, ONCE: tl.constexpr):
+    """The pixel that stands at a position of a line mirrored at both ends."""
+    if ONCE:
+        inside = side - 1 - tl.abs(side - 1 - tl.abs(position))
+        # only what is masked lies further out
+        return tl.maximum(inside, 0)
+    period = tl.maximum(2 * (side - 1), 1)
+    rest = tl.abs(position) % period
+    return tl.minimum(rest, period - rest)

@@ -7,13 +7,15 @@ module is imported.
 from __future__ import annotations
 
 import os
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from acmix.ops.neighbours import reflected
 
 # kernels run in Triton's interpreter, on the CPU: a proof that needs no GPU
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -92,3 +94,13 @@ def share(pieces: int, least: int, most: int = 1024) -> int:
 def placeholder(tensor: Tensor | None, other: Tensor) -> Tensor:
     """A pointer for an argument that a kernel will not read."""
     return other if tensor is None else tensor
+
+
+@lru_cache(maxsize=256)
+def images_of(side: int, reach: int, device: str) -> Tensor:
+    """Where each pixel of a line stands in the line with its mirrored margins: (side, images), −1 for nowhere."""
+    stands = [[] for _ in range(side)]
+    for place, pixel in enumerate(reflected(side, reach, torch.device("cpu")).tolist()):
+        stands[pixel].append(place)
+    most = max(map(len, stands))
+    return torch.tensor([each + [-1] * (most - len(each)) for each in stands], dtype=torch.int32, device=device)

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
+OPERATORS = ["conv_path", "window_attention", "local_attention", "patchwise_attention"]
 PYTHON = [sys.executable, "-W", "ignore"]
 
 
@@ -22,12 +23,20 @@ def run(arguments: list[str], **environment: str) -> subprocess.CompletedProcess
     return subprocess.run([*PYTHON, *arguments], capture_output=True, text=True, env=hidden, cwd=ROOT)
 
 
-@pytest.mark.parametrize("operator", ["conv_path", "window_attention", "local_attention"])
+@pytest.mark.parametrize("operator", OPERATORS)
 def test_the_tables_of_cases_are_right_in_the_interpreter(operator: str) -> None:
     told = run(["-m", "tests.ops.triton_table", operator, "float32", "float16"])
     assert told.returncode == 0, told.stdout[-3000:] + told.stderr[-3000:]
     for dtype in ("float32", "float16"):
         assert f" cases in torch.{dtype}, 0 wrong\na second run gives the same bits\n" in told.stdout
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_the_kernels_compile_for_a_gpu(operator: str) -> None:
+    """The interpreter takes what the compiler refuses; this needs no GPU."""
+    told = run(["-m", "tests.ops.triton_compile", operator, "float16"], TRITON_INTERPRET="0")
+    assert told.returncode == 0, told.stdout[-3000:] + told.stderr[-3000:]
+    assert told.stdout.endswith(" kernels, 0 wrong\n")
 
 
 SAYS_WHY = """

@@ -22,6 +22,7 @@ import dataclasses
 import torch
 from triton.runtime import interpreter
 
+from acmix.ops.patchwise_attention.cases import CASES as PATCHWISE_CASES
 from acmix.testing.cases import CONV_CASES, WINDOW_CASES, WindowCase
 from acmix.testing.cases_local import LOCAL_CASES, LocalCase
 from acmix.testing.check import errors as errors_of
@@ -39,6 +40,7 @@ TABLES = {
     "conv_path": CONV_CASES,
     "window_attention": (*WINDOW_CASES, *LARGE_WINDOWS),
     "local_attention": (*LOCAL_CASES, *WIDE_HEADS),
+    "patchwise_attention": PATCHWISE_CASES,
 }
 
 
@@ -84,7 +86,7 @@ def cases_in(operator: str, dtype: torch.dtype) -> list[Any]:
         return list(TABLES[operator])
     shapes: dict[tuple[Any, ...], Any] = {}
     for case in TABLES[operator]:
-        shape = tuple(getattr(case, name, None) for name in ("head_dim", "pieces", "conv_size"))
+        shape = tuple(getattr(case, name, None) for name in ("head_dim", "pieces", "conv_size", "channels", "groups"))
         shapes.setdefault(shape, case)
     return list(shapes.values())
 

@@ -14,7 +14,6 @@ Shapes
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from math import gcd, prod
 
 import torch
@@ -22,8 +21,7 @@ from torch import Tensor
 
 from acmix.ops import triton_launch
 from acmix.ops.local_attention.spec import Arguments, output
-from acmix.ops.neighbours import reflected
-from acmix.ops.triton_launch import Kernels, blocks, placeholder, power_of_two
+from acmix.ops.triton_launch import Kernels, blocks, images_of, placeholder, power_of_two
 
 KERNELS = Kernels("acmix.ops.local_attention.triton_kernels")
 
@@ -184,13 +182,3 @@ def common_settings(tiles: Tiles, qkv: Tensor, position: Tensor | None, size: tu
         TX=tiles.tile[1],
         BD=tiles.channels_block,
     )
-
-
-@lru_cache(maxsize=256)
-def images_of(side: int, reach: int, device: str) -> Tensor:
-    """Where each pixel of a line stands in the line with its mirrored margins: (side, images), −1 for nowhere."""
-    stands = [[] for _ in range(side)]
-    for place, pixel in enumerate(reflected(side, reach, torch.device("cpu")).tolist()):
-        stands[pixel].append(place)
-    most = max(map(len, stands))
-    return torch.tensor([each + [-1] * (most - len(each)) for each in stands], dtype=torch.int32, device=device)

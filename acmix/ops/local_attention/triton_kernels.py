@@ -13,19 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from acmix.ops.triton_common import softmax_step, tuned
-
-
-@triton.jit
-def _mirror(position, side, ONCE: tl.constexpr):
-    """The pixel that stands at a position of a line mirrored at both ends."""
-    if ONCE:
-        inside = side - 1 - tl.abs(side - 1 - tl.abs(position))
-        # only what is masked lies further out
-        return tl.maximum(inside, 0)
-    period = tl.maximum(2 * (side - 1), 1)
-    rest = tl.abs(position) % period
-    return tl.minimum(rest, period - rest)
+from acmix.ops.triton_common import mirror, softmax_step, tuned
 
 
 @triton.jit
@@ -82,8 +70,8 @@ def _load_keys(
     position_h, position_w, position_d, HAS_POSITION: tl.constexpr, ONCE: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Keys less their positions, and values, of mirrored pixels: (pixels, BD) each."""
-    y = _mirror(y, height, ONCE)
-    x = _mirror(x, width, ONCE)
+    y = mirror(y, height, ONCE)
+    x = mirror(x, width, ONCE)
     k = _load(base + stride_s, y, x, valid, channels, stride_h, stride_w, stride_d, BD)
     v = _load(base + 2 * stride_s, y, x, valid, channels, stride_h, stride_w, stride_d, BD)
     if HAS_POSITION:
