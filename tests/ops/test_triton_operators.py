@@ -31,6 +31,7 @@ def test_the_tables_of_cases_are_right_in_the_interpreter(operator: str) -> None
         assert f" cases in torch.{dtype}, 0 wrong\na second run gives the same bits\n" in told.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_the_kernels_compile_for_a_gpu(operator: str) -> None:
     """The interpreter takes what the compiler refuses; this needs no GPU."""
