@@ -300,7 +300,7 @@ def benchmark_data(
     seconds: Annotated[float, typer.Option(metavar="S", help="Measuring time in seconds.")] = 10.0,
 ) -> None:
     """Time reading, decoding and augmenting JPEG files."""
-    from acmix.benchmark import benchmark_data as run
+    from acmix.benchmark.loading import benchmark_data as run
 
     run(workers=workers, batch_size=batch_size, img_size=img_size, seconds=seconds)
 

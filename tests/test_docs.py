@@ -14,10 +14,11 @@ import pytest
 import typer
 
 from acmix import cli, config
+from acmix.benchmark.published import measured, speed_tables, targets
+from acmix.benchmark.record import COLUMNS, write_rows
 from acmix.models import count
 from tests.support.paths import ROOT
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
 PAGES = ["README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "acmix/ops/README.md"]
 PAGES += [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
 
@@ -32,7 +33,7 @@ def saved(name):
 
 
 def test_the_readme_s_table_of_models_is_the_saved_one():
-    from models import markdown
+    from acmix.benchmark.published.counts import markdown
 
     assert markdown(saved("models.csv")) in read("README.md")
 
@@ -42,7 +43,7 @@ def counted_once():
     """Lets the two tables share what they count."""
     with pytest.MonkeyPatch.context() as patch:
         cost = functools.cache(count.cost)
-        for module in ("models", "acmix.tools.paper"):
+        for module in ("acmix.benchmark.published.counts", "acmix.tools.paper"):
             patch.setattr(f"{module}.cost", cost)
         yield
 
@@ -50,7 +51,7 @@ def counted_once():
 @pytest.mark.slow
 @pytest.mark.usefixtures("counted_once")
 def test_the_saved_table_of_models_is_what_is_counted_now():
-    from models import rows
+    from acmix.benchmark.published.counts import rows
 
     assert rows() == saved("models.csv")
 
@@ -66,7 +67,7 @@ def test_the_table_beside_the_paper_is_the_saved_one_and_what_is_counted_now():
 
 
 def test_the_speed_of_every_family_is_the_saved_one():
-    from family_speed import table
+    from acmix.benchmark.published.families import table
 
     assert table(saved("family_speed_cpu.csv")) in read("docs/performance.md")
 
@@ -136,13 +137,12 @@ def test_the_readme_s_accuracy_of_the_demo_is_the_saved_one():
 
 
 def test_the_tables_of_speed_are_the_measured_ones():
-    from tables import filled, read
-
-    found = read()
+    found = measured.read(ROOT / "benchmarks" / "results")
     shown = set()
+    assert found.rows
     for page in ("README.md", "README.zh.md", *[f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")]):
         text = (ROOT / page).read_text(encoding="utf-8")
-        assert filled(text, found) == text, f"{page}: run python benchmarks/speed.py --tables"
+        assert speed_tables.filled(text, found) == text, f"{page}: run python benchmarks/speed.py --tables"
         shown |= set(re.findall(r"<!-- speed:(\w+) -->", text))
     assert {"headline", "targets", "ceilings", "floors", "groups"} <= shown
 
@@ -164,25 +164,33 @@ def test_tables_are_made_again_without_measuring(tmp_path):
 
 
 def test_a_wrong_or_missing_result_is_never_a_target_that_was_met(tmp_path):
-    from tables import TABLES, read
-
-    from acmix.benchmark.record import COLUMNS, write_rows
-
     def lines(**cells):
         row = {**dict.fromkeys(COLUMNS, ""), "line": "conv_path", "shape": "56x56 C 96 N 3", "dtype": "fp32", **cells}
         write_rows([{**row, "phase": "forward", "images": 8, "peer": "reference"}], tmp_path / "speed_cpu.csv")
-        return [line for line in TABLES["targets"](read(tmp_path)) if line.startswith("| `conv_path` forward")]
+        (line, *others) = targets.targets(measured.read(tmp_path))[2:]
+        assert others == ["", f"Not measured: {len(targets.TARGETS) - 1} of {len(targets.TARGETS)} targets."]
+        return line
 
-    first, *others = lines(ratio=12.0, ratio_low=11.9, ratio_high=12.1)
-    assert first.endswith("| 12.0 (11.9 to 12.1) | yes |")
-    assert all(line.endswith("| not measured |  |") for line in others)
-    assert lines(ratio=11.99, ratio_low=11.9, ratio_high=12.1)[0].endswith("| **no** |")
-    assert lines(ratio="WRONG")[0].endswith("| WRONG | **no** |")
+    assert lines(ratio=12.0, ratio_low=11.9, ratio_high=12.1).endswith("| 12.0 (11.9 to 12.1) | yes |")
+    assert lines(ratio=11.99, ratio_low=11.9, ratio_high=12.1).endswith("| **no** |")
+    assert lines(ratio="WRONG").endswith("| WRONG | **no** |")
+
+
+def test_the_headline_shows_what_is_measured_alone(tmp_path):
+    def row(**cells):
+        found = {"subject": measured.SWIN, "phase": "infer", "candidate": "acmix", "ratio": 1.5, **measured.FULL}
+        return {**dict.fromkeys(COLUMNS, ""), **found, **cells}
+
+    assert speed_tables.headline(measured.read(tmp_path)) == []
+    write_rows([row(peer="timm", dtype="fp32"), row(peer="plain", dtype="bf16")], tmp_path / "speed_cpu.csv")
+    titles, _, *lines = speed_tables.headline(measured.read(tmp_path))
+    assert titles == "| speed-up, 8 images | fp32 | bf16 |"
+    assert [line.split(" | ")[1:] for line in lines] == [["1.50", "– |"], ["–", "1.50 |"]]
+    write_rows([row(peer="timm", dtype="fp32", ratio="WRONG")], tmp_path / "speed_cpu.csv")
+    assert speed_tables.headline(measured.read(tmp_path))[2:] == ["| ACmix-Swin-T over timm's Swin-T, inference | WRONG |"]
 
 
 def test_multiply_adds_of_the_floors_are_those_of_the_saved_models():
-    from tables import RESNET, SWIN, gmacs_of
-
     counted = {row["model"]: float(row["gmacs"]) for row in saved("models.csv")}
-    for name in (SWIN, RESNET):
-        assert gmacs_of(name, "infer") == pytest.approx(counted[name], abs=5e-4)
+    for name in (measured.SWIN, measured.RESNET):
+        assert speed_tables.gmacs_of(name, "infer") == pytest.approx(counted[name], abs=5e-4)

@@ -1,17 +1,20 @@
-"""Benchmarks: a model on one card and on N, and pairs of candidates measured in turn.
+"""Benchmarks: models and operators, right first and then timed, alone or in turn with a peer.
 
-    scaling     a recipe's table: card | batch_size | Single Card | N Cards
-    operators   each implementation of an operator beside the reference and beside PyTorch's own means
-    networks    a model beside timm's plain one, this library's plain one, and the reference operators
-    loading     images a second out of JPEG files
-    where       the share of time in matrix products, attention, convolution path, norms, …
+What `acmix benchmark` runs
+    networks     models, alone and beside timm's, the same without the convolution path, and the reference operators
+    scaling      a model on one card and on N
+    operators    each implementation of an operator beside the reference and beside PyTorch's own means (`peers`)
+    loading      images a second out of JPEG files
 
-They stand on `pairs` (A B A B …), `judge` (right or wrong), `machine` (ceilings, memory) and `record` (CSV).
+What they stand on
+    steps        the training step and the forward pass that are timed, and the batch they are fed
+    checks       whether a model computes the right thing
+    pairs        timing in turn, A B A B …
+    machine      ceilings of this machine, memory
+    record       results as lines and as rows of a CSV file
+    where        the share of time in matrix products, attention, convolution path, norms, …
+
+What the repository publishes
+    published    the figures of README.md and docs/, one module a script of benchmarks/
+    gpu          everything on one GPU, in one command
 """
-
-from acmix.benchmark.loading import benchmark_data
-from acmix.benchmark.networks import benchmark_networks
-from acmix.benchmark.operators import benchmark_operators
-from acmix.benchmark.scaling import benchmark_train
-
-__all__ = ["benchmark_data", "benchmark_networks", "benchmark_operators", "benchmark_train"]

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from acmix.errors import UsageError
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # side of the matrices and bytes of the copy: beyond every cache
 LARGE = {"cpu": (2048, 2**28), "cuda": (8192, 2**31)}
@@ -56,6 +58,36 @@ def measure_ceilings(device: torch.device, dtypes: Sequence[str] = ("fp32",)) ->
     source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return Ceilings(flops, 2 * size / fastest(lambda: target.copy_(source), device))
+
+
+def measured_ceilings(device: torch.device, dtypes: Sequence[str], say: Callable[[str], object]) -> Ceilings:
+    """Measures the ceilings and says what they are."""
+    ceilings = measure_ceilings(device, dtypes)
+    say(f"ceilings here: {ceilings}")
+    return ceilings
+
+
+def default_device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def best_dtype(device: torch.device) -> str:
+    """What training takes on a device: bf16 on a GPU that has it."""
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def check_dtypes(dtypes: Sequence[str]) -> None:
+    """Refuses formats that do not exist."""
+    unknown = [dtype for dtype in dtypes if dtype not in DTYPES]
+    if unknown:
+        raise UsageError(f"--dtype {unknown[0]}; there are {', '.join(DTYPES)}")
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuses a batch without images."""
+    if batch_size < 1:
+        raise UsageError(f"batch size {batch_size}; expected at least one image")
 
 
 def fastest(run: Callable[[], object], device: torch.device) -> float:

@@ -1,6 +1,6 @@
-"""The operators at the shapes of Swin and ResNet: every implementation beside the reference and PyTorch's own means.
+"""The operators at the shapes of the networks: every implementation beside the reference and PyTorch's own means.
 
-Shapes: B batch · H, W map · N heads · D channels a head · C = N·D · P = 3·N pieces · T = 9 maps
+Shapes: B batch · H, W map · N heads, or groups of channels · D channels of each · C = N·D · P = 3·N pieces · T = 9 maps
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from acmix import ops
-from acmix.benchmark.machine import DTYPES, Ceilings, measure_ceilings
+from acmix.benchmark.machine import DTYPES, Ceilings, check_batch_size, default_device, measured_ceilings
 from acmix.benchmark.pairs import Candidate, Measurement, Subject, compare
 from acmix.benchmark.peers import PEERS, flex_attention_in_neighbourhoods, flex_why_not
-from acmix.benchmark.record import lines
+from acmix.benchmark.record import WRONG, lines
 from acmix.errors import UsageError
 from acmix.ops import dispatch
 from acmix.testing.judge import PEER_SLACK, Results, Truth, truth_of
@@ -37,9 +37,10 @@ class Shape:
     Args:
         operator: its name in `acmix.ops`.
         side: of the map in pixels.
-        channels, heads: C and N.
+        channels, heads: C and N; for patchwise attention those of the values, and their groups.
         stride, shift: of the call.
         bias: whether fc has one, as in the transformer families.
+        size: side of a neighbourhood.
     """
 
     operator: str
@@ -49,9 +50,11 @@ class Shape:
     stride: int = 1
     shift: int = 0
     bias: bool = True
+    size: int = NEIGHBOURHOOD
 
     def __str__(self) -> str:
         more = [f"stride {self.stride}"] * (self.stride > 1) + [f"shift {self.shift}"] * (self.shift > 0)
+        more += [f"size {self.size}"] * (self.size != NEIGHBOURHOOD)
         return " ".join([f"{self.side}x{self.side}", f"C {self.channels}", f"N {self.heads}", *more])
 
     @property
@@ -62,7 +65,9 @@ class Shape:
             return dict(stride=self.stride, shift=shift, **({} if self.bias else {"fc_bias": None}))
         if self.operator == "window_attention":
             return dict(window=WINDOW, shift=shift)
-        return dict(size=NEIGHBOURHOOD, stride=self.stride)
+        if self.operator == "patchwise_attention":
+            return dict(size=self.size)
+        return dict(size=self.size, stride=self.stride)
 
     def tensors(self, batch_size: int, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
         """Random arguments by name, that ask for gradients."""
@@ -75,13 +80,16 @@ class Shape:
             if self.bias:
                 sizes["fc_bias"] = (TAPS,)
             sizes["kernels"] = (self.channels, TAPS, 3, 3)
+        elif self.operator == "patchwise_attention":
+            sizes["values"] = (batch_size, self.side, self.side, self.channels)
+            sizes["weights"] = (batch_size, self.side, self.side, self.size**2, self.heads)
         else:
             sizes["qkv"] = (batch_size, self.side, self.side, 3, self.heads, width)
             if self.operator == "window_attention":
                 sizes["bias_table"] = ((2 * WINDOW - 1) ** 2, self.heads)
             else:
                 sizes["position"] = (self.side, self.side, width)
-        scale = {"fc_weight": (3 * self.heads) ** -0.5, "kernels": 1 / TAPS}
+        scale = {"fc_weight": (3 * self.heads) ** -0.5, "kernels": 1 / TAPS, "weights": 1 / self.size}
         return {
             name: (torch.randn(*size, generator=draw) * scale.get(name, 1.0))
             .to(device, torch.float32 if name in PARAMETERS else dtype)
@@ -92,17 +100,24 @@ class Shape:
 
 SWIN = [(56, 96, 3), (28, 192, 6), (14, 384, 12), (7, 768, 24)]
 RESNET = [(56, 64), (28, 128), (14, 256), (7, 512)]
+SAN = [(112, 16, 2, 3), (56, 64, 8, 7), (28, 128, 16, 7), (14, 256, 32, 7), (7, 512, 64, 7)]
 
 
 def shapes(operator: str) -> list[Shape]:
-    """What an operator is measured at: Swin-T's stages, shifted and not, ResNet's, and a map of 80×80."""
+    """What an operator is measured at: Swin-T's stages, shifted and not, ResNet's, SAN's, and a map of 80×80."""
     # a map of one window is never shifted
     swin = [Shape(operator, *each, shift=shift) for each in SWIN for shift in (0, 3) if each[0] > WINDOW or not shift]
     resnet = [Shape(operator, side, channels, 4, bias=False) for side, channels in RESNET]
     # the first bottleneck of a stage halves the map of the stage before
     resnet += [Shape(operator, 2 * side, channels, 4, stride=2, bias=False) for side, channels in RESNET[1:]]
     resnet += [Shape(operator, 80, 64, 4, bias=False)]
-    return {"conv_path": swin + resnet, "window_attention": swin, "local_attention": resnet}[operator]
+    san = [Shape(operator, side, channels, groups, size=size) for side, channels, groups, size in SAN]
+    return {
+        "conv_path": swin + resnet,
+        "window_attention": swin,
+        "local_attention": resnet,
+        "patchwise_attention": san,
+    }[operator]
 
 
 def benchmark_operators(
@@ -136,15 +151,12 @@ def benchmark_operators(
     Raises:
         UsageError: no such operator.
     """
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     unknown = [name for name in operators if name not in dispatch.OPERATORS]
     if unknown:
         raise UsageError(f"no operator {unknown[0]!r}; there are {', '.join(dispatch.OPERATORS)}")
-    if batch_size < 1:
-        raise UsageError(f"batch size {batch_size}; expected at least one image")
-    if ceilings is None:
-        ceilings = measure_ceilings(device, dtypes)
-        say(f"ceilings here: {ceilings}")
+    check_batch_size(batch_size)
+    ceilings = ceilings or measured_ceilings(device, dtypes, say)
     chosen = at if at is not None else [shape for name in operators or dispatch.OPERATORS for shape in shapes(name)]
     measured = []
     for shape in chosen:
@@ -154,7 +166,36 @@ def benchmark_operators(
                 measured.append(found)
                 for line in lines(found):
                     say(line)
+    for line in tables(measured):
+        say(line)
     return measured
+
+
+def tables(measured: Sequence[Measurement]) -> list[str]:
+    """For each operator and format a table: milliseconds, and how many times as fast as each peer."""
+    made: list[str] = []
+    for name, dtype in dict.fromkeys((each.subject.name, each.subject.dtype) for each in measured):
+        found = [each for each in measured if (each.subject.name, each.subject.dtype) == (name, dtype)]
+        ours, images = found[0].candidate, found[0].subject.images
+        peers = list(dict.fromkeys(each.peer or "" for each in found))
+        rows = [("shape", f"ms of {ours}", *[f"x {peer}" for peer in peers])]
+        for shape in dict.fromkeys(each.subject.shape for each in found):
+            of_shape = [each for each in found if each.subject.shape == shape]
+            cells = [in_phases([each for each in of_shape if each.peer == peer], "ratio") for peer in peers]
+            rows.append((shape, in_phases(of_shape, "time_ms"), *cells))
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        made += ["", f"{name}, {dtype}, {images} images: forward / forward with backward"]
+        made += ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return made
+
+
+def in_phases(measured: Sequence[Measurement], figure: str) -> str:
+    """A figure of the first measurement of each phase."""
+    cells = []
+    for phase in PHASES:
+        speed = [each.speed for each in measured if each.subject.phase == phase][:1]
+        cells += [WRONG if each is None else f"{getattr(each, figure):.3g}" for each in speed]
+    return " / ".join(cells)
 
 
 def pairs(

@@ -1,7 +1,7 @@
-"""Two ways to do one thing, timed in turn: A B A B …, and the ratio of each round.
+"""One way to do a thing, timed, or two ways timed in turn: A B A B …, and the ratio of each round.
 
 A machine's speed drifts; two measurements of one round drift together, so their ratio stays. Nothing is timed before
-both sides are found to compute what they should.
+it is found to compute what it should.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -68,47 +68,60 @@ class Subject:
 
 @dataclass(frozen=True)
 class Speed:
-    """What a pair of right candidates reached.
+    """What a right candidate reached, beside a right peer where it has one.
 
     Args:
         rounds: how many the medians are taken of.
-        ratio: median of the peer's time over the candidate's: how many times as fast the candidate is.
-        ratio_low, ratio_high: quartiles of that ratio.
-        time_ms, peer_time_ms: medians of a run.
+        time_ms: median of a run.
         images_per_second: of the candidate.
+        ratio: median of the peer's time over the candidate's: how many times as fast the candidate is; None, as all
+            that follows of the peer, where there is no peer.
+        ratio_low, ratio_high: quartiles of that ratio.
+        peer_time_ms: median of the peer's run.
         peak_mib, peer_peak_mib: memory at its highest during a run, what is held between runs included; None where
             the system does not tell.
         flops_share, bytes_share: the candidate's over what the machine's ceiling allows, 0 to 1, where known.
     """
 
     rounds: int
-    ratio: float
-    ratio_low: float
-    ratio_high: float
     time_ms: float
-    peer_time_ms: float
     images_per_second: float
-    peak_mib: float | None
-    peer_peak_mib: float | None
-    flops_share: float | None
-    bytes_share: float | None
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    peer_time_ms: float | None = None
+    peak_mib: float | None = None
+    peer_peak_mib: float | None = None
+    flops_share: float | None = None
+    bytes_share: float | None = None
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A pair's outcome: a speed, or what is wrong."""
+    """What came of a candidate, alone or beside a peer: a speed, or what is wrong.
+
+    Args:
+        machine: where it was measured; None for this process.
+    """
 
     subject: Subject
     candidate: str
-    peer: str
+    peer: str | None
     speed: Speed | None
     wrong: tuple[str, ...] = ()
+    machine: str | None = None
 
 
 def compare(
-    subject: Subject, ours: Candidate, peer: Candidate, *, ceilings: Ceilings, device: torch.device, seconds: float
+    subject: Subject,
+    ours: Candidate,
+    peer: Candidate | None = None,
+    *,
+    ceilings: Ceilings,
+    device: torch.device,
+    seconds: float,
 ) -> Measurement:
-    """Checks both sides, and only then times them in turn.
+    """Checks a candidate and its peer, and only then times them in turn; without a peer, the candidate alone.
 
     Args:
         subject: what both compute.
@@ -120,39 +133,45 @@ def compare(
     Returns:
         The measurement; without a speed where a side is wrong.
     """
-    wrong = tuple(f"{each.name}: {fault}" for each in (ours, peer) for fault in each.faults())
+    sides = [ours] if peer is None else [ours, peer]
+    name = None if peer is None else peer.name
+    wrong = tuple(f"{each.name}: {fault}" for each in sides for fault in each.faults())
     if wrong:
-        return Measurement(subject, ours.name, peer.name, None, wrong)
-    rounds = time_pair(ours.run, peer.run, device=device, seconds=seconds)
-    memory = [add(peak_mib(each.run, device), each.resident_mib) for each in (ours, peer)]
-    low, ratio, high = quartiles([theirs / own for own, theirs in rounds])
-    own, theirs = (statistics.median(times) for times in zip(*rounds, strict=True))
+        return Measurement(subject, ours.name, name, None, wrong)
+    rounds = time_in_turn([each.run for each in sides], device=device, seconds=seconds)
+    memory = [add(peak_mib(each.run, device), each.resident_mib) for each in sides]
+    own = statistics.median(times[0] for times in rounds)
     ceiling = ceilings.flops_per_second.get(subject.dtype)
     speed = Speed(
         rounds=len(rounds),
-        ratio=ratio,
-        ratio_low=low,
-        ratio_high=high,
         time_ms=1000 * own,
-        peer_time_ms=1000 * theirs,
         images_per_second=subject.images / own,
         peak_mib=memory[0],
-        peer_peak_mib=memory[1],
         flops_share=share(ours.flops, own, ceiling),
         bytes_share=share(ours.moved_bytes, own, ceilings.bytes_per_second),
     )
-    return Measurement(subject, ours.name, peer.name, speed)
+    if peer is not None:
+        low, ratio, high = quartiles([theirs / own for own, theirs in rounds])
+        speed = replace(
+            speed,
+            ratio=ratio,
+            ratio_low=low,
+            ratio_high=high,
+            peer_time_ms=1000 * statistics.median(theirs for _, theirs in rounds),
+            peer_peak_mib=memory[1],
+        )
+    return Measurement(subject, ours.name, name, speed)
 
 
-def time_pair(
-    first: Callable[[], object], second: Callable[[], object], *, device: torch.device, seconds: float
-) -> list[tuple[float, float]]:
+def time_in_turn(
+    runs: Sequence[Callable[[], object]], *, device: torch.device, seconds: float
+) -> list[tuple[float, ...]]:
     """Seconds that a run of each took, round by round, after a warm-up."""
-    samples = [partial(sample, run, warmed_up(run, device), device) for run in (first, second)]
-    rounds: list[tuple[float, float]] = []
+    samples = [partial(sample, run, warmed_up(run, device), device) for run in runs]
+    rounds: list[tuple[float, ...]] = []
     began = time.perf_counter()
     while len(rounds) < LEAST_ROUNDS or time.perf_counter() - began < seconds:
-        rounds.append((samples[0](), samples[1]()))
+        rounds.append(tuple(each() for each in samples))
     return rounds
 
 
@@ -163,6 +182,11 @@ def warmed_up(run: Callable[[], object], device: torch.device) -> int:
     seconds = sample(run, 1, device)
     if seconds < LONG_SECONDS:
         seconds = sample(run, 1, device)
+    return repeats_of(seconds)
+
+
+def repeats_of(seconds: float) -> int:
+    """How many runs of so many seconds make a sample."""
     return max(1, math.ceil(SAMPLE_SECONDS / max(seconds, 1e-7)))
 
 

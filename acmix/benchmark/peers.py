@@ -1,10 +1,11 @@
-"""The operators by PyTorch's own fast means: what one would write without this library.
+"""The operators by PyTorch's and timm's own fast means: what one would write without this library.
 
 They compute what `acmix.ops` computes, from the same arguments, and leave gradients to autograd.
 
 Shapes
     B batch · H, W map · Ho, Wo of the output · N heads · D channels a head · C = N·D · P pieces · T = k² maps
-    M output channels for each of the D channels · K side of a neighbourhood · G windows of L pixels
+    M output channels for each of the D channels · K side of a neighbourhood · G windows, or groups of channels
+    L pixels of a window
 """
 
 from __future__ import annotations
@@ -15,11 +16,29 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models.swin_transformer import window_partition, window_reverse
+from timm.models.swin_transformer import get_relative_position_index, window_partition, window_reverse
 from torch import Tensor
 
-from acmix.ops.neighbours import roll, roll_back
-from acmix.ops.window_attention.reference import hidden_pairs, relative_position_index
+
+def rolled(x: Tensor, shift: tuple[int, int], direction: int) -> Tensor:
+    """A map (B, H, W, …), rolled by −shift (direction −1) or back (1); itself where nothing moves."""
+    return torch.roll(x, (direction * shift[0], direction * shift[1]), (1, 2)) if any(shift) else x
+
+
+def output_sides(height: int, width: int, stride: int) -> tuple[int, int]:
+    """(Ho, Wo): how many pixels there are from the first, every stride-th."""
+    return (height - 1) // stride + 1, (width - 1) // stride + 1
+
+
+def mirrored_margins(images: Tensor, size: int) -> Tensor:
+    """Images (n, D, H, W) with margins mirrored at the border: (n, D, H + K − 1, W + K − 1)."""
+    return F.pad(images, [size // 2] * 4, mode="reflect")
+
+
+def neighbourhoods(images: Tensor, size: int, stride: int = 1) -> Tensor:
+    """Every pixel's neighbourhood laid out in memory: (n, D, H, W) -> (n, D, K², Ho·Wo)."""
+    columns = F.unfold(mirrored_margins(images, size), size, stride=stride)
+    return columns.view(*images.shape[:2], size * size, -1)
 
 
 def grouped_convolution(
@@ -34,10 +53,10 @@ def grouped_convolution(
     """The convolution path as fc by a matrix product, then PyTorch's convolution in D groups."""
     dtype, channels = pieces.dtype, pieces.shape[4]
     bias = None if fc_bias is None else fc_bias.to(dtype)
-    maps = F.linear(roll(pieces, shift).transpose(3, 4), fc_weight.to(dtype), bias)  # (B, H, W, D, T)
+    maps = F.linear(rolled(pieces, shift, -1).transpose(3, 4), fc_weight.to(dtype), bias)  # (B, H, W, D, T)
     image = maps.flatten(3).permute(0, 3, 1, 2)  # (B, D·T, H, W)
     out = F.conv2d(image, kernels.to(dtype), stride=stride, padding=kernels.shape[2] // 2, groups=channels)
-    return roll_back(out.permute(0, 2, 3, 1), shift)  # (B, Ho, Wo, M·D)
+    return rolled(out.permute(0, 2, 3, 1), shift, 1)  # (B, Ho, Wo, M·D)
 
 
 def folded_convolution(
@@ -56,34 +75,43 @@ def folded_convolution(
     dtype, channels = pieces.dtype, pieces.shape[4]
     place: dict[str, Any] = dict(stride=stride, padding=kernels.shape[2] // 2)
     folded = torch.einsum("otyx,tp->opyx", kernels, fc_weight).to(dtype)  # (M·D, P, k, k)
-    image = roll(pieces, shift).permute(0, 4, 3, 1, 2).flatten(1, 2)  # (B, D·P, H, W)
+    image = rolled(pieces, shift, -1).permute(0, 4, 3, 1, 2).flatten(1, 2)  # (B, D·P, H, W)
     out = F.conv2d(image, folded, groups=channels, **place)  # (B, M·D, Ho, Wo)
     if fc_bias is not None:
         of_ones = torch.einsum("otyx,t->oyx", kernels, fc_bias)[:, None].to(dtype)  # (M·D, 1, k, k)
         out = out + F.conv2d(image.new_ones(1, 1, *image.shape[2:]), of_ones, **place)
-    return roll_back(out.permute(0, 2, 3, 1), shift)  # (B, Ho, Wo, M·D)
+    return rolled(out.permute(0, 2, 3, 1), shift, 1)  # (B, Ho, Wo, M·D)
 
 
 def sdpa_in_windows(qkv: Tensor, bias_table: Tensor, *, window: int, shift: tuple[int, int]) -> Tensor:
     """Window attention as timm's Swin does it: roll, cut into windows, scaled_dot_product_attention, put together."""
     batch, height, width, _, heads, channels = qkv.shape
-    windows = window_partition(roll(qkv, shift).flatten(3), (window, window))  # (B·G, w, w, 3·C)
+    windows = window_partition(rolled(qkv, shift, -1).flatten(3), (window, window))  # (B·G, w, w, 3·C)
     q, k, v = windows.reshape(-1, window * window, 3, heads, channels).permute(2, 0, 3, 1, 4)  # (B·G, N, L, D) each
-    index = relative_position_index((window, window), str(qkv.device))
+    index = relative_positions(window, str(qkv.device))
     mask = bias_table[index].permute(2, 0, 1)[None]  # (1, N, L, L)
-    hidden = hidden_as_numbers((height, width), window, shift, str(qkv.device))
-    if hidden is not None:
-        mask = (mask + hidden).repeat(batch, 1, 1, 1)  # (B·G, N, L, L)
+    if any(shift):
+        mask = (mask + hidden_pairs((height, width), window, shift, str(qkv.device))).repeat(batch, 1, 1, 1)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype)).transpose(1, 2)  # (B·G, L, N, D)
     merged = window_reverse(out.reshape(-1, window, window, heads * channels), (window, window), height, width)
-    return roll_back(merged, shift)  # (B, H, W, C)
+    return rolled(merged, shift, 1)  # (B, H, W, C)
+
+
+@lru_cache(maxsize=4)
+def relative_positions(window: int, device: str) -> Tensor:
+    """timm's index into the table of biases, kept as its models keep it: (L, L)."""
+    return get_relative_position_index(window, window).to(device)
 
 
 @lru_cache(maxsize=16)
-def hidden_as_numbers(size: tuple[int, int], window: int, shift: tuple[int, int], device: str) -> Tensor | None:
-    """−100 where a pair must not see each other and 0 elsewhere, as timm keeps it: (G, 1, L, L)."""
-    hidden = hidden_pairs(size, (window, window), shift, device)
-    return None if hidden is None else hidden[:, None].float() * -100.0
+def hidden_pairs(size: tuple[int, int], window: int, shift: tuple[int, int], device: str) -> Tensor:
+    """−100 where only the roll made two pixels neighbours and 0 elsewhere, as timm keeps it: (G, 1, L, L)."""
+    regions = torch.zeros(1, *size, 1, device=device)
+    # rows that the roll brought from the other side are strangers to those above them; so with columns
+    regions[:, size[0] - shift[0] :] += 1
+    regions[:, :, size[1] - shift[1] :] += 2
+    region = window_partition(regions, (window, window)).flatten(1)  # (G, L)
+    return (region[:, None, :, None] != region[:, None, None, :]) * -100.0
 
 
 def unfolded_attention(qkv: Tensor, position: Tensor, *, size: int, stride: int) -> Tensor:
@@ -91,16 +119,11 @@ def unfolded_attention(qkv: Tensor, position: Tensor, *, size: int, stride: int)
     batch, height, width, _, heads, channels = qkv.shape
     q, k, v = qkv.permute(3, 0, 4, 5, 1, 2).flatten(1, 2)  # (B·N, D, H, W) each
     k = k - position.permute(2, 0, 1)
-    out_size = ((height - 1) // stride + 1, (width - 1) // stride + 1)
-
-    def neighbours(x: Tensor) -> Tensor:
-        padded = F.pad(x, [size // 2] * 4, mode="reflect")
-        return F.unfold(padded, size, stride=stride).view(batch * heads, channels, size * size, -1)
-
     queries = q[:, :, ::stride, ::stride].flatten(2)[:, :, None]  # (B·N, D, 1, Ho·Wo)
-    weights = ((queries * neighbours(k)).sum(1) * channels**-0.5).softmax(1)  # (B·N, K², Ho·Wo)
-    out = (weights[:, None] * neighbours(v)).sum(2)  # (B·N, D, Ho·Wo)
-    return out.view(batch, heads * channels, *out_size).permute(0, 2, 3, 1)  # (B, Ho, Wo, C)
+    weights = ((queries * neighbourhoods(k, size, stride)).sum(1) * channels**-0.5).softmax(1)  # (B·N, K², Ho·Wo)
+    out = (weights[:, None] * neighbourhoods(v, size, stride)).sum(2)  # (B·N, D, Ho·Wo)
+    sides = output_sides(height, width, stride)
+    return out.view(batch, heads * channels, *sides).permute(0, 2, 3, 1)  # (B, Ho, Wo, C)
 
 
 @lru_cache(maxsize=1)
@@ -108,7 +131,7 @@ def flex_for(size: tuple[int, int], neighbourhood: int, stride: int, device: str
     """FlexAttention compiled for one shape, and the mask of its neighbourhoods on a map that is padded already."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    out_width = (size[1] - 1) // stride + 1
+    out_height, out_width = output_sides(*size, stride)
     padded_height, padded_width = (side + 2 * (neighbourhood // 2) for side in size)
 
     def near(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -116,8 +139,7 @@ def flex_for(size: tuple[int, int], neighbourhood: int, stride: int, device: str
         right = key % padded_width - query % out_width * stride
         return (down >= 0) & (down < neighbourhood) & (right >= 0) & (right < neighbourhood)
 
-    queries = ((size[0] - 1) // stride + 1) * out_width
-    mask = create_block_mask(near, None, None, queries, padded_height * padded_width, device=device)
+    mask = create_block_mask(near, None, None, out_height * out_width, padded_height * padded_width, device=device)
     # a shape more than torch.compile keeps would run without a kernel, unsaid
     torch.compiler.reset()
     return torch.compile(flex_attention, dynamic=False) if device != "cpu" else flex_attention, mask
@@ -128,14 +150,14 @@ def flex_attention_in_neighbourhoods(qkv: Tensor, position: Tensor, *, size: int
     height, width = qkv.shape[1:3]
     q, k, v = qkv.permute(3, 0, 4, 5, 1, 2)  # (B, N, D, H, W) each
     k, v = (
-        F.pad(x.flatten(0, 1), [size // 2] * 4, mode="reflect").unflatten(0, x.shape[:2]).flatten(3).transpose(2, 3)
+        mirrored_margins(x.flatten(0, 1), size).unflatten(0, x.shape[:2]).flatten(3).transpose(2, 3)
         for x in (k - position.permute(2, 0, 1), v)
     )  # (B, N, (H + K − 1)·(W + K − 1), D)
     queries = q[..., ::stride, ::stride].flatten(3).transpose(2, 3)  # (B, N, Ho·Wo, D)
     attend, mask = flex_for((height, width), size, stride, qkv.device.type)
     out = attend(queries.contiguous(), k.contiguous(), v.contiguous(), block_mask=mask)  # (B, N, Ho·Wo, D)
-    out_size = ((height - 1) // stride + 1, (width - 1) // stride + 1)
-    return out.transpose(1, 2).reshape(qkv.shape[0], *out_size, -1)  # (B, Ho, Wo, C)
+    sides = output_sides(height, width, stride)
+    return out.transpose(1, 2).reshape(qkv.shape[0], *sides, -1)  # (B, Ho, Wo, C)
 
 
 def flex_why_not(tensors: dict[str, Tensor], settings: dict[str, Any]) -> str | None:
@@ -152,8 +174,18 @@ def flex_why_not(tensors: dict[str, Tensor], settings: dict[str, Any]) -> str | 
     return None
 
 
+def unfolded_sum(values: Tensor, weights: Tensor, *, size: int) -> Tensor:
+    """Patchwise attention with every neighbourhood of values laid out in memory, and an einsum over it."""
+    batch, height, width, channels = values.shape
+    groups = weights.shape[4]
+    near = neighbourhoods(values.permute(0, 3, 1, 2), size).view(batch, groups, -1, size * size, height, width)
+    out = torch.einsum("bgcoyx,byxog->byxgc", near, weights)  # (B, H, W, G, C/G)
+    return out.flatten(3)  # (B, H, W, C)
+
+
 PEERS: dict[str, dict[str, Callable[..., Tensor]]] = {
     "conv_path": {"grouped convolution": grouped_convolution, "folded convolution": folded_convolution},
     "window_attention": {"SDPA": sdpa_in_windows},
     "local_attention": {"unfold": unfolded_attention},
+    "patchwise_attention": {"unfold and einsum": unfolded_sum},
 }

@@ -45,26 +45,32 @@ WRONG = "WRONG"
 
 def lines(measured: Measurement) -> list[str]:
     """A measurement on the terminal; of a wrong one, what is wrong and no speed."""
-    subject = measured.subject
+    subject, speed = measured.subject, measured.speed
+    beside = "" if measured.peer is None else f" ÷ {measured.peer}"
     head = (
         f"{subject.name} {subject.shape} {subject.dtype} batch {subject.images} {subject.phase}: "
-        f"{measured.candidate} ÷ {measured.peer}"
+        f"{measured.candidate}{beside}"
     )
-    speed = measured.speed
     if speed is None:
         return [f"{head}  {WRONG}", *[f"    {fault}" for fault in measured.wrong]]
-    cells = [
-        f"{speed.ratio:.2f}x ({speed.ratio_low:.2f} to {speed.ratio_high:.2f}, {speed.rounds} rounds)",
-        f"{speed.time_ms:.2f} ms against {speed.peer_time_ms:.2f}",
-        f"{speed.images_per_second:.1f} images/s",
-    ]
-    if speed.peak_mib is not None and speed.peer_peak_mib is not None:
-        cells.append(f"peak {speed.peak_mib:.3g} MiB against {speed.peer_peak_mib:.3g}")
+    cells = []
+    if speed.ratio is not None:
+        spread = f"{speed.ratio_low:.2f} to {speed.ratio_high:.2f}, " if speed.ratio_low is not None else ""
+        cells.append(f"{speed.ratio:.2f}x ({spread}{speed.rounds} rounds)")
+    cells.append(beside_peer(f"{speed.time_ms:.2f} ms", speed.peer_time_ms, ".2f"))
+    cells.append(f"{speed.images_per_second:.1f} images/s")
+    if speed.peak_mib is not None:
+        cells.append(beside_peer(f"peak {speed.peak_mib:.3g} MiB", speed.peer_peak_mib, ".3g"))
     if speed.flops_share is not None:
         cells.append(f"{speed.flops_share:.0%} of FLOP/s")
     if speed.bytes_share is not None:
         cells.append(f"{speed.bytes_share:.0%} of bytes/s")
     return [head, "    " + " · ".join(cells)]
+
+
+def beside_peer(ours: str, theirs: float | None, form: str) -> str:
+    """A figure, and the peer's where there is one."""
+    return ours if theirs is None else f"{ours} against {theirs:{form}}"
 
 
 def rows(measured: Iterable[Measurement], *, line: str, device: torch.device) -> list[dict[str, Any]]:
@@ -97,6 +103,7 @@ def row_of(measured: Measurement) -> dict[str, Any]:
         **subject,
         "candidate": measured.candidate,
         "peer": measured.peer,
+        **({} if measured.machine is None else {"machine": measured.machine}),
     }
     if measured.speed is None:
         return {**row, "ratio": WRONG}
@@ -117,13 +124,16 @@ def write_rows(rows: Sequence[dict[str, Any]], path: Path, *, replace_lines: Seq
         replace_lines: leave the rows of other lines in the file as they are; by default the file is made anew.
 
     Raises:
-        UsageError: the file cannot be written.
+        UsageError: the file cannot be written, or holds something else.
     """
     kept: list[dict[str, Any]] = []
     try:
         if replace_lines is not None and path.is_file():
             with path.open(newline="", encoding="utf-8") as file:
-                kept = [row for row in csv.DictReader(file) if row["line"] not in replace_lines]
+                reader = csv.DictReader(file)
+                if tuple(reader.fieldnames or COLUMNS) != COLUMNS:
+                    raise UsageError(f"{path} is no table of speed; choose another file")
+                kept = [row for row in reader if row["line"] not in replace_lines]
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)

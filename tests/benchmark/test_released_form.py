@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 
 import acmix
-from tests.support.paths import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from released import ReleasedACmix2d, released
+from acmix.benchmark.released_form import ReleasedACmix2d, released
 
 
 @pytest.mark.parametrize("options", [{}, {"stride": 2}, {"attention_size": 3, "conv_size": 5, "heads": 2}], ids=str)

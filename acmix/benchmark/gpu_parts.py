@@ -1,6 +1,6 @@
-"""The parts of `gpu.py`, each run in a process of its own.
+"""The parts of `gpu`, each run in a process of its own.
 
-python benchmarks/gpu_parts.py PART --seconds S --results FOLDER --card NAME [--quick] [--device cpu]
+python -m acmix.benchmark.gpu_parts PART --seconds S --results FOLDER --card NAME [--quick] [--device cpu]
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-
 import torch
 import torch.nn.functional as F
 
@@ -23,11 +21,9 @@ import acmix
 from acmix import ops
 from acmix.benchmark import where
 from acmix.benchmark.machine import measure_ceilings
-from acmix.benchmark.networks import Setting, benchmark_networks, contestants, peer_of, profile
 from acmix.benchmark.operators import benchmark_operators, shapes
 from acmix.benchmark.pairs import Measurement
 from acmix.benchmark.record import rows, write_rows
-from acmix.benchmark.scaling import benchmark_train
 from acmix.testing.cases import CONV_CASES, WINDOW_CASES
 from acmix.testing.cases_local import LOCAL_CASES
 from acmix.testing.check import errors
@@ -125,6 +121,8 @@ def operators(plan: Plan) -> int:
 
 def models(plan: Plan, phase: str, short: str, *, compiled: bool = False) -> int:
     """A model beside timm's, ours without the path, and the reference operators; how many are wrong."""
+    from acmix.benchmark.networks import benchmark_networks
+
     ceilings = measure_ceilings(plan.device, ("bf16",))
     phases = ("train", "infer") if phase == "compiled" else (phase,)
     against = ("timm",) if compiled and plan.quick else ("timm", "reference", "plain")
@@ -148,14 +146,20 @@ def models(plan: Plan, phase: str, short: str, *, compiled: bool = False) -> int
 
 
 def recipe(plan: Plan) -> int:
-    """The original recipe's table: images/s of training on one card."""
-    if plan.tiny:
-        sizes: dict[str, Any] = dict(batch_size=2, steps=1, warmup=0, img_size=224)
-    else:
-        sizes = dict(batch_size=128, steps=20 if plan.quick else 50, warmup=10)
-    names = (TINY_MODELS if plan.tiny else MODELS).values()
-    benchmark_train(list(names)[: 1 if plan.tiny else None], csv=plan.file("_recipe.csv"), **sizes)
-    return 0
+    """The original recipe's table: images/s of training on one card; how many are wrong."""
+    from acmix.benchmark.networks import benchmark_networks
+
+    found: list[Measurement] = []
+    for name in within(plan, list((TINY_MODELS if plan.tiny else MODELS).values())[: 1 if plan.tiny else None]):
+        found += benchmark_networks(
+            [name],
+            phase="train",
+            batch_size=2 if plan.tiny else 128,
+            seconds=0.1 if plan.tiny else 4.0 if plan.quick else 10.0,
+            device=plan.device,
+        )
+        write_rows(rows(found, line=plan.name, device=plan.device), plan.file("_recipe.csv"))
+    return count_wrong(found)
 
 
 def curves(plan: Plan) -> int:
@@ -203,6 +207,9 @@ def losses_of(plan: Plan, implementation: str, steps: int) -> list[float]:
 
 def profiles(plan: Plan) -> int:
     """Where the time of a training step goes, of ours and its peers, as a table and a picture."""
+    from acmix.benchmark.contestants import contestants, peer_of, profile
+    from acmix.benchmark.steps import Setting
+
     name = (TINY_MODELS if plan.tiny else MODELS)["swin"]
     setting = Setting("train", "bf16", 2 if plan.tiny else 128, 224, plan.device)
     ours = contestants(name, setting)[0]

@@ -1,0 +1,207 @@
+"""The tables of speed in the documents, made from what `speed.py` wrote.
+
+A table stands between `<!-- speed:NAME -->` and `<!-- /speed:NAME -->`. `python benchmarks/speed.py --tables` writes
+them all again; a test holds what stands there equal to what comes out of here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import acmix
+from acmix.benchmark.published.cells import percent, range_of, ratio_of, table, three
+from acmix.benchmark.published.measured import FULL, PLAIN, RESNET, SHORT, STEP, Found, floor_ms, is_right, model_rows
+from acmix.benchmark.published.targets import targets
+from acmix.benchmark.record import WRONG
+from acmix.errors import UsageError
+from acmix.ops.dispatch import OPERATORS
+
+NOTHING = "Not measured yet."
+
+
+def rewrite(found: Found, root: Path) -> list[Path]:
+    """Writes the tables into the documents.
+
+    Args:
+        found: what was measured.
+        root: of the repository.
+
+    Returns:
+        The files that changed.
+    """
+    changed = []
+    for page in (root / "README.md", root / "README.zh.md", *sorted((root / "docs").glob("*.md"))):
+        before = page.read_text(encoding="utf-8")
+        after = filled(before, found)
+        if after != before:
+            page.write_text(after, encoding="utf-8")
+            changed.append(page)
+    return changed
+
+
+def filled(text: str, found: Found) -> str:
+    """A document with its tables made anew.
+
+    Raises:
+        UsageError: a table that nobody makes.
+    """
+
+    def made(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in TABLES:
+            raise UsageError(f"no table {name!r}; there are {', '.join(TABLES)}")
+        body = "\n".join(TABLES[name](found)) or NOTHING
+        return f"<!-- speed:{name} -->\n{body}\n<!-- /speed:{name} -->"
+
+    return re.sub(r"<!-- speed:(\w+) -->\n.*?<!-- /speed:\1 -->", made, text, flags=re.DOTALL)
+
+
+def machine(found: Found) -> list[str]:
+    """On what, with what and when it was measured."""
+    kinds = {}
+    for row in found.rows:
+        kinds.setdefault((row["machine"], row["torch"], row["timm"]), []).append(row)
+    lines = []
+    for (name, torch_version, timm_version), rows in kinds.items():
+        commits = ", ".join(dict.fromkeys(f"`{row['commit'][:7]}`" for row in rows))
+        days = " and ".join(sorted({row["date"].split()[0] for row in rows}))
+        lines.append(f"{name}, torch {torch_version}, timm {timm_version}, commit {commits}, {days}.")
+    return lines
+
+
+def headline(found: Found) -> list[str]:
+    """Speed-ups of whole models and of the layer: what was measured, a column a format."""
+    sides = [
+        (f"{SHORT[name]} over {theirs}, {step}", dict(subject=name, peer=peer, phase=phase, candidate="acmix", **FULL))
+        for name in PLAIN
+        for peer, theirs in (("timm", f"timm's {PLAIN[name]}"), ("plain", "the same without the convolution path"))
+        for phase, step in STEP.items()
+    ]
+    sides += [
+        (f"{SHORT[RESNET]} over the released form of its layers, training step", dict(line="resnet_unfold", **FULL)),
+        ("`ACmix2d(64, 64)` at 80×80, one image, over a 3×3 convolution", dict(line="layer", peer="3x3 convolution")),
+        ("`ACmix2d(64, 64)` at 80×80, one image, over its released form", dict(line="layer", peer="released form")),
+    ]
+    dtypes = [dtype for dtype in ("fp32", "bf16") if any(found.one(dtype=dtype, **cells) for _, cells in sides)]
+    rows = [(what, [found.one(dtype=dtype, **cells) for dtype in dtypes]) for what, cells in sides]
+    lines = [(what, *map(ratio_of, cells)) for what, cells in rows if any(cells)]
+    return table(("speed-up, 8 images", *dtypes), lines) if lines else []
+
+
+def ceilings(found: Found) -> list[str]:
+    """The fastest product and the fastest copy, from what a known amount of work was a share of."""
+    lines = []
+    for dtype in ("fp32", "bf16"):
+        rates = []
+        for row in model_rows(found):
+            if row["dtype"] == dtype:
+                rates.append(gmacs_of(row["subject"], row["phase"]) * int(row["images"]) / floor_ms(row) * 1000)
+        if rates:
+            lines.append((f"product of two 2048×2048 matrices, {dtype}", range_of(rates), "GMAC/s"))
+    rates = [
+        int(row["images"]) * moved / float(row["time_ms"]) / float(row["bytes_share"]) / 1e6
+        for row in found.all(line="conv_path", phase="forward", dtype="fp32")
+        if is_right(row) and (moved := bytes_moved(row["shape"]))
+    ]
+    if rates:
+        lines.append(("copy of 256 MiB, bytes read and written", range_of(rates), "GB/s"))
+    return table(("ceiling", "reached", ""), lines) if lines else []
+
+
+def bytes_moved(shape: str) -> int:
+    """What the convolution path reads and writes of an image in fp32, from its shape in words; 0 with a stride."""
+    plain = re.fullmatch(r"(\d+)x(\d+) C (\d+) N \d+( shift \d+)?", shape)
+    # three maps of C channels come in, and one goes out
+    return 4 * 4 * int(plain[1]) * int(plain[2]) * int(plain[3]) if plain else 0
+
+
+def floors(found: Found) -> list[str]:
+    """For each model the time that its multiply-adds take at the ceiling, and the time it took."""
+    lines = []
+    for row in model_rows(found):
+        gmacs = gmacs_of(row["subject"], row["phase"]) * int(row["images"])
+        step = f"{SHORT[row['subject']]}, {STEP[row['phase']]}, {row['dtype']}"
+        lines.append(
+            (step, f"{gmacs:.1f}", three(floor_ms(row)), three(float(row["time_ms"])), percent(row["flops_share"]))
+        )
+    return table(("8 images", "10⁹ multiply-adds", "floor, ms", "measured, ms", "share"), lines) if lines else []
+
+
+def models(found: Found) -> list[str]:
+    """Every pair of models."""
+    lines = []
+    for row in found.all(**FULL):
+        if row["subject"] not in SHORT:
+            continue
+        what = SHORT[row["subject"]] + row["candidate"].removeprefix("acmix")
+        head = (f"{what}, {STEP[row['phase']]}, {row['dtype']}", row["peer"], ratio_of(row, spread=True))
+        if not is_right(row):
+            lines.append((*head, "", "", ""))
+            continue
+        times = f"{three(float(row['time_ms']))} / {three(float(row['peer_time_ms']))}"
+        memory = f"{row['peak_mib'] or '?'} / {row['peer_peak_mib'] or '?'}"
+        lines.append((*head, times, row["images_per_second"], memory))
+    names = ("model", "peer", "times as fast", "ms, ours / peer", "images/s", "peak MiB, ours / peer")
+    return table(names, lines) if lines else []
+
+
+def operator(name: str, found: Found) -> list[str]:
+    """An operator's shapes: milliseconds, and how many times as fast as each peer; forward / with backward."""
+    rows = list(found.all(line=name, dtype="fp32"))
+    peers = list(dict.fromkeys(row["peer"] for row in rows))
+    lines = []
+    for shape in dict.fromkeys(row["shape"] for row in rows):
+        pairs = [
+            {row["peer"]: row for row in rows if row["shape"] == shape and row["phase"] == phase}
+            for phase in ("forward", "forward+backward")
+        ]
+        first = [next(iter(pair.values()), None) for pair in pairs]
+        times = " / ".join(three(float(row["time_ms"])) if is_right(row) else WRONG for row in first)
+        work = " / ".join(percent(row["flops_share"]) if is_right(row) else "" for row in first)
+        ratios = [" / ".join(ratio_of(pair.get(peer)) for pair in pairs) for peer in peers]
+        lines.append((shape, times, work, *ratios))
+    return table(("shape", "ms", "share of the product's rate", *peers), lines) if lines else []
+
+
+def groups(found: Found) -> list[str]:
+    """Where the time of a run goes, and the drawing of it."""
+    names = list(dict.fromkeys(row["model"] for row in found.groups))
+    spent = {(row["group"], row["model"]): row for row in found.groups}
+    lines = []
+    for group in dict.fromkeys(row["group"] for row in found.groups):
+        cells = [spent[group, name] for name in names]
+        if any(float(cell["time_ms"]) for cell in cells):
+            shown = [f"{float(cell['time_ms']):.0f} ({percent(cell['share'])})" for cell in cells]
+            lines.append((group, *shown))
+    picture = ["", "![The same as bars](../benchmarks/results/speed_cpu.png)"] if found.picture else []
+    return [*table(("ms (share)", *names), lines), *picture] if lines else []
+
+
+TABLES: dict[str, Callable[[Found], list[str]]] = {
+    "machine": machine,
+    "headline": headline,
+    "targets": targets,
+    "ceilings": ceilings,
+    "floors": floors,
+    "models": models,
+    "groups": groups,
+    **{name: partial(operator, name) for name in OPERATORS},
+}
+
+
+@cache
+def gmacs_of(name: str, phase: str) -> float:
+    """10⁹ multiply-adds of a model for one image of 224², with those of the backward pass for a training step."""
+    with torch.device("meta"):
+        model, image = acmix.create_model(name).train(phase == "train"), torch.empty(1, 3, 224, 224)
+    with torch.set_grad_enabled(phase == "train"), FlopCounterMode(display=False) as counter:
+        logits = model(image)
+        if phase == "train":
+            logits.sum().backward()
+    return counter.get_total_flops() / 2e9

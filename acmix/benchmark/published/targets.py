@@ -1,0 +1,98 @@
+"""What the kernels were built to reach, beside what was measured."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from acmix.benchmark.published.cells import ratio_of, table, three
+from acmix.benchmark.published.measured import FULL, RESNET, SHORT, STEP, SWIN, Found, Row, is_right
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the kernels were built to reach.
+
+    Args:
+        what: the measurement in words.
+        cells: those of its row.
+        wanted: the ratio to reach at least; for memory the one to stay below.
+        memory: whether it is our peak memory over the peer's.
+    """
+
+    what: str
+    cells: Row
+    wanted: float
+    memory: bool = False
+
+
+def targets(found: Found) -> list[str]:
+    """What was aimed at, what was measured, and whether that is enough; how many were not measured."""
+    lines = [(each.what, *outcome(each, row)) for each in TARGETS if (row := found.one(**each.cells)) is not None]
+    if not lines:
+        return []
+    left = len(TARGETS) - len(lines)
+    return [
+        *table(("target", "wanted", "measured", "met"), lines),
+        *(["", f"Not measured: {left} of {len(TARGETS)} targets."] if left else []),
+    ]
+
+
+def outcome(target: Target, row: Row) -> tuple[str, str, str]:
+    """What was wanted, what was measured, and whether it is enough; a wrong result is not."""
+    wanted = f"{'at most' if target.memory else 'at least'} {target.wanted:g}"
+    if not is_right(row):
+        return wanted, ratio_of(row), "**no**"
+    if target.memory:
+        known = row["peak_mib"] and row["peer_peak_mib"]
+        value = float(row["peak_mib"]) / float(row["peer_peak_mib"]) if known else math.nan
+        return wanted, three(value), "yes" if value <= target.wanted else "**no**"
+    met = float(row["ratio"]) >= target.wanted
+    return wanted, ratio_of(row, spread=True), "yes" if met else "**no**"
+
+
+STAGES = (("56x56 C 96 N 3", 12, 10), ("28x28 C 192 N 6", 7, 7), ("14x14 C 384 N 12", 5, 5), ("7x7 C 768 N 24", 4, 4))
+TARGETS = (
+    *(
+        Target(
+            f"`conv_path` {phase}, {shape}, over the reference",
+            dict(line="conv_path", shape=shape, images="8", dtype="fp32", phase=phase, peer="reference"),
+            wanted,
+        )
+        for phase, column in (("forward", 1), ("forward+backward", 2))
+        for shape, wanted in ((stage[0], float(stage[column])) for stage in STAGES)
+    ),
+    *(
+        Target(
+            f"{SHORT[SWIN]}, {STEP[phase]}, {dtype}, over timm's Swin-T",
+            dict(subject=SWIN, phase=phase, dtype=dtype, peer="timm", candidate="acmix", **FULL),
+            1.0,
+        )
+        for dtype in ("fp32", "bf16")
+        for phase in STEP
+    ),
+    Target(
+        f"{SHORT[RESNET]}, training step, over the released form of its layers",
+        dict(line="resnet_unfold", subject=RESNET, peer="released form", **FULL),
+        8.0,
+    ),
+    *(
+        Target(
+            f"{SHORT[RESNET]}, training step, {dtype}, over timm's ResNet-50",
+            dict(subject=RESNET, phase="train", dtype=dtype, peer="timm", **FULL),
+            0.8,
+        )
+        for dtype in ("fp32", "bf16")
+    ),
+    Target(
+        f"{SHORT[RESNET]}, training step, peak memory ÷ timm's ResNet-50's",
+        dict(subject=RESNET, phase="train", dtype="fp32", peer="timm", **FULL),
+        1.5,
+        memory=True,
+    ),
+    Target(
+        "`ACmix2d(64, 64)` at 80×80, one image, over a 3×3 convolution",
+        dict(line="layer", peer="3x3 convolution"),
+        0.5,
+    ),
+)

@@ -1,0 +1,120 @@
+"""Operators beside their peers, at small sizes."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from acmix import cli
+from acmix.benchmark.machine import Ceilings
+from acmix.benchmark.operators import Shape, benchmark_operators, pairs, shapes
+from acmix.benchmark.peers import PEERS
+from acmix.benchmark.record import WRONG
+from acmix.ops import dispatch
+
+CPU = torch.device("cpu")
+CEILINGS = Ceilings({"fp32": 1e11, "bf16": 1e11}, 1e10)
+SMALL = [
+    Shape("conv_path", 9, 12, 3, shift=3),
+    Shape("conv_path", 9, 8, 4, stride=2, bias=False),
+    Shape("window_attention", 14, 12, 3),
+    Shape("window_attention", 14, 12, 3, shift=3),
+    Shape("local_attention", 9, 8, 4),
+    Shape("local_attention", 9, 8, 4, stride=2),
+    Shape("patchwise_attention", 9, 12, 3, size=3),
+    Shape("patchwise_attention", 9, 16, 2),
+]
+
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("shape", SMALL, ids=lambda shape: f"{shape.operator} {shape}")
+def test_every_operator_has_peers_that_compute_the_same(shape: Shape, dtype: str) -> None:
+    found = list(pairs(shape, 2, dtype, CPU))
+    assert {peer.name for _, peer, _ in found} >= set(PEERS[shape.operator])
+    assert {subject.phase for _, _, subject in found} == {"forward", "forward+backward"}
+    assert [fault for sides in found for each in sides[:2] for fault in each.faults()] == []
+    assert all(ours.flops and ours.moved_bytes for ours, _, _ in found)
+
+
+def test_an_operator_is_measured_beside_each_of_its_peers() -> None:
+    said: list[str] = []
+    found = benchmark_operators(
+        batch_size=1, seconds=0.0, at=SMALL[2:3], device=CPU, ceilings=CEILINGS, say=said.append
+    )
+    assert [each.wrong for each in found if each.speed is None] == []
+    assert {each.peer for each in found} >= {"SDPA"}
+    assert [line.startswith("    ") for line in said[: 2 * len(found)]] == [False, True] * len(found)
+
+
+@pytest.fixture
+def wrong_implementation(monkeypatch: pytest.MonkeyPatch) -> str:
+    """An implementation whose output is a hundredth too large."""
+    reference = dispatch.IMPLEMENTATIONS[-1]
+    forward = reference.functions["conv_path"]
+    functions = {**reference.functions, "conv_path": lambda *arguments: forward(*arguments) * 1.01}
+    wrong = dispatch.Implementation("hasty", functions, lambda case: None)
+    monkeypatch.setattr(dispatch, "IMPLEMENTATIONS", [wrong, reference])
+    return wrong.name
+
+
+def test_an_implementation_that_is_wrong_gets_no_speed(wrong_implementation: str) -> None:
+    found = benchmark_operators(batch_size=1, seconds=0.0, at=SMALL[:1], device=CPU, ceilings=CEILINGS, say=len)
+    assert {each.candidate for each in found} == {wrong_implementation}
+    assert {each.speed for each in found} == {None}
+    assert all("output is off by" in each.wrong[0] for each in found)
+
+
+def test_a_wrong_result_ends_the_command_with_status_1(
+    wrong_implementation: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "ops.csv"
+    options = ["--operator", "conv_path", "--batch-size", "1", "--seconds", "0", "--csv", str(file)]
+    monkeypatch.setattr("acmix.benchmark.operators.shapes", lambda operator: SMALL[:1])
+    monkeypatch.setattr(sys, "argv", ["acmix", "benchmark", "ops", *options])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 1
+    said = capfd.readouterr().out
+    assert "results are wrong; no speed was measured of those" in said
+    assert {row["ratio"] for row in csv.DictReader(file.open(encoding="utf-8"))} == {WRONG}
+
+
+def test_the_shapes_are_those_of_swin_and_resnet() -> None:
+    assert [str(shape) for shape in shapes("window_attention")][:3] == [
+        "56x56 C 96 N 3",
+        "56x56 C 96 N 3 shift 3",
+        "28x28 C 192 N 6",
+    ]
+    assert [str(shape) for shape in shapes("local_attention")][-2:] == ["14x14 C 512 N 4 stride 2", "80x80 C 64 N 4"]
+    assert len(shapes("conv_path")) == len(shapes("window_attention")) + len(shapes("local_attention"))
+    assert str(shapes("patchwise_attention")[0]) == "112x112 C 16 N 2 size 3"
+
+
+def test_without_an_argument_every_operator_is_measured_and_has_a_table(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    small = {shape.operator: shape for shape in SMALL}
+    assert small.keys() == set(dispatch.OPERATORS) == PEERS.keys()
+    monkeypatch.setattr("acmix.benchmark.operators.shapes", lambda operator: [small[operator]])
+    monkeypatch.setattr("acmix.benchmark.operators.measured_ceilings", lambda *_: CEILINGS)
+    monkeypatch.setattr(sys, "argv", ["acmix", "benchmark", "ops", "--batch-size", "1", "--seconds", "0"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    said = capfd.readouterr().out
+    for operator in dispatch.OPERATORS:
+        head, titles, figures = said[said.index(f"\n{operator}, fp32, 1 images") :].splitlines()[1:4]
+        assert "forward / forward with backward" in head
+        assert ["reference" in titles, *[peer in titles for peer in PEERS[operator]]] == [True] * (1 + len(PEERS[operator]))
+        assert str(small[operator]) in figures
+
+
+@pytest.mark.parametrize("operator", dispatch.OPERATORS)
+def test_every_operator_has_shapes_and_peers(operator: str) -> None:
+    assert shapes(operator)
+    assert PEERS[operator]
