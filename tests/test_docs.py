@@ -187,7 +187,9 @@ def test_the_headline_shows_what_is_measured_alone(tmp_path):
     assert titles == "| speed-up, 8 images | fp32 | bf16 |"
     assert [line.split(" | ")[1:] for line in lines] == [["1.50", "– |"], ["–", "1.50 |"]]
     write_rows([row(peer="timm", dtype="fp32", ratio="WRONG")], tmp_path / "speed_cpu.csv")
-    assert speed_tables.headline(measured.read(tmp_path))[2:] == ["| ACmix-Swin-T over timm's Swin-T, inference | WRONG |"]
+    assert speed_tables.headline(measured.read(tmp_path))[2:] == [
+        "| ACmix-Swin-T over timm's Swin-T, inference | WRONG |"
+    ]
 
 
 def test_multiply_adds_of_the_floors_are_those_of_the_saved_models():

@@ -31,7 +31,7 @@ from acmix.testing.check import errors
 MODELS = {"swin": "acmix_swin_small_patch4_window7_224", "resnet": "acmix_resnet50"}
 TINY_MODELS = {"swin": "acmix_swin_tiny_patch4_window7_224", "resnet": "acmix_resnet26"}
 TABLES = {"conv_path": CONV_CASES, "window_attention": WINDOW_CASES, "local_attention": LOCAL_CASES}
-CORRECT_COLUMNS = ("operator", "dtype", "case", "tensor", "error", "reference_error", "bound", "right")
+CORRECT_COLUMNS: tuple[str, ...] = ("operator", "dtype", "case", "tensor", "error", "reference_error", "bound", "right")
 
 
 @dataclass(frozen=True)

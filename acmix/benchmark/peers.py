@@ -176,7 +176,7 @@ def flex_why_not(tensors: dict[str, Tensor], settings: dict[str, Any]) -> str | 
 
 def unfolded_sum(values: Tensor, weights: Tensor, *, size: int) -> Tensor:
     """Patchwise attention with every neighbourhood of values laid out in memory, and an einsum over it."""
-    batch, height, width, channels = values.shape
+    batch, height, width, _ = values.shape
     groups = weights.shape[4]
     near = neighbourhoods(values.permute(0, 3, 1, 2), size).view(batch, groups, -1, size * size, height, width)
     out = torch.einsum("bgcoyx,byxog->byxgc", near, weights)  # (B, H, W, G, C/G)

@@ -32,6 +32,7 @@ class ReleasedACmix2d(nn.Module):
         self.heads, self.head_dim, self.stride = layer.heads, layer.head_dim, layer.stride
         self.attention_size, self.conv_size = layer.attention_size, layer.conv_size
         self.query, self.key, self.value, self.position = layer.query, layer.key, layer.value, layer.position
+        assert layer.conv_path is not None
         self.conv_path = layer.conv_path
         self.rate_attention, self.rate_conv = layer.rate_attention, layer.rate_conv
 

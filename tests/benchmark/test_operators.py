@@ -30,7 +30,6 @@ SMALL = [
 ]
 
 
-
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("shape", SMALL, ids=lambda shape: f"{shape.operator} {shape}")
 def test_every_operator_has_peers_that_compute_the_same(shape: Shape, dtype: str) -> None:
@@ -110,7 +109,9 @@ def test_without_an_argument_every_operator_is_measured_and_has_a_table(
     for operator in dispatch.OPERATORS:
         head, titles, figures = said[said.index(f"\n{operator}, fp32, 1 images") :].splitlines()[1:4]
         assert "forward / forward with backward" in head
-        assert ["reference" in titles, *[peer in titles for peer in PEERS[operator]]] == [True] * (1 + len(PEERS[operator]))
+        assert ["reference" in titles, *[peer in titles for peer in PEERS[operator]]] == [True] * (
+            1 + len(PEERS[operator])
+        )
         assert str(small[operator]) in figures
 
 

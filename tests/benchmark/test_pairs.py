@@ -31,7 +31,6 @@ def never() -> None:
     raise AssertionError("a wrong candidate is not run")
 
 
-
 @pytest.mark.parametrize("side", [0, 1])
 def test_a_pair_with_a_wrong_side_is_not_timed_and_no_speed_is_printed(side: int) -> None:
     sides = [replace(right("ours"), run=never), replace(right("peer"), run=never)]

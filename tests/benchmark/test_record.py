@@ -17,7 +17,6 @@ CPU = torch.device("cpu")
 SUBJECT = Subject("sum", "8", "fp32", "forward", 2)
 
 
-
 def test_a_line_that_is_measured_again_replaces_its_rows_and_leaves_the_others(tmp_path: Path) -> None:
     speed = Speed(5, 1.0, 2000.0, 2.0, 1.5, 2.5, 2.0, bytes_share=0.123456)
     found = [Measurement(SUBJECT, "ours", "peer", speed), Measurement(SUBJECT, "ours", "peer", None, ("no",))]

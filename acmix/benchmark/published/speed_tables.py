@@ -147,7 +147,7 @@ def models(found: Found) -> list[str]:
         times = f"{three(float(row['time_ms']))} / {three(float(row['peer_time_ms']))}"
         memory = f"{row['peak_mib'] or '?'} / {row['peer_peak_mib'] or '?'}"
         lines.append((*head, times, row["images_per_second"], memory))
-    names = ("model", "peer", "times as fast", "ms, ours / peer", "images/s", "peak MiB, ours / peer")
+    names = ("model", "peer", "speed-up", "ms, ours / peer", "images/s", "peak MiB, ours / peer")
     return table(names, lines) if lines else []
 
 
