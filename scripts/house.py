@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "acmix"
 
 # Each part of the package, and the parts it may import besides itself and `errors`:
-# `ops <- layers <- models <- heads <- tasks <- train <- tools, export, serve, benchmark <- cli`; `released` above
+# `ops <- layers <- models <- heads <- tasks <- train <- tools, export, serve <- benchmark <- cli`; `released` above
 # `models` and `config`.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -35,8 +35,8 @@ ALLOWED: dict[str, set[str]] = {
 ALLOWED["train"] = {"tasks", "released", *ALLOWED["tasks"]}
 ABOVE_TRAIN = {"train", *ALLOWED["train"]}
 ALLOWED |= {part: ABOVE_TRAIN for part in ("tools", "export", "serve")}
-# what is measured is what the public names give
-ALLOWED["benchmark"] = {"__init__", "testing", *ABOVE_TRAIN}
+# what is measured is what the public names give, and is published beside the paper's figures
+ALLOWED["benchmark"] = {"__init__", "testing", "tools", *ABOVE_TRAIN}
 ALLOWED["cli"] = {"tools", "export", "serve", "benchmark", *ABOVE_TRAIN}
 ALLOWED["__main__"] = {"cli"}
 # the public names

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from acmix.errors import UsageError
-from acmix.ops.dispatch import WITH_TRITON
+from acmix.ops.dispatch import OPERATORS
 from acmix.tools.guard import guarded
 
 QUICK_SECONDS = 470.0
@@ -51,7 +51,7 @@ class Part:
 PARTS = (
     *(
         Part(f"correct:{operator}:{dtype}", 90, 900, beside="correct")
-        for operator in WITH_TRITON
+        for operator in OPERATORS
         for dtype in ("float32", "bfloat16", "float16")
     ),
     Part("train:swin", 45, 300),

@@ -24,13 +24,11 @@ from acmix.benchmark.machine import measure_ceilings
 from acmix.benchmark.operators import benchmark_operators, shapes
 from acmix.benchmark.pairs import Measurement
 from acmix.benchmark.record import rows, write_rows
-from acmix.testing.cases import CONV_CASES, WINDOW_CASES
-from acmix.testing.cases_local import LOCAL_CASES
+from acmix.ops.dispatch import OPERATORS
 from acmix.testing.check import errors
 
 MODELS = {"swin": "acmix_swin_small_patch4_window7_224", "resnet": "acmix_resnet50"}
 TINY_MODELS = {"swin": "acmix_swin_tiny_patch4_window7_224", "resnet": "acmix_resnet26"}
-TABLES = {"conv_path": CONV_CASES, "window_attention": WINDOW_CASES, "local_attention": LOCAL_CASES}
 CORRECT_COLUMNS: tuple[str, ...] = ("operator", "dtype", "case", "tensor", "error", "reference_error", "bound", "right")
 
 
@@ -69,7 +67,7 @@ def correct(plan: Plan, operator: str, dtype: str) -> int:
     # one choice of launch settings compiles quickest, and what nobody wrote is NaN
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    table = TABLES[operator]
+    table = OPERATORS[operator].parts["cases"].CASES
     # quick: spread over the table, so that whatever fits into the time is of every kind
     order = [case for start in range(4) for case in table[start::4]] if plan.quick else list(table)
     began, done, wrong, found = time.monotonic(), 0, 0, []
@@ -102,7 +100,7 @@ def operators(plan: Plan) -> int:
     """Operators at the networks' shapes beside the reference and PyTorch's own means; how many are wrong."""
     ceilings = measure_ceilings(plan.device, ("fp32", "bf16"))
     print(f"ceilings here: {ceilings}")
-    units = [shape for name in TABLES for shape in shapes(name)[:: 4 if plan.quick else 1]]
+    units = [shape for name in OPERATORS for shape in shapes(name)[:: 4 if plan.quick else 1]]
     if plan.tiny:
         units = [shape for shape in units if shape.side <= 14][:2]
     found: list[Measurement] = []
