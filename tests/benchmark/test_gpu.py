@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.paths import ROOT
 
 SCRIPT = ROOT / "benchmarks" / "gpu.py"
@@ -35,6 +37,7 @@ def test_help_needs_no_gpu() -> None:
     assert "--quick" in told.stdout
 
 
+@pytest.mark.slow
 def test_parts_that_run_side_by_side_leave_one_file(tmp_path: Path) -> None:
     parts = ["correct:conv_path:float32", "correct:window_attention:float32"]
     told = run("--device", "cpu", "--results", str(tmp_path), "--only", *parts)
@@ -46,6 +49,7 @@ def test_parts_that_run_side_by_side_leave_one_file(tmp_path: Path) -> None:
     assert {row["right"] for row in rows} == {"True"}
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_is_named_and_the_next_one_runs(tmp_path: Path) -> None:
     no_folder = tmp_path / "file"
     no_folder.write_text("", encoding="utf-8")

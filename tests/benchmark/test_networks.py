@@ -24,6 +24,7 @@ CPU = torch.device("cpu")
 CEILINGS = Ceilings({"fp32": 1e11, "bf16": 1e11}, 1e10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("phase", "peers"), [("infer", ["timm", "plain", "reference"]), ("train", ["reference"])])
 def test_a_model_is_measured_beside_its_peers(phase: str, peers: list[str]) -> None:
     found = benchmark_networks(

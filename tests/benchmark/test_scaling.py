@@ -25,6 +25,7 @@ def package_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
 
 
+@pytest.mark.slow
 def test_the_table_has_the_original_recipe_s_columns_and_the_record_both_figures(tmp_path: Path) -> None:
     """A model of ours is checked before its processes are timed."""
     said: list[str] = []

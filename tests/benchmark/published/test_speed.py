@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from acmix.benchmark.record import COLUMNS
 from tests.support.paths import ROOT
 
@@ -18,6 +20,7 @@ def run(*options: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
+@pytest.mark.slow
 def test_a_line_is_measured_and_written(tmp_path: Path) -> None:
     done = run("--only", "layer", "--seconds", "0", "--results", tmp_path)
     assert done.returncode == 0, done.stderr
