@@ -1,0 +1,67 @@
+"""What a run says and writes down of itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from acmix.errors import UsageError
+from acmix.train.loop import train
+from acmix.train.plots import read_log
+from tests.support.images import make_image_folder
+from tests.support.tiny import CLASSES, tiny_config
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+def test_tensorboard_reads_what_was_written(finished: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(finished / "tensorboard"))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"train/loss", "train/lr", "train/grad_norm", "epoch/top1", "epoch/train_loss"} <= tags
+    assert any(tag.startswith("rates/") for tag in tags)
+    assert [event.step for event in events.Scalars("train/loss")] == [2, 4, 6]
+
+
+def test_the_log_has_every_epoch_and_at_least_one_step_of_each(finished: Path) -> None:
+    log = read_log(finished)
+    assert [record["epoch"] for record in log.epochs] == [1, 2, 3]
+    assert [record["step"] for record in log.steps] == [2, 4, 6]
+    assert [record["top1"] is not None for record in log.epochs] == [False, True, True]
+    assert log.epochs[0]["rates"].keys() == {"layers.0.blocks.0.attn", "layers.1.blocks.0.attn"}
+    assert log.start["versions"].keys() == {"python", "torch", "timm"}
+    assert {"command", "commit", "device", "config", "parameters", "processes", "precision"} <= log.start.keys()
+
+
+def test_the_first_line_says_what_was_chosen(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tiny_config(data, "train.epochs=1", "train.precision=bf16", "train.channels_last=true"), tmp_path)
+    said = capsys.readouterr().out.splitlines()[0]
+    begins = "chosen: bf16 · fused adamw · channels last · not compiled · 0 reading processes · operators: "
+    assert said.startswith(begins)
+    first = json.loads((tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert first["event"] == "start"
+    assert (first["precision"], first["fused"], first["channels_last"], first["compile"]) == ("bf16", True, True, False)
+    assert first["workers"] == 0
+    assert first["operators"].keys() == {"conv_path", "window_attention", "local_attention", "patchwise_attention"}
+    assert all(name in said for name in first["operators"].values())
+
+
+def test_few_unreadable_images_are_listed_at_the_end_and_many_are_an_error(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = make_image_folder(tmp_path / "images", CLASSES, train_per_class=25, val_per_class=1, size=32)
+    (images / "train" / "class_02" / "0007.JPEG").write_bytes(b"\xff\xd8 torn")
+    settings = tiny_config(images, "train.epochs=1", "train.batch_size=50")
+    summary = train(settings, tmp_path / "few")
+    assert [Path(name).name for name in summary["unreadable"]] == ["0007.JPEG"]
+    said = capsys.readouterr().out
+    assert "1 files could not be read and were left out:" in said
+    assert said.rstrip().splitlines()[-1].strip().endswith("class_02/0007.JPEG")
+    (images / "train" / "class_03" / "0008.JPEG").write_bytes(b"")
+    with pytest.raises(UsageError, match="2 of the 100 train images are unreadable, over 1%") as error:
+        train(settings, tmp_path / "many")
+    assert "0008.JPEG" in str(error.value)
