@@ -147,6 +147,7 @@ def test_the_tables_of_speed_are_the_measured_ones():
     assert {"headline", "targets", "ceilings", "floors", "groups"} <= shown
 
 
+@pytest.mark.slow
 def test_tables_are_made_again_without_measuring(tmp_path):
     for folder in ("benchmarks", "docs"):
         shutil.copytree(ROOT / folder, tmp_path / folder)

@@ -309,6 +309,7 @@ def test_the_help_of_the_command_fits_one_screen(acmix):
     assert 5 < len(said.splitlines()) <= 40
 
 
+@pytest.mark.slow
 def test_importing_builds_nothing_and_a_forked_reader_may_use_the_kernels():
     """One that was forked after its parent had computed with two threads computes too, and does not wait for ever."""
     code = """

@@ -1,6 +1,7 @@
 """Checks an operator's GPU kernels in Triton's interpreter, in a process of its own.
 
 python -m tests.ops.triton_table conv_path float32 float16     ->  a line a case, status 1 where one is wrong
+python -m tests.ops.triton_table                               ->  the first case of every operator, in float32
 
 float32 takes the whole table of cases. float16 has the same index arithmetic and differs in casts and products, whose
 shapes follow a head's channels, the pieces and the kernel: it takes the first case of each of these shapes.
@@ -44,12 +45,14 @@ TABLES = {
 }
 
 
-def main(operator: str, *dtypes: str) -> int:
-    """Runs one operator's table in each dtype; how many cases are wrong, or differ when run again."""
+def main(operator: str | None = None, *dtypes: str) -> int:
+    """Runs one operator's table in each dtype, or a case of each; how many are wrong, or differ when run again."""
     torch.set_num_threads(1)
     # unwritten elements are NaN, and fail
     torch.use_deterministic_algorithms(True)
     make_quick()
+    if operator is None:
+        return sum(is_wrong(table[0], torch.float32) for table in TABLES.values())
     return sum(wrong_cases(operator, getattr(torch, name)) for name in dtypes)
 
 
@@ -70,14 +73,17 @@ def make_quick() -> None:
 
 def wrong_cases(operator: str, dtype: torch.dtype) -> int:
     """Runs one operator's table in one dtype; how many cases are wrong, or differ when run again."""
-    wrong, cases = 0, cases_in(operator, dtype)
-    for case in cases:
-        found = errors_of(case, "triton", dtype)
-        bad = [str(error) for error in found if not error.ours <= error.bound]
-        wrong += bool(bad)
-        print(f"{'wrong' if bad else 'right'}: {case.name}: {'; '.join(bad)}", flush=True)
+    cases = cases_in(operator, dtype)
+    wrong = sum(is_wrong(case, dtype) for case in cases)
     print(f"{len(cases)} cases in {dtype}, {wrong} wrong")
     return wrong + repeats_differ(operator, dtype)
+
+
+def is_wrong(case: Any, dtype: torch.dtype) -> bool:
+    """Runs one case."""
+    bad = [str(error) for error in errors_of(case, "triton", dtype) if not error.ours <= error.bound]
+    print(f"{'wrong' if bad else 'right'}: {case.name}: {'; '.join(bad)}", flush=True)
+    return bool(bad)
 
 
 def cases_in(operator: str, dtype: torch.dtype) -> list[Any]:
