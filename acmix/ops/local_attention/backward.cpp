@@ -87,14 +87,70 @@ void softmax_gradient(const Shape& s, int64_t x, float scale, Vec* weights, Vec*
     for (int64_t t = 0; t < s.taps(); t++) grads[t] = weights[t] * (grads[t] - sum) * scale;
 }
 
+// Reads rows of queries and of the output's gradient: pixel by pixel for sums, channel by channel for products.
+template <class E>
+void read_queries(const Shape& s, const QueryGroup& group, const E* image, const E* grad, const RecentQueries& queries,
+                  float* query, float* upstream) {
+    int64_t inner = s.heads * s.channels, row_size = s.padded_channels() * s.padded_out_width();
+    for (int64_t u = 0; u < group.rows; u++) {
+        int64_t y = group.y + u;
+        Vec *of_query = queries.channels(s, queries.query, y), *of_grad = queries.channels(s, queries.upstream, y);
+        read_row(s, image + y * s.stride * s.step_y, s.stride * s.step_x, of_query);
+        read_row(s, grad + y * s.out_width() * inner, inner, of_grad);
+        transpose_row(s, of_query, query + u * row_size);
+        transpose_row(s, of_grad, upstream + u * row_size);
+    }
+}
+
+// Puts the weights of LANES pixels in a group's rows, and the gradients of their products, among those of recent
+// queries.
+void keep_weights(const Shape& s, const QueryGroup& group, float scale, const TapWeights& weights,
+                  const TapWeights& grads, const RecentQueries& queries) {
+    for (int64_t u = 0; u < group.rows; u++) {
+        softmax_gradient(s, group.x, scale, weights.row(u), grads.row(u));
+        float* of_weights = queries.of_taps(queries.weights, group.y + u) + group.x * queries.taps;
+        float* of_grads = queries.of_taps(queries.grads, group.y + u) + group.x * queries.taps;
+        transpose(reinterpret_cast<const float*>(weights.row(u)), LANES, s.taps(), 1, of_weights, queries.taps);
+        transpose(reinterpret_cast<const float*>(grads.row(u)), LANES, s.taps(), 1, of_grads, queries.taps);
+    }
+}
+
+// The gradient of a group's queries: sums over the keys that they attend to.
+template <class E>
+void write_query_gradient(const Shape& s, const QueryGroup& group, const Vec* keys, const RecentQueries& queries,
+                          E* grad_image) {
+    int64_t pixel = 3 * s.heads * s.channels;
+    for (int64_t y = group.y; y < group.y + group.rows; y++) {
+        WindowSum terms;
+        gather_window(s, keys, y, queries.of_taps(queries.grads, y), queries.taps, terms);
+        E* row = grad_image + y * s.stride * s.width * pixel;
+        sum_windows(s, terms, 0, s.out_width(), [&](int64_t x, int64_t d, Vec v) {
+            store(row + x * s.stride * pixel + d * LANES, v, int(at_most(LANES, s.channels - d * LANES)));
+        });
+    }
+}
+
+// Writes the sums for keys and values; what keys get, positions lose.
+template <class E>
+void write_key_gradients(const Shape& s, const Vec* grad_keys, const Vec* grad_values, E* grad_image,
+                         float* grad_position) {
+    int64_t inner = s.heads * s.channels;
+    for (int64_t at = 0; at < s.height * s.width; at++) {
+        write_channels(s, grad_keys + at * s.depth(), grad_image + at * 3 * inner + inner);
+        write_channels(s, grad_values + at * s.depth(), grad_image + at * 3 * inner + 2 * inner);
+        const float* of_pixel = reinterpret_cast<const float*>(grad_keys + at * s.depth());
+        for (int64_t d = 0; d < (grad_position ? s.channels : 0); d++)
+            grad_position[at * s.channels + d] -= of_pixel[d];
+    }
+}
+
 template <class E>
 void backward_head(const Shape& s, const E* grad, const E* qkv, const float* position, float scale, int64_t b,
                    int64_t head, E* grad_qkv, float* grad_position, Scratch& scratch) {
     Planes keys(s, nullptr), values(s, nullptr);
     RecentQueries queries(s, keys);
     int64_t planes_size = ceil_div(keys.size(s), LANES), grad_size = s.height * s.width * s.depth();
-    int64_t row_size = s.padded_channels() * s.padded_out_width(),
-            rows_size = ceil_div(MOST_ROWS_PER_GROUP * row_size, LANES);
+    int64_t rows_size = ceil_div(MOST_ROWS_PER_GROUP * s.padded_channels() * s.padded_out_width(), LANES);
     Workspace memory{scratch.vectors(2 * planes_size + map_capacity(s) + 2 * grad_size + 2 * rows_size +
                                      queries.size(s) + 2 * TapWeights::size(s) + columns_size(s))};
     keys.start = memory.numbers(planes_size * LANES), values.start = memory.numbers(planes_size * LANES);
@@ -108,6 +164,7 @@ void backward_head(const Shape& s, const E* grad, const E* qkv, const float* pos
 
     int64_t inner = s.heads * s.channels;
     const E* image = qkv + b * s.step_b + head * s.step_n;
+    const E* grad_out = grad + b * s.out_height() * s.out_width() * inner + head * s.channels;
     E* grad_image = grad_qkv + b * s.height * s.width * 3 * inner + head * s.channels;
     mirror_columns(s, columns);
     fill_map(s, image + 2 * s.step_s, nullptr, columns, map);
@@ -115,6 +172,7 @@ void backward_head(const Shape& s, const E* grad, const E* qkv, const float* pos
     fill_map(s, image + s.step_s, position, columns, map);
     fill_planes(s, map, keys);
     std::memset(static_cast<void*>(grad_keys), 0, 2 * grad_size * sizeof(Vec));
+    // with a stride, most pixels have no query
     if (s.stride > 1)
         for (int64_t at = 0; at < s.height * s.width; at++)
             std::memset(static_cast<void*>(grad_image + at * 3 * inner), 0, s.channels * sizeof(E));
@@ -122,48 +180,21 @@ void backward_head(const Shape& s, const E* grad, const E* qkv, const float* pos
     int64_t finished = 0;  // rows of keys whose gradient is complete
     for (int64_t y = 0; y < s.out_height(); y += s.rows_per_group()) {
         QueryGroup group{y, 0, at_most(s.rows_per_group(), s.out_height() - y)};
-        for (int64_t u = 0; u < group.rows; u++) {
-            Vec* of_query = queries.channels(s, queries.query, y + u);
-            Vec* of_grad = queries.channels(s, queries.upstream, y + u);
-            read_row(s, image + (y + u) * s.stride * s.step_y, s.stride * s.step_x, of_query);
-            read_row(s, grad + (b * s.out_height() + y + u) * s.out_width() * inner + head * s.channels, inner,
-                     of_grad);
-            transpose_row(s, of_query, query + u * row_size);
-            transpose_row(s, of_grad, upstream + u * row_size);
-        }
+        read_queries(s, group, image, grad_out, queries, query, upstream);
         for (; group.x < s.out_width(); group.x += LANES) {
             similarities(s, group, query, keys, taps, weights);
             similarities(s, group, upstream, values, taps, grads);
-            for (int64_t u = 0; u < group.rows; u++) {
-                softmax_gradient(s, group.x, scale, weights.row(u), grads.row(u));
-                transpose(reinterpret_cast<const float*>(weights.row(u)), LANES, s.taps(), 1,
-                          queries.of_taps(queries.weights, y + u) + group.x * queries.taps, queries.taps);
-                transpose(reinterpret_cast<const float*>(grads.row(u)), LANES, s.taps(), 1,
-                          queries.of_taps(queries.grads, y + u) + group.x * queries.taps, queries.taps);
-            }
+            keep_weights(s, group, scale, weights, grads, queries);
         }
-        for (int64_t u = 0; u < group.rows; u++) {
-            WindowSum terms;
-            gather_window(s, map, y + u, queries.of_taps(queries.grads, y + u), queries.taps, terms);
-            E* row = grad_image + (y + u) * s.stride * s.width * 3 * inner;
-            sum_windows(s, terms, 0, s.out_width(), [&](int64_t x, int64_t d, Vec v) {
-                store(row + x * s.stride * 3 * inner + d * LANES, v, int(at_most(LANES, s.channels - d * LANES)));
-            });
-        }
+        write_query_gradient(s, group, map, queries, grad_image);
         bool is_last = y + group.rows == s.out_height();
-        for (int64_t complete = is_last ? s.padded_height() : (y + group.rows) * s.stride; finished < complete;
-             finished++) {
+        int64_t complete = is_last ? s.padded_height() : (y + group.rows) * s.stride;
+        for (; finished < complete; finished++) {
             add_key_gradient(s, finished, queries, queries.grads, queries.query, columns, grad_keys);
             add_key_gradient(s, finished, queries, queries.weights, queries.upstream, columns, grad_values);
         }
     }
-    for (int64_t at = 0; at < s.height * s.width; at++) {
-        write_channels(s, grad_keys + at * s.depth(), grad_image + at * 3 * inner + inner);
-        write_channels(s, grad_values + at * s.depth(), grad_image + at * 3 * inner + 2 * inner);
-        const float* of_pixel = reinterpret_cast<const float*>(grad_keys + at * s.depth());
-        for (int64_t d = 0; d < (grad_position ? s.channels : 0); d++)
-            grad_position[at * s.channels + d] -= of_pixel[d];
-    }
+    write_key_gradients(s, grad_keys, grad_values, grad_image, grad_position);
 }
 
 // The positions' gradient is summed in so many parts, whatever the threads, and so always in the same order.
