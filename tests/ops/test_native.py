@@ -1,4 +1,4 @@
-"""How a kernel is called: sizes travel as a row of numbers, and the kernel takes no row of another length."""
+"""How a kernel is called: sizes travel as a row of numbers whose length is checked, tables hold what limits allow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from acmix.ops import dispatch
-from acmix.testing.check import results
+from acmix.testing.cases_cpu import FULL_CASES, WIDE_CASES
+from acmix.testing.check import check, doubled, relative_error, results
 
 OPERATORS = sorted(dispatch.OPERATORS)
 
@@ -33,29 +34,22 @@ def test_another_count_of_sizes_than_the_kernel_s_is_refused_with_both(operator,
             kernel.forward(arguments) if direction == "forward" else kernel.backward(torch.ones_like(out), arguments)
 
 
-def limit_of(operator, name):
-    return getattr(dispatch.OPERATORS[operator].parts["spec"], name)
+def every(cases):
+    return [case for of_operator in cases.values() for case in of_operator]
 
 
-def at_the_limits():
-    """Calls as large as the kernels' tables."""
-    conv, window, local = (
-        dispatch.OPERATORS[name].parts["cases"].Case for name in ("conv_path", "window_attention", "local_attention")
-    )
-    side = int(limit_of("conv_path", "MOST_TAPS") ** 0.5)
-    pixels, longest = limit_of("window_attention", "MOST_WINDOW_PIXELS"), limit_of("local_attention", "MOST_SIDE")
-    yield conv("most taps", size=(1, 9, 8), heads=1, conv_size=side)
-    yield conv("most taps, stride 2", size=(1, 4, 9), heads=1, conv_size=side, stride=2)
-    yield window("most pixels, one row", size=(1, 1, pixels + 5), heads=1, window=(1, pixels))
-    yield window("most pixels, one column", size=(1, pixels, 1), heads=1, window=(pixels, 1), shift=(3, 0))
-    yield local("longest side", map_size=(1, 3, 20), heads=1, size=(1, longest))
-    yield local("longest side, upright", map_size=(1, 20, 3), heads=1, size=(longest, 3))
+def named(case):
+    return f"{type(case).__module__.split('.')[2]}: {case.name}"
 
 
-@pytest.mark.parametrize("case", list(at_the_limits()), ids=lambda case: case.name)
-def test_the_tables_hold_what_the_limits_allow(case, empty_is_nan):
-    expected = results(case, "reference", case.tensors())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", every(WIDE_CASES), ids=named)
+def test_whole_vectors_are_as_right_as_the_reference(case, dtype, empty_is_nan):
+    check(case, "cpu", dtype)
+
+
+@pytest.mark.parametrize("case", every(FULL_CASES), ids=named)
+def test_tables_hold_what_the_limits_allow(case, empty_is_nan):
+    expected = results(case, "reference", {name: doubled(tensor) for name, tensor in case.tensors().items()})
     for name, value in results(case, "cpu", case.tensors()).items():
-        torch.testing.assert_close(
-            value, expected[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        assert relative_error(value, expected[name]) < 1e-5, name
