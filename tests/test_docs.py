@@ -2,12 +2,9 @@
 
 import csv
 import functools
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from importlib.util import find_spec
 
 import pytest
@@ -18,6 +15,7 @@ from acmix.benchmark.published import measured, speed_tables, targets
 from acmix.benchmark.record import COLUMNS, write_rows
 from acmix.models import count
 from tests.support.paths import ROOT
+from tests.support.processes import script
 
 PAGES = ["README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "acmix/ops/README.md"]
 PAGES += [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
@@ -154,13 +152,11 @@ def test_tables_are_made_again_without_measuring(tmp_path):
     for page in ("README.md", "README.zh.md"):
         shutil.copy(ROOT / page, tmp_path / page)
     (tmp_path / "README.md").write_text("<!-- speed:headline -->\nold\n<!-- /speed:headline -->\n", encoding="utf-8")
-    command = [sys.executable, str(tmp_path / "benchmarks" / "speed.py"), "--tables"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert "--- targets" in done.stdout
-    assert "ceilings here" not in done.stdout
-    assert f"written: {tmp_path / 'README.md'}" in done.stdout
+    done = script(tmp_path / "benchmarks" / "speed.py", "--tables")
+    assert done.status == 0, done.errors
+    assert "--- targets" in done.output
+    assert "ceilings here" not in done.output
+    assert f"written: {tmp_path / 'README.md'}" in done.output
     assert "old" not in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 

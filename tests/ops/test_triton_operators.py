@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from tests.support.paths import ROOT
-from tests.support.processes import python
+from tests.support.processes import module, python
 
 OPERATORS = ["conv_path", "window_attention", "local_attention", "patchwise_attention"]
 PYTHON = [sys.executable, "-W", "ignore"]
@@ -43,9 +43,9 @@ def test_the_tables_of_cases_are_right_in_the_interpreter(operator: str) -> None
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_the_kernels_compile_for_a_gpu(operator: str) -> None:
     """The interpreter takes what the compiler refuses; this needs no GPU."""
-    told = run(["-m", "tests.ops.triton_compile", operator, "float16"], TRITON_INTERPRET="0")
-    assert told.returncode == 0, told.stdout[-3000:] + told.stderr[-3000:]
-    assert told.stdout.endswith(" kernels, 0 wrong\n")
+    told = module("tests.ops.triton_compile", operator, "float16", TRITON_INTERPRET="0", CUDA_VISIBLE_DEVICES="")
+    assert told.status == 0, told.output[-3000:] + told.errors[-3000:]
+    assert told.output.endswith(" kernels, 0 wrong\n")
 
 
 SAYS_WHY = """

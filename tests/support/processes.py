@@ -105,10 +105,29 @@ def python(code: str, *arguments: str | Path, **environment: str | None) -> Ende
     return end
 
 
+def module(name: str, *arguments: str | Path, **environment: str | None) -> Ended:
+    """Runs `python -m NAME ARGUMENTS` to its end, where torch and the package are imported already."""
+    [end] = Forked(run_module, name, list(map(str, arguments)), **environment).finish()
+    return end
+
+
+def script(file: Path, *arguments: str | Path, **environment: str | None) -> Ended:
+    """Runs `python FILE ARGUMENTS` to its end, where torch and the package are imported already."""
+    [end] = Forked(run_script, str(file), list(map(str, arguments)), **environment).finish()
+    return end
+
+
 def run_module(name: str, arguments: list[str]) -> None:
     """What `python -m NAME` does."""
     sys.argv = [name, *arguments]
     runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def run_script(file: str, arguments: list[str]) -> None:
+    """What `python FILE` does."""
+    sys.argv = [file, *arguments]
+    sys.path.insert(0, str(Path(file).parent))
+    runpy.run_path(file, run_name="__main__")
 
 
 def run_code(code: str, arguments: list[str]) -> None:

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from acmix.benchmark.record import COLUMNS
 from tests.support.paths import ROOT
+from tests.support.processes import Ended, script
 
 
-def run(*options: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "benchmarks" / "speed.py"), *map(str, options)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+def run(*options: str | Path) -> Ended:
+    return script(ROOT / "benchmarks" / "speed.py", *options)
 
 
 @pytest.mark.slow
 def test_a_line_is_measured_and_written(tmp_path: Path) -> None:
     done = run("--only", "layer", "--seconds", "0", "--results", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "ceilings here: " in done.stdout
-    assert "--- layer, line 1 of 1" in done.stdout
+    assert done.status == 0, done.errors
+    assert "ceilings here: " in done.output
+    assert "--- layer, line 1 of 1" in done.output
     written = list(csv.DictReader((tmp_path / "speed_cpu.csv").open(encoding="utf-8")))
     assert list(written[0]) == list(COLUMNS)
     assert [(row["candidate"], row["peer"]) for row in written] == [
@@ -37,5 +33,5 @@ def test_a_line_is_measured_and_written(tmp_path: Path) -> None:
 
 def test_an_unknown_line_is_refused() -> None:
     done = run("--only", "everything")
-    assert done.returncode == 2
-    assert "invalid choice: 'everything'" in done.stderr
+    assert done.status == 2
+    assert "invalid choice: 'everything'" in done.errors
