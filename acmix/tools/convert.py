@@ -19,6 +19,7 @@ from acmix.released import from_official, is_official, load_config, write_offici
 from acmix.released.checkpoint import configuration_of, write_checkpoint
 from acmix.released.safe_load import safe_load
 from acmix.train.checkpoint import FORMAT, VERSION
+from acmix.train.files import replaced_whole
 
 YAML = (".yaml", ".yml")
 PICKLE = (".pt", ".pth")
@@ -151,15 +152,11 @@ def _write_ours(content: dict[str, Any], destination: Path) -> None:
 
 def _write(destination: Path, write: Callable[[Path], Any]) -> None:
     """Writes beside the destination and moves the whole file there in one go."""
-    temporary = destination.with_name(f".{destination.name}.{os.getpid()}.tmp")
     try:
-        # touched first: torch and safetensors have errors of their own for a folder that cannot be written to
-        temporary.touch()
-        write(temporary)
-        os.replace(temporary, destination)
+        with replaced_whole(destination) as unfinished:
+            # touched first: torch and safetensors have errors of their own for a folder that cannot be written to
+            unfinished.touch()
+            write(unfinished)
     except (OSError, RuntimeError, SafetensorError) as error:
         said = " ".join(str(error).split())
         raise UsageError(f"cannot write {destination}: {said}; free some space or choose another place") from None
-    finally:
-        if os.path.exists(temporary):
-            temporary.unlink()
