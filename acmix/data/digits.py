@@ -87,10 +87,10 @@ def enlarge(picture: np.ndarray) -> Image.Image:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m acmix.data.digits DIR")
     try:
+        if len(sys.argv) != 2:
+            raise UsageError(f"{len(sys.argv) - 1} arguments where one was expected: python -m acmix.data.digits DIR")
         print(f"1,797 digits in {write_digits(sys.argv[1])}")
     except UsageError as error:
-        print(error, file=sys.stderr)
+        print(f"acmix: error: {error}", file=sys.stderr)
         sys.exit(2)

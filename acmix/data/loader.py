@@ -23,7 +23,7 @@ from acmix.config import Config
 from acmix.data.batch import Batch, collate
 from acmix.data.dataset import PADDING, ImageDataset, ceil_div, check_classes, open_dataset, seed_of
 from acmix.data.stream import StreamDataset, is_stream, open_stream, read_evaluation, read_training
-from acmix.data.worker import start_worker
+from acmix.data.worker import cores, start_worker
 from acmix.errors import UsageError
 
 MOST_WORKERS = 8
@@ -217,9 +217,7 @@ def worker_count(config: Config) -> int:
     """Reading processes for this process: as configured, else the cores at hand shared out, at most 8."""
     if config.data.workers is not None:
         return config.data.workers
-    # a container or a batch system often grants fewer cores than the machine has
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return min(MOST_WORKERS, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def count_steps(config: Config, images: int, world_size: int) -> int:

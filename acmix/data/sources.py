@@ -327,7 +327,7 @@ class HuggingFace:
 
 
 def huggingface_reader(data: Data, split: str) -> Any:
-    """timm's reader of a Hugging Face data set."""
+    """timm's reader, of a split that is there and has images and labels."""
     need_package(data)
     try:
         reader: Any = create_reader(data.format, root=data.dir or None, split=split)

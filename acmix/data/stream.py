@@ -153,7 +153,7 @@ def open_stream(
 
 
 def stream_reader(config: Config, split: str, batch_size: int) -> Any:
-    """timm's reader of a stream."""
+    """timm's reader, of a split that is there and whose number of samples is known."""
     data = config.data
     name = split_name(data, split)
     samples = None

@@ -1,4 +1,4 @@
-"""A reading process: it ends when its trainer says so, and at nobody else's signal."""
+"""A reading process: how many cores there are for it; it ends when its trainer says so, at nobody else's signal."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import multiprocessing
 import os
 import signal
 import threading
+
+
+def cores() -> int:
+    """The cores this process may use: a container or a batch system often grants fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_worker(_worker: int) -> None:

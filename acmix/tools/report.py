@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from acmix import config as configuration
+from acmix.config import Config
+from acmix.data import ImageDataset, val_loader
 from acmix.errors import UsageError
 from acmix.tools import report_sections as sections
 from acmix.tools.charts import COLOURS
 from acmix.tools.predictions import Predictions, collect_predictions
+from acmix.train.checkpoint import restore_model
+from acmix.train.device import this_device
 from acmix.train.files import write_atomically
+from acmix.train.log import read_summary
 from acmix.train.plots import read_log
-
-if TYPE_CHECKING:
-    from acmix.config import Config
 
 __all__ = ["report"]
 
@@ -101,28 +102,11 @@ def predict_validation(run_dir: Path, config: Config, data: str | None, samples:
         return "The run folder holds no checkpoint, so no predictions could be made."
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"dir": data})})
-
-    from acmix.data import ImageDataset, val_loader
-    from acmix.train.checkpoint import restore_model
-    from acmix.train.device import this_device
-
-    device = this_device()
     try:
-        restored = restore_model(checkpoint, device=device)
+        restored = restore_model(checkpoint, device=this_device())
         loader = val_loader(config, rank=0, world_size=1)
         if isinstance(loader.dataset, ImageDataset) and loader.dataset.classes != list(restored.classes):
             raise UsageError(f"the classes of {config.data.dir} are not those the model was trained on")
         return collect_predictions(restored.model, loader, restored.classes, samples)
     except UsageError as error:
         return f"No predictions could be made: {error}"
-
-
-def read_summary(path: Path) -> dict[str, Any]:
-    """The figures of a finished run; {} where the run has not come to its end."""
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        raise UsageError(f"{path} is not JSON; delete it, or rerun the training command to write it anew") from None
-    return summary if isinstance(summary, dict) else {}

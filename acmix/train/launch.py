@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from acmix.data.worker import cores
 from acmix.errors import UsageError
 from acmix.released import load_config
 from acmix.train.files import write_atomically
@@ -143,11 +144,6 @@ def check_processors(processes: int) -> str:
     threads = threads_each(processes)
     each = "1 thread" if threads == 1 else f"{threads} threads"
     return f"no GPU found: {processes} process{'es'[: processes * 2 - 2]} on the CPU over gloo, {each} each"
-
-
-def cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads_each(processes: int) -> int:

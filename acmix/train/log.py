@@ -79,7 +79,7 @@ class RunLog:
         self.console.print(text, markup=False)
 
     def write(self, event: str, **fields: Any) -> None:
-        """Appends one record."""
+        """Appends a record at once, so that a kill loses none."""
         if self.file is not None:
             try:
                 self.file.write(json.dumps({"event": event, "time": time.time(), **fields}) + "\n")
@@ -106,16 +106,24 @@ class RunLog:
             left = duration(fields["eta_seconds"])
             self.say(f"step {step}/{total} · epoch {fields['epoch']} · {numbers} · {left} left")
 
-    def epoch(self, **fields: Any) -> None:
-        """Records an epoch."""
+    def epoch(self, total: int, images: int | None, **fields: Any) -> None:
+        """Records an epoch of `total` and says how it went; `images` were evaluated, None where it was not."""
         self.write("epoch", **fields)
         numbers = {key: value for key, value in fields.items() if isinstance(value, (int, float))}
         self.board_scalars("epoch", fields["step"], numbers)
         for block, (attention, conv) in fields["rates"].items():
             self.board_scalars("rates", fields["step"], {f"{block}/attention": attention, f"{block}/conv": conv})
+        measured = ""
+        if images is not None:
+            val_loss, top1, top5 = (fields[key] for key in ("val_loss", "top1", "top5"))
+            measured = f"val loss {val_loss:.3f} · top-1 {top1:.2f} % · top-5 {top5:.2f} % of {images} · "
+        self.say(
+            f"epoch {fields['epoch']}/{total} · train loss {fields['train_loss']:.3f} · {measured}"
+            f"{fields['images_per_second']:.0f} images/s · {duration(fields['seconds'])}"
+        )
 
     def board_scalars(self, group: str, step: int, values: dict[str, Any]) -> None:
-        """Adds numbers to TensorBoard."""
+        """Adds what is known of the values to TensorBoard, as `group/key`."""
         if self.board is not None:
             for key, value in values.items():
                 if value is not None:
@@ -144,9 +152,12 @@ def read_summary(path: Path) -> dict[str, Any]:
         UsageError: somebody has changed it.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError:
-        raise UsageError(f"{path} is not JSON; delete it and run the same command to write it anew") from None
+        summary = None
+    if not isinstance(summary, dict):
+        raise UsageError(f"{path} is not JSON; delete it and run the training command again, which writes it anew")
+    return summary
 
 
 def path_rates(model: nn.Module) -> dict[str, list[float]]:

@@ -281,7 +281,7 @@ class Run:
                 self.draw()
 
     def evaluate(self) -> Evaluation:
-        """Accuracy on the validation images."""
+        """Measures the model on the validation images; ends the run where its loss is no number."""
 
         def on_batch(batch: Batch) -> None:
             self.note_unreadable(batch, self.val_batches.dataset)
@@ -307,6 +307,8 @@ class Run:
         values = asdict(result) if result else dict(top1=None, top5=None, loss=None)
         state.metrics = dict(top1=values["top1"], top5=values["top5"], val_loss=values["loss"], images_per_second=speed)
         self.log.epoch(
+            self.config.train.epochs,
+            result.images if result else None,
             epoch=number,
             step=state.step,
             train_loss=train_loss,
@@ -317,15 +319,6 @@ class Run:
             images_per_second=speed,
             rates=path_rates(state.evaluated_model),
             unreadable=state.unreadable.names,
-        )
-        measured = (
-            f"val loss {result.loss:.3f} · top-1 {result.top1:.2f} % · top-5 {result.top5:.2f} % of {result.images} · "
-            if result
-            else ""
-        )
-        self.log.say(
-            f"epoch {number}/{self.config.train.epochs} · train loss {train_loss:.3f} · {measured}"
-            f"{speed:.0f} images/s · {duration(seconds)}"
         )
         is_best = result is not None and result.top1 > state.best.get("top1", -1.0)
         if is_best:

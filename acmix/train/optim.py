@@ -130,7 +130,7 @@ class Precision:
         return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
 
     def backward(self, loss: Tensor) -> None:
-        """Adds a loss's gradients."""
+        """Adds a loss's gradients, scaled up in fp16 so that small ones are not lost."""
         self.scaler.scale(loss).backward()
 
     def step(self, optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor], clip_grad: float | None) -> Tensor:
