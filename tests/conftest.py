@@ -47,3 +47,12 @@ def acmix(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
         return 0 if code is None else int(code), output, errors
 
     return call
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 training images in four classes, and 12 to validate on."""
+    from tests.support.images import make_image_folder
+
+    root = tmp_path_factory.mktemp("train")
+    return make_image_folder(root / "images", classes=4, train_per_class=4, val_per_class=3, size=40)

@@ -21,12 +21,6 @@ TOY = DATA / "official_checkpoint_toy.pth"
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("cli")
-    return make_image_folder(root / "images", CLASSES, train_per_class=4, val_per_class=3, size=40)
-
-
-@pytest.fixture(scope="module")
 def best(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained checkpoint."""
     output = tmp_path_factory.mktemp("cli") / "run"

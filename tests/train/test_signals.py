@@ -18,28 +18,18 @@ from acmix.train.loop import Run, train
 from acmix.train.plots import read_log
 from acmix.train.signals import Stopped
 from tests.support.checks import assert_same_bits
-from tests.support.images import make_image_folder
 from tests.support.paths import ROOT
 from tests.support.processes import Forked, command, python, run_module
-from tests.support.tiny import CLASSES, last, tiny_config, write_config
+from tests.support.tiny import last, tiny_config, write_config
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 # 40 training images, 8 a step
 STEPS_PER_EPOCH = 5
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("signals")
-    return make_image_folder(root / "images", classes=CLASSES, train_per_class=10, val_per_class=3, size=40)
-
-
-@pytest.fixture(scope="module")
-def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs that nothing interrupts."""
-    folder = tmp_path_factory.mktemp("signals") / "whole"
-    train(tiny_config(data), folder)
-    return folder
+@pytest.fixture
+def data(forty: Path) -> Path:
+    return forty
 
 
 @contextmanager

@@ -23,18 +23,9 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 STEPS_PER_EPOCH = 5
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("state")
-    return make_image_folder(root / "images", classes=CLASSES, train_per_class=10, val_per_class=3, size=40)
-
-
-@pytest.fixture(scope="module")
-def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of two epochs."""
-    folder = tmp_path_factory.mktemp("state") / "whole"
-    train(tiny_config(data), folder)
-    return folder
+@pytest.fixture
+def data(forty: Path) -> Path:
+    return forty
 
 
 def test_a_finished_run_says_so_and_changes_nothing(
