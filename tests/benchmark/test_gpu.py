@@ -23,6 +23,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=SCRIPT.anchor, timeout=300)
 
 
+@pytest.mark.slow
 def test_without_a_gpu_one_line_says_so_and_the_status_is_2() -> None:
     told = run("--quick")
     assert told.returncode == 2
@@ -31,6 +32,7 @@ def test_without_a_gpu_one_line_says_so_and_the_status_is_2() -> None:
     assert told.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_help_needs_no_gpu() -> None:
     told = run("--help")
     assert told.returncode == 0

@@ -42,6 +42,7 @@ def test_a_model_is_measured_beside_its_peers(phase: str, peers: list[str]) -> N
     assert [each.peer for each in found if each.candidate == "acmix"] == peers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["infer", "train"])
 def test_with_and_without_a_peer_it_is_one_measurement(
     phase: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -103,6 +104,7 @@ def test_a_training_step_is_that_of_the_published_recipe() -> None:
     assert resident_mib == pytest.approx(3 * bytes_held / 2**20, rel=0.01)
 
 
+@pytest.mark.slow
 def test_where_the_time_goes_is_told_and_drawn(tmp_path: Path) -> None:
     said: list[str] = []
     plot = tmp_path / "new" / "where.png"

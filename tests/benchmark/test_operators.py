@@ -41,6 +41,7 @@ def test_every_operator_has_peers_that_compute_the_same(shape: Shape, dtype: str
     assert all(ours.flops and ours.moved_bytes for ours, _, _ in found)
 
 
+@pytest.mark.slow
 def test_an_operator_is_measured_beside_each_of_its_peers() -> None:
     said: list[str] = []
     found = benchmark_operators(
@@ -97,6 +98,7 @@ def test_the_shapes_are_those_of_swin_and_resnet() -> None:
     assert str(shapes("patchwise_attention")[0]) == "112x112 C 16 N 2 size 3"
 
 
+@pytest.mark.slow
 def test_without_an_argument_every_operator_is_measured_and_has_a_table(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
