@@ -30,6 +30,9 @@ class Ban:
     folders: tuple[str, ...] = ("",)
 
 
+# what runs on any accelerator; kernels, and the benchmarks of CUDA's, know theirs by name
+PARTS_OF_ANY_DEVICE = ("models", "layers", "heads", "data", "tasks", "train", "tools", "cli.py", "benchmark/machine.py")
+
 BANS = (
     Ban(
         r"load_state_dict\([^()]*(\([^()]*\)[^()]*)*strict\s*=\s*False", "rename or drop keys by name, then load", CODE
@@ -47,7 +50,7 @@ BANS = (
         r"|\bdevice\(\s*[\"']cuda\b",
         "ask torch.accelerator, as acmix/train/device.py does: there are other accelerators",
         CODE,
-        tuple(f"acmix/{part}" for part in ("models", "layers", "heads", "data", "tasks", "train", "tools", "cli.py")),
+        tuple(f"acmix/{part}" for part in PARTS_OF_ANY_DEVICE),
     ),
     Ban(r"\bxfail\b|\bflaky\b|\breruns\b", "fix the test or the code", SETTINGS),
     Ban(r"\b(TODO|FIXME|XXX)\b(?!\(when )", "name a condition one can check: TODO" + "(when torch >= 3)"),

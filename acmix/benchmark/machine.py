@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 
 from acmix.errors import UsageError
+from acmix.train.device import half_precision, this_device
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # side of the matrices and bytes of the copy: beyond every cache
-LARGE = {"cpu": (2048, 2**28), "cuda": (8192, 2**31)}
+LARGE = {"cpu": (2048, 2**28), "gpu": (8192, 2**31)}
 CEILING_SECONDS, LEAST_RUNS = 0.5, 3
 # names of glibc's options
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
@@ -49,7 +50,7 @@ def measure_ceilings(device: torch.device, dtypes: Sequence[str] = ("fp32",)) ->
     Returns:
         What was reached.
     """
-    side, size = LARGE["cuda" if device.type == "cuda" else "cpu"]
+    side, size = LARGE["cpu" if device.type == "cpu" else "gpu"]
     flops = {}
     for dtype in dtypes:
         a, b = (torch.randn(side, side, device=device).to(DTYPES[dtype]) for _ in range(2))
@@ -69,12 +70,12 @@ def measured_ceilings(device: torch.device, dtypes: Sequence[str], say: Callable
 
 def default_device() -> torch.device:
     """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return this_device()
 
 
 def best_dtype(device: torch.device) -> str:
     """What training takes on a device: bf16 on a GPU that has it."""
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if half_precision(device) == "bf16" else "fp32"
 
 
 def check_dtypes(dtypes: Sequence[str]) -> None:
@@ -105,8 +106,8 @@ def fastest(run: Callable[[], object], device: torch.device) -> float:
 
 def synchronize(device: torch.device) -> None:
     """Waits for a GPU; a CPU is never ahead."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def peak_mib(run: Callable[[], object], device: torch.device) -> float | None:
@@ -115,13 +116,17 @@ def peak_mib(run: Callable[[], object], device: torch.device) -> float | None:
     On a CPU it is the process' resident memory, so that what kernels and libraries take for themselves counts too.
     """
     gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+    if device.type != "cpu":
+        synchronize(device)
+        try:
+            torch.accelerator.reset_peak_memory_stats(device)
+        except RuntimeError:
+            # not every kind of accelerator counts
+            return None
+        before = torch.accelerator.memory_allocated(device)
         run()
-        torch.cuda.synchronize(device)
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+        synchronize(device)
+        return (torch.accelerator.max_memory_allocated(device) - before) / 2**20
     process = Path("/proc/self")
     with freed_memory_returned():
         try:

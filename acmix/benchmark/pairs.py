@@ -15,7 +15,7 @@ from functools import partial
 
 import torch
 
-from acmix.benchmark.machine import Ceilings, peak_mib
+from acmix.benchmark.machine import Ceilings, peak_mib, synchronize
 
 LEAST_ROUNDS = 5
 # a clock reading costs a microsecond, so that a sample of this length is exact to a thousandth
@@ -191,7 +191,7 @@ def repeats_of(seconds: float) -> int:
 
 
 def sample(run: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """Seconds of a run, over several; a GPU's own clock, where it runs there."""
+    """Seconds of a run, over several; by CUDA's own clock, where it runs there."""
     if device.type == "cuda":
         before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         before.record()
@@ -200,9 +200,11 @@ def sample(run: Callable[[], object], repeats: int, device: torch.device) -> flo
         after.record()
         after.synchronize()
         return before.elapsed_time(after) / 1000 / repeats
+    synchronize(device)
     began = time.perf_counter()
     for _ in range(repeats):
         run()
+    synchronize(device)
     return (time.perf_counter() - began) / repeats
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from acmix.benchmark.contestants import compare_networks, contestants, memory_suffices, subject_of
-from acmix.benchmark.machine import measure_ceilings
+from acmix.benchmark.machine import default_device, measure_ceilings
 from acmix.benchmark.pairs import WARMUP_RUNS, Measurement, Speed, Subject, repeats_of, sample
 from acmix.benchmark.record import lines
 from acmix.benchmark.steps import Setting, runner
@@ -153,7 +153,7 @@ def recipe_table(measured: Sequence[Measurement], processes: int) -> list[str]:
     if single.speed is None or (processes > 1 and last.speed is None):
         return []
     subject = single.subject
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     cells = {
         "card": single.machine or provenance(device)["device"],
         "batch_size": str(subject.images),
@@ -202,7 +202,7 @@ def parallel(world: World, setting: Setting) -> Callable[[nn.Module], nn.Module]
 
     if world.size == 1 or setting.phase != "train":
         return lambda model: model
-    device_ids = [world.device] if world.device.type == "cuda" else None
+    device_ids = None if world.device.type == "cpu" else [world.device]
     return partial(DistributedDataParallel, device_ids=device_ids, gradient_as_bucket_view=True)
 
 

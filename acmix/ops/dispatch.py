@@ -242,13 +242,13 @@ def explain(device: str | None = None, dtype: torch.dtype = torch.float32) -> Ta
     To know, it builds the CPU kernels if they were never built here, as the first call of an operator would.
 
     Args:
-        device: "cpu" or "cuda"; the GPU where there is one, by default.
+        device: "cpu", "cuda" or another of torch's; the accelerator where there is one, by default.
         dtype: the dtype of the data.
 
     Returns:
         A table as text: operator, implementation, runs or the reason against, and how to change it.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     rows = [("operator", "implementation", f"on {device}, {str(dtype).removeprefix('torch.')}")]
     for operator in OPERATORS:
         arguments = usual(operator, device, dtype)
