@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.processes import PATIENCE
 
 SCRIPT = ROOT / "benchmarks" / "gpu.py"
 
@@ -20,7 +21,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(SCRIPT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=SCRIPT.anchor, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=SCRIPT.anchor, timeout=PATIENCE)
 
 
 @pytest.mark.slow

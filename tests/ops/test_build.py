@@ -19,6 +19,7 @@ from acmix.ops import build as cpu_build
 from acmix.ops.build import CannotBuild, build, library
 from acmix.testing.cases import CONV_CASES
 from tests.support.paths import ROOT
+from tests.support.processes import PATIENCE
 
 RUNTIME = r"/lib(?:gomp|iomp5|omp)\b[^/]*$"
 # only what says so is seen outside of the library
@@ -67,7 +68,7 @@ def processes(count: int = 1) -> list[int | str]:
     for child in children:
         child.start()
     for child in children:
-        child.join(60)
+        child.join(PATIENCE)
     assert [child.exitcode for child in children] == [0] * count
     return [answers.get() for _ in children]
 
@@ -262,7 +263,7 @@ def test_a_compiler_that_finds_an_error_is_quoted_and_not_asked_again(sources, c
 
 
 def test_who_waited_for_a_build_that_failed_does_not_repeat_it(sources, cache, tmp_path, monkeypatch):
-    monkeypatch.setenv("CXX", logging_compiler(tmp_path, before="sleep 0.2"))
+    monkeypatch.setenv("CXX", logging_compiler(tmp_path, before="sleep 1"))
     (sources / "value.cpp").write_text("int value() { return nothing; }\n")
     first, second = processes(2)
     assert first == second
@@ -339,7 +340,7 @@ print(acmix.ops.explain("cpu"))
 """
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"^conv_path +cpu +runs$", done.stdout, re.MULTILINE)

@@ -25,6 +25,7 @@ from acmix.tools.report import environment, predicted_sections, report
 from acmix.train import checkpoint, plots
 from acmix.train.plots import read_log
 from tests.support.images import make_image_folder
+from tests.support.processes import PATIENCE
 from tests.support.runs import BLOCKS, log_lines, write_run
 
 CLASSES = 4
@@ -378,7 +379,7 @@ def browse(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:
         page.as_uri(),
     ]
     command = [program, *arguments.split(), *places]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
 
 
 @pytest.mark.skipif(browser() is None, reason="no chromium or chrome on PATH")
