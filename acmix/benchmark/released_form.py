@@ -62,6 +62,7 @@ class ReleasedACmix2d(nn.Module):
 
     def convolution(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """3 × (B, C, H, W) -> (B, C, Ho, Wo), channels d-major."""
+        assert self.conv_path.kernels is not None, "the released code has no path of other kinds"
         batch, _, height, width = q.shape
         pieces = torch.cat([each.view(batch, self.heads, self.head_dim, -1) for each in (q, k, v)], 1)  # (B, 3N, D, HW)
         maps = F.conv2d(pieces, self.conv_path.fc_weight[:, :, None, None])  # (B, k², D, H·W)

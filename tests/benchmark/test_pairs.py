@@ -47,6 +47,9 @@ def test_a_pair_has_a_ratio_between_its_quartiles_and_shares_of_the_ceilings() -
     speed = measure(right("a", flops=1e6, moved_bytes=1e4), right("a")).speed
     assert speed is not None
     assert speed.rounds >= LEAST_ROUNDS
+    assert speed.ratio_low
+    assert speed.ratio
+    assert speed.ratio_high
     assert 0 < speed.ratio_low <= speed.ratio <= speed.ratio_high
     assert speed.images_per_second == pytest.approx(2 / (speed.time_ms / 1000))
     assert speed.flops_share == pytest.approx(1e6 / (speed.time_ms / 1000) / 1e11)

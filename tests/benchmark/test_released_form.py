@@ -14,6 +14,8 @@ from acmix.benchmark.released_form import ReleasedACmix2d, released
 def test_output_and_every_gradient_equal_the_layer_s(options: dict, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     layer = acmix.ACmix2d(6, 8, **options)
+    assert layer.conv_path is not None
+    assert layer.conv_path.kernels is not None
     torch.nn.init.normal_(layer.conv_path.kernels)
     x = torch.randn(2, 6, *size)
     found = []
