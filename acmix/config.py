@@ -190,7 +190,7 @@ def read_tree(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
-        raise UsageError(f"{path} holds {type(tree).__name__} where a mapping of sections was expected")
+        raise UsageError(f"{path} holds a {type(tree).__name__}; expected a mapping of sections")
     return tree
 
 
@@ -228,7 +228,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise UsageError(f"the value in override {override!r} is not YAML") from None
+        raise UsageError(f"the value in override {override!r} is not YAML; put it in quotes") from None
     node = tree
     for part in parts[:-1]:
         child = node.setdefault(part, {})

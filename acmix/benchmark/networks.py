@@ -100,13 +100,13 @@ def benchmark_networks(
 def check_arguments(names: Sequence[str], phase: str, against: Sequence[str], batch_size: int) -> None:
     """Refuses what cannot be measured before anything is built."""
     if not names:
-        raise UsageError(f"no model to measure; for example {acmix.list_models()[0]}")
+        raise UsageError(f"no model to measure; name one, for example {acmix.list_models()[0]}")
     for name in names:
         if name not in acmix.list_models() and (against or not timm.is_model(name)):
             raise UsageError(f"no model {name!r} in this library; `acmix models` lists them")
     for peer in against:
         if peer not in PEERS:
-            raise UsageError(f"no peer {peer!r}; there are {', '.join(PEERS)}")
+            raise UsageError(f"no peer {peer!r}; expected one of {', '.join(PEERS)}")
     check_batch_size(batch_size)
     if phase == "train" and batch_size % 2:
         raise UsageError(f"batch size {batch_size}: mixup mixes images in pairs; choose an even number from 2 up")

@@ -67,7 +67,7 @@ def check_classes(config: Config, classes: list[str]) -> None:
     """Refuses data with another number of classes than the model has."""
     if len(classes) != config.model.num_classes:
         raise UsageError(
-            f"data has {len(classes)} classes, the configuration says {config.model.num_classes};"
+            f"the data has {len(classes)} classes, but model.num_classes is {config.model.num_classes};"
             f" add model.num_classes={len(classes)}"
         )
 

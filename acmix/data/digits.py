@@ -34,7 +34,7 @@ def write_digits(root: str | os.PathLike[str]) -> Path:
     if is_complete(root):
         return root
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UsageError(f"{root} holds something other than the complete digits; remove it or name another folder")
+        raise UsageError(f"{root} holds other files than the complete digits; remove it or name another folder")
     pictures, labels = load_digits()
     held_out = choose_held_out(labels)
     # written beside its place and then renamed: what stands at root is always complete
@@ -64,7 +64,7 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
     try:
         from sklearn import datasets
     except ImportError:
-        raise UsageError("the digits come with scikit-learn, which is missing; pip install 'acmix[demo]'") from None
+        raise UsageError("the digits need scikit-learn; run pip install 'acmix[demo]'") from None
     digits = datasets.load_digits()
     return digits.images, digits.target  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -166,16 +166,18 @@ def posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
 def normalisation(data: Data, in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std, one value a channel."""
     if in_chans not in (1, 3):
-        raise UsageError(f"model.in_chans={in_chans}: image files have 3 channels, or 1 when read as grey")
+        raise UsageError(f"model.in_chans={in_chans}; expected 3, or 1 for grey images")
     values = []
     for key, given in (("mean", data.mean), ("std", data.std)):
         if in_chans == 1 and len(given) == 3:
             given = (sum(given) / 3,)
         if len(given) != in_chans:
-            raise UsageError(f"data.{key} has {len(given)} values and model.in_chans={in_chans}; give one a channel")
+            raise UsageError(
+                f"data.{key} has {len(given)} values and model.in_chans={in_chans}; give one value per channel"
+            )
         values.append(tuple(given))
     if min(values[1]) <= 0:
-        raise UsageError(f"data.std={list(data.std)}: every value has to be above 0")
+        raise UsageError(f"data.std={list(data.std)}; expected values above 0")
     return values[0], values[1]
 
 

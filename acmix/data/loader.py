@@ -237,6 +237,6 @@ def check_mixup(config: Config) -> None:
     augment, batch_size = config.augment, config.train.batch_size
     if batch_size % 2 and (augment.mixup > 0 or augment.cutmix > 0 or augment.cutmix_minmax):
         raise UsageError(
-            f"train.batch_size={batch_size} is odd, mixup and cutmix need pairs; take {batch_size + 1},"
+            f"train.batch_size={batch_size} is odd, but mixup and cutmix need pairs; set it to {batch_size + 1},"
             " or set augment.mixup=0 augment.cutmix=0"
         )

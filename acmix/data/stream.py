@@ -99,7 +99,7 @@ class StreamDataset(IterableDataset[Any]):
         index = -1
         for index, (picture, target) in enumerate(self.reader):
             if index >= len(self):
-                raise ValueError(f"it holds more than the {len(self)} samples it is said to hold")
+                raise ValueError(f"it holds more than the declared {len(self)} samples")
             if index % self.world_size == self.rank:
                 yield Row(self.transform(to_rgb(picture)), self.label(target), 1.0, -1, index)
         share = ceil_div(len(self), self.world_size)
@@ -148,7 +148,9 @@ def open_stream(
     )
     check_classes(config, stream.classes)
     if training and world_size > shard_count(reader, world_size):
-        raise UsageError(f"{where} has {shard_count(reader, 0)} shards for {world_size} processes; make more shards")
+        raise UsageError(
+            f"{where} has {shard_count(reader, 0)} shards for {world_size} processes; expected a shard per process"
+        )
     return stream
 
 
@@ -203,8 +205,8 @@ def read_training(
         if count == stop:
             return
     raise UsageError(
-        f"{stream.where} ended after {count} of {stop} batches; it holds fewer than the {len(stream)} samples it is"
-        " said to hold, or fewer shards than there are reading processes"
+        f"{stream.where} ended after {count} of {stop} batches; it holds fewer than the declared {len(stream)} samples,"
+        " or fewer shards than data.workers: correct the number of samples, or lower data.workers"
     )
 
 

@@ -96,7 +96,7 @@ def options_of(index: int, source: Any, arguments: list[Any]) -> dict[str, Any]:
     """ACmix2d's options in a row, or an error that says how the row should be."""
     where = f"row {index}: ACmix2d {arguments}"
     if not isinstance(source, int):
-        raise UsageError(f"{where} has from={source}; expected one row's number")
+        raise UsageError(f"{where} has from={source}; expected the number of one row, e.g. -1")
     if not arguments or type(arguments[0]) is not int:
         raise UsageError(f"{where}; {FORM}, in numbers, before the model's scale; incoming channels are found")
     given = arguments[1] if len(arguments) == 2 else {}

@@ -46,11 +46,9 @@ def check_numbers(
         "dilation": dilation,
     }.items():
         if not isinstance(value, int) or value < 1:
-            raise UsageError(f"{name}={value!r}; expected a whole number from 1 up")
+            raise UsageError(f"{name}={value!r}; expected a whole number, at least 1")
     for name, value, usual in (("attention_size", attention_size, 7), ("conv_size", conv_size, 3)):
         if value > WIDEST_NEIGHBOURHOOD:
             raise UsageError(f"{name}={value} looks like a channel count; it is a side in pixels, usually {usual}")
         if value % 2 == 0:
-            raise UsageError(
-                f"{name}={value}; an odd side is needed, so that it has a middle: {value - 1} or {value + 1}"
-            )
+            raise UsageError(f"{name}={value} is even; expected an odd side: {value - 1} or {value + 1}")

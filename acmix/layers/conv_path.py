@@ -59,7 +59,9 @@ class ConvPath(Foldable):
     ) -> None:
         super().__init__()
         if conv_kernels == "shifts" and conv_init != "shift":
-            raise UsageError('conv_kernels="shifts" has no kernels to draw; use conv_init="shift", or other kernels')
+            raise UsageError(
+                'conv_kernels="shifts" has no kernels to initialise; use conv_init="shift", or other kernels'
+            )
         if heads < 1 or head_dim < 1:
             raise UsageError(f"heads={heads}, head_dim={head_dim}; both must be at least 1")
         sides = (conv_size, conv_size) if isinstance(conv_size, int) else conv_size

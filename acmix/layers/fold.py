@@ -45,7 +45,7 @@ def fold(model: nn.Module) -> nn.Module:
         UsageError: no module, one that `torch.compile` has wrapped, or one whose parameters have no values yet.
     """
     if not isinstance(model, nn.Module):
-        raise UsageError(f"fold got a {type(model).__name__}; expected a module, such as create_model gives")
+        raise UsageError(f"fold got a {type(model).__name__}; expected a module, e.g. from acmix.create_model")
     if any("_orig_mod" in module._modules for module in model.modules()):
         raise UsageError("fold got a compiled model; fold the model first, then call torch.compile on the result")
     if any(parameter.is_meta for parameter in model.parameters()):

@@ -89,8 +89,8 @@ class GlobalAttention(Mixed):
         assert self.grid is not None, "a grid comes with the tokens, or is known from the start"
         if x.shape[1] < self.grid[0] * self.grid[1]:
             raise UsageError(
-                f"{x.shape[1]} tokens hold no grid of {self.grid} patches; give images of the size the model was made "
-                "for, or make it with another img_size"
+                f"{x.shape[1]} tokens do not fit the grid of {self.grid} patches; give images of the model's own "
+                "size, or build it with another img_size"
             )
         return self.grid
 

@@ -63,9 +63,7 @@ class Mixing:
         if stages is not None and not (
             isinstance(stages, (tuple, list)) and all(isinstance(i, int) and i >= 0 for i in stages)
         ):
-            raise UsageError(
-                f"conv_stages={stages!r}; expected numbers of stages, counted from 0, e.g. (2, 3), or None"
-            )
+            raise UsageError(f"conv_stages={stages!r}; expected the numbers of stages from 0, e.g. (2, 3), or None")
 
     def at(self, stage: int) -> Mixing | None:
         """The mixing of a stage; None where it is the plain network's."""

@@ -51,7 +51,7 @@ class VectorAttention(Mixed):
                 f"{channels} channels; expected a multiple of 16 and of {4 * share}, 4 times share={share}"
             )
         if size < 1 or size % 2 == 0:
-            raise UsageError(f"size={size}: a neighbourhood has an odd side, so that it has a middle")
+            raise UsageError(f"size={size}; expected an odd side")
         super().__init__(mixing)
         self.width, self.size, self.groups = channels // 16, size, channels // 4 // share
         self.qkv = nn.Linear(channels, PIECES * self.width)

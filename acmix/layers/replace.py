@@ -155,14 +155,14 @@ def check_conv(name: str, conv: nn.Conv2d) -> None:
     where = f"convolution {name!r}" if name else "the convolution"
     rest = "; select the others"
     if conv.groups > 1:
-        raise UsageError(f"{where} has groups={conv.groups}; ACmix2d stands in for groups=1{rest}")
+        raise UsageError(f"{where} has groups={conv.groups}; ACmix2d replaces groups=1 only{rest}")
     if len(set(conv.stride)) > 1 or len(set(conv.dilation)) > 1:
         raise UsageError(f"{where} has stride={conv.stride}, dilation={conv.dilation}; expected equal sides{rest}")
     wanted = conv.dilation[0] * (conv.kernel_size[0] // 2)
     if conv.padding != "same" and conv.padding != (wanted, wanted):
         raise UsageError(f"{where} has padding={conv.padding}; expected {wanted}, which keeps the map's size{rest}")
     if conv.padding_mode != "zeros":
-        raise UsageError(f"{where} has padding_mode={conv.padding_mode!r}; ACmix2d pads its taps with zeros{rest}")
+        raise UsageError(f"{where} has padding_mode={conv.padding_mode!r}; expected 'zeros'{rest}")
 
 
 def stand_in(conv: nn.Conv2d, identity: bool, *, heads: int | str, attention_size: int) -> nn.Module:

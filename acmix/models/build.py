@@ -56,11 +56,11 @@ def build_model(config: Settings, *, download: bool = False, **overrides: Any) -
     ours = settings.name.startswith("acmix_")
     if settings.pretrained and ours:
         raise UsageError(
-            f"model.pretrained: there are no weights of {settings.name!r} to download; use model.checkpoint=FILE, or "
+            f"model.pretrained: {settings.name!r} has no weights to download; use model.checkpoint=FILE, or "
             "timm's model with model.add_conv_path=true"
         )
     if settings.freeze and not settings.add_conv_path:
-        raise UsageError("model.freeze trains what model.add_conv_path=true adds; set that too, or leave freeze out")
+        raise UsageError("model.freeze trains only the paths that model.add_conv_path=true adds; set both or neither")
     builder = create_model if ours else timm_model
     kwargs: dict[str, Any] = dict(
         num_classes=settings.num_classes, in_chans=settings.in_chans, drop_path_rate=settings.drop_path_rate

@@ -83,7 +83,7 @@ class PyramidVisionTransformer(nn.Module):
             lengths = ", ".join(f"{name} {len(table)}" for name, table in tables.items())
             raise UsageError(f"{lengths} entries; expected one entry a stage each")
         if reductions[-1] != 1:
-            raise UsageError(f"reductions={tuple(reductions)}; the last stage has a class token and takes 1")
+            raise UsageError(f"reductions={tuple(reductions)}; expected 1 in the last stage, which has a class token")
         mixing.check_stages(len(depths))
         check_pool(global_pool)
         self.num_features = self.head_hidden_size = embed_dims[-1]
@@ -188,7 +188,7 @@ class PyramidVisionTransformer(nn.Module):
         if global_pool is not None:
             check_pool(global_pool)
             if global_pool == "token" != self.global_pool:
-                raise UsageError("this model was made without a class token; make it with global_pool='token'")
+                raise UsageError("this model was built without a class token; build it with global_pool='token'")
             self.global_pool = global_pool
         self.num_classes = num_classes
         like = next(self.parameters())

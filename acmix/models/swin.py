@@ -75,7 +75,7 @@ class SwinTransformer(nn.Module):
         super().__init__()
         mixing.check_stages(len(depths))
         if len(depths) != len(num_heads):
-            raise UsageError(f"depths={tuple(depths)} and num_heads={tuple(num_heads)} expected one entry a stage each")
+            raise UsageError(f"depths={tuple(depths)} and num_heads={tuple(num_heads)}; expected one entry a stage")
         self.num_classes, self.global_pool, self.patch_size = num_classes, global_pool, pair(patch_size)
         self.num_features = self.head_hidden_size = embed_dim * 2 ** (len(depths) - 1)
         self.patch_embed = PatchEmbed(

@@ -57,7 +57,9 @@ def add_conv_path(
         model = timm_model(name_or_model, pretrained, **kwargs)
     else:
         if kwargs:
-            raise UsageError(f"{', '.join(kwargs)} go with a name; this is a model, which is made already")
+            raise UsageError(
+                f"{', '.join(kwargs)} apply to a model's name, but you passed a model; set them when you build it"
+            )
         model = name_or_model
         check_plain(model)
         model = copy.deepcopy(model)
@@ -115,7 +117,7 @@ def swin(model: swin_transformer.SwinTransformer, mixing: Mixing) -> SwinTransfo
     norms = {each.eps for each in model.modules() if isinstance(each, nn.LayerNorm)}
     if wrong or missing or first.attn.attn_drop.p or norms != {1e-5}:
         reason = f"{(wrong + missing)[0]} does not fit" if wrong + missing else "attention is dropped, or norms differ"
-        raise UsageError(f"this Swin has settings that ours lacks ({reason}); make it with timm's usual ones")
+        raise UsageError(f"this Swin cannot be upgraded ({reason}); build it with timm's default settings")
     ours.load_state_dict({**fresh, **state})
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     for name, parameter in ours.named_parameters():
@@ -130,15 +132,15 @@ def vit(model: vision_transformer.VisionTransformer, mixing: Mixing) -> nn.Modul
     embed: Any = model.patch_embed
     if model.dynamic_img_size or embed.grid_size is None or not isinstance(model.patch_drop, nn.Identity):
         raise UsageError(
-            "a ViT whose grid of patches changes (dynamic_img_size, patch_drop_rate) has no fixed place for the "
-            "convolution path; make it with img_size=… instead"
+            "a ViT with dynamic_img_size or patch_drop_rate has no fixed grid for the convolution path; "
+            "build it with img_size=… instead"
         )
     blocks: Any = list(model.blocks)
     for block in blocks:
         attention = getattr(block, "attn", None)
         if type(attention) is not Attention or attention.gate is not None:
             raise UsageError(
-                f"attention of type {type(attention).__name__} cannot be mixed; expected one of {FAMILIES}"
+                f"attention of type {type(attention).__name__} cannot be upgraded; expected one of {FAMILIES}"
             )
     # of the last block only the class token is read, to which a path on the patches adds nothing
     for block in blocks[:-1] if model.global_pool == "token" else blocks:
@@ -181,12 +183,12 @@ def timm_model(name: str, pretrained: bool | str | os.PathLike[str] = False, **k
     if name.startswith("acmix_") or (name not in known and name.split(".")[0] not in known):
         near = difflib.get_close_matches(name.removeprefix("acmix_"), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"{FAMILIES} can be upgraded"
-        raise UsageError(f"no model {name!r} among timm's; {hint}")
+        raise UsageError(f"timm has no model {name!r}; {hint}")
     if isinstance(pretrained, (str, os.PathLike)):
         file = Path(pretrained)
         if not file.is_file():
             raise UsageError(
-                f"pretrained={str(pretrained)!r} is no file; expected True, False or timm's weights in a file"
+                f"pretrained={str(pretrained)!r} is not a file; expected True, False or a file of timm's weights"
             )
         kwargs["pretrained_cfg_overlay"] = dict(file=str(file))
     try:
@@ -196,5 +198,5 @@ def timm_model(name: str, pretrained: bool | str | os.PathLike[str] = False, **k
         if not pretrained:
             raise UsageError(f"cannot build {name!r}: {said}") from error
         raise UsageError(
-            f"weights of {name!r} cannot be had: {said}; download them elsewhere and pass pretrained=FILE"
+            f"cannot download the weights of {name!r}: {said}; download them elsewhere and pass pretrained=FILE"
         ) from error

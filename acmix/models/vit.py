@@ -185,7 +185,9 @@ class VisionTransformer(nn.Module):
         if global_pool is not None:
             check_pool(global_pool)
             if "avg" in (global_pool, self.global_pool) and global_pool not in (self.global_pool, ""):
-                raise UsageError("the norms of 'avg' and 'token' differ; choose global_pool when the model is made")
+                raise UsageError(
+                    "global_pool='avg' and 'token' need different norms; choose one when you build the model"
+                )
             self.global_pool = global_pool
         self.num_classes = num_classes
         like = self.pos_embed

@@ -118,7 +118,7 @@ def build(*, force: bool = False, sources: Path | None = None) -> Built:
     try:
         return build_once(make_folder(folders) / name, sources, compiler, force)
     except OSError as error:
-        raise CannotBuild(f"{error}; see that there is space, or name another folder with ACMIX_CACHE") from error
+        raise CannotBuild(f"{error}; free some space, or set ACMIX_CACHE to another folder") from error
 
 
 def is_off() -> bool:
@@ -162,7 +162,9 @@ def make_folder(folders: Iterable[Path]) -> Path:
             refused.append(f"{folder} (read only)")
         else:
             return folder
-    raise CannotBuild(f"no folder to keep them in: {', '.join(refused)}; set ACMIX_CACHE to one that only you write to")
+    raise CannotBuild(
+        f"no folder for the compiled kernels: {', '.join(refused)}; set ACMIX_CACHE to a folder of your own"
+    )
 
 
 def is_ours(path: Path) -> bool:
@@ -288,7 +290,7 @@ def compile_and_load(target: Path, sources: Path, compiler: Compiler) -> tuple[c
         try:
             loaded = ctypes.CDLL(str(made))
         except OSError as error:
-            raise CannotBuild(f"what {compiler.command[0]} built does not load: {error}") from error
+            raise CannotBuild(f"the library that {compiler.command[0]} built does not load: {error}") from error
         done = checksum(made)
         made.replace(target)
         target.with_suffix(".sha256").write_text(done, encoding="utf-8")

@@ -47,7 +47,7 @@ def find_compiler() -> Compiler:
     if named:
         path = shutil.which(named[0])
         if path is None:
-            raise CannotBuild(f"CXX is {named[0]!r}, which is no program on the PATH; unset it or name a C++ compiler")
+            raise CannotBuild(f"CXX={named[0]!r} is not a program on the PATH; unset it or name a C++ compiler")
         command = (path, *named[1:])
     else:
         path = next(filter(None, map(shutil.which, COMPILERS)), None)

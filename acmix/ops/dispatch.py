@@ -178,7 +178,7 @@ def use(name: str) -> Iterator[None]:
     chosen = next((each for each in IMPLEMENTATIONS if each.name == name), None)
     if chosen is None:
         names = ", ".join(repr(each.name) for each in IMPLEMENTATIONS)
-        raise UsageError(f"no implementation {name!r}; there are {names}")
+        raise UsageError(f"no implementation {name!r}; expected one of {names}")
     reason = chosen.why_not()
     if reason:
         raise UsageError(f"implementation {name!r} cannot run: {reason}; `acmix.ops.explain()` lists what can")

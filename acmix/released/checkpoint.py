@@ -38,11 +38,12 @@ def configuration_of(content: Mapping[str, Any], name: str | None, source: Path)
     family = family_of(content, name).names
     if name and not fnmatch.fnmatchcase(name, family):
         raise UsageError(
-            f"the weights in {source} are not {name}'s: they look like those of {family}; give such a name, or none"
+            f"the weights in {source} are not {name}'s: they look like those of {family}; "
+            "leave the name out, or give one of that family"
         )
     if family == "acmix2d":
         raise UsageError(
-            f"{source} holds one module and no model; read it with acmix.from_official(state_dict, 'acmix2d')"
+            f"{source} holds a single layer, not a model; read it with acmix.from_official(state_dict, 'acmix2d')"
         )
     return (_resnet if family == "acmix_resnet*" else _swin)(content, name, source)
 

@@ -92,7 +92,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     except (SafetensorError, *UNREADABLE) as error:
         raise UsageError(f"{path} {_reason(str(error))}") from None
     if not isinstance(ours, dict):
-        raise UsageError(f"{path}: its metadata key 'acmix' is no JSON object; give another file")
+        raise UsageError(f"{path}: its metadata key 'acmix' is not a JSON object; give another file")
     return {**ours, "model": tensors}
 
 

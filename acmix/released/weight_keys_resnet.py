@@ -206,6 +206,6 @@ def check_biases(weights: Mapping[str, Tensor]) -> None:
     for key, tensor in weights.items():
         if re.search(r"(^|\.)dep_conv\.bias$", key) and tensor.count_nonzero():
             raise UsageError(
-                f"{key} is not zero (largest {tensor.abs().max().item():.3g}); no released weights have a bias there, "
-                "and none can be kept: set it to zeros and train on"
+                f"{key} is not zero (largest {tensor.abs().max().item():.3g}); the released layout has no bias "
+                "there: set it to zeros and continue training"
             )

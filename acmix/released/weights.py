@@ -174,9 +174,7 @@ def _weights(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
         raise UsageError(f"expected names and tensors, or a checkpoint with them under 'model', not {_said(weights)}")
     for key, value in weights.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise UsageError(
-                f"{key!r} holds {_said(value)} where a tensor was expected; give the model's state dict alone"
-            )
+            raise UsageError(f"{key!r} holds {_said(value)}; expected a tensor: give the model's state dict alone")
     prefix = "module." if all(key.startswith("module.") for key in weights) else ""
     return {key.removeprefix(prefix): value for key, value in weights.items()}
 

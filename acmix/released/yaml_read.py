@@ -133,16 +133,16 @@ def _given(tree: dict[str, Any], base: Path | None, above: tuple[Path, ...] = ()
 def _given_by(name: Any, base: Path | None, above: tuple[Path, ...]) -> dict[str, Any]:
     """The values in one file that BASE names."""
     if base is None or not isinstance(name, str):
-        raise UsageError(f"BASE={name!r} cannot be followed here; write the settings into one file")
+        raise UsageError(f"BASE={name!r} cannot be followed here; put the settings into one file")
     path = (base / name).resolve()
     if path in above:
-        raise UsageError(f"BASE={name!r} leads in a circle back to {path}; take one of the two references out")
+        raise UsageError(f"BASE={name!r} refers back to {path}; remove one of the two references")
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"BASE={name!r}: {path} cannot be read as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
-        raise UsageError(f"BASE={name!r}: {path} holds {type(tree).__name__} where a mapping of sections was expected")
+        raise UsageError(f"BASE={name!r}: {path} holds a {type(tree).__name__}; expected a mapping of sections")
     return _given(tree, path.parent, (*above, path))
 
 
@@ -152,7 +152,7 @@ def _flatten(key: str, value: Any, result: dict[str, Any]) -> None:
         result[key] = checked(key, value)
     elif any(known.startswith(f"{key}.") for known in KEYS):
         if not isinstance(value, dict | None):
-            raise UsageError(f"{key}={value!r} is a value where a section was expected")
+            raise UsageError(f"{key}={value!r} is a value; expected a section")
         for name, inner in (value or {}).items():
             _flatten(f"{key}.{name}", inner, result)
     elif key not in OTHER_NETWORKS:

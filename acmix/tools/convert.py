@@ -79,7 +79,7 @@ def _check_places(source: Path, destination: Path) -> None:
             f"{destination} is a folder; give the name of the file to write, e.g. {destination / 'model.pt'}"
         )
     if os.path.exists(destination) and destination.samefile(source):
-        raise UsageError(f"{destination} is the source itself; give another name to write to")
+        raise UsageError(f"{destination} is the source itself; give another destination")
     if not destination.parent.is_dir():
         raise UsageError(f"there is no folder {destination.parent} to write {destination.name} into; create it first")
     kinds = YAML if source.suffix.lower() in YAML else (*PICKLE, TENSORS)

@@ -117,12 +117,10 @@ def owned(sample: Sample) -> Sample:
 def check_classes(probabilities: Tensor, targets: Tensor, count: int) -> None:
     """Refuses a model or labels that do not fit the class names."""
     if probabilities.shape[-1] != count:
-        raise UsageError(
-            f"the model tells {probabilities.shape[-1]} classes apart, but {count} names were given for them"
-        )
+        raise UsageError(f"the model has {probabilities.shape[-1]} classes, but {count} class names were given")
     if len(targets) and int(targets.max()) >= count:
         raise UsageError(
-            f"the data has a label {int(targets.max())}, but the model knows {count} classes; name its own data"
+            f"label {int(targets.max())} in the data is too large for {count} classes; give the data of the training"
         )
 
 

@@ -42,7 +42,7 @@ def report(run_dir: str | os.PathLike[str], *, data: str | None = None, samples:
     missing = [name for name in ("config.yaml", "log.jsonl") if not (run_dir / name).is_file()]
     if missing:
         raise UsageError(
-            f"{run_dir} is not a run folder: no {' and no '.join(missing)}; name the output of `acmix train`"
+            f"{run_dir} is not a run folder: no {' and no '.join(missing)}; give the output folder of `acmix train`"
         )
     config = configuration.load(run_dir / "config.yaml")
     log = read_log(run_dir)
@@ -106,7 +106,9 @@ def predict_validation(run_dir: Path, config: Config, data: str | None, samples:
         restored = restore_model(checkpoint, device=this_device())
         loader = val_loader(config, rank=0, world_size=1)
         if isinstance(loader.dataset, ImageDataset) and loader.dataset.classes != list(restored.classes):
-            raise UsageError(f"the classes of {config.data.dir} are not those the model was trained on")
+            raise UsageError(
+                f"{config.data.dir} has other classes than the model was trained on; give --data its images"
+            )
         return collect_predictions(restored.model, loader, restored.classes, samples)
     except UsageError as error:
         return f"No predictions could be made: {error}"

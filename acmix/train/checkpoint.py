@@ -55,7 +55,7 @@ def save(path: Path, contents: dict[str, Any]) -> None:
             torch.save({"format": FORMAT, "version": VERSION, **contents}, file)
     except (OSError, RuntimeError) as error:
         said = " ".join(str(error).split())
-        raise UsageError(f"cannot write {path}: {said}; what was saved before is untouched") from error
+        raise UsageError(f"cannot write {path}: {said}; the previous checkpoint is intact") from error
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise UsageError(f"{path} has version {contents.get('version')}; this acmix reads version {VERSION}")
     kinds = {"config": dict, "classes": list, "model": dict}
     if wrong := [key for key, kind in kinds.items() if not isinstance(contents.get(key), kind)]:
-        raise UsageError(f"{path} lacks {', '.join(wrong)}: it was written by something else; give another checkpoint")
+        raise UsageError(f"{path} lacks {', '.join(wrong)}; give a checkpoint that acmix wrote")
     return contents
 
 

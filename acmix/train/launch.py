@@ -94,7 +94,7 @@ def write_worker_error(message: str) -> bool:
 def parse(arguments: Sequence[str]) -> tuple[int, list[str], Machines]:
     """Reads the command line and the environment into N, a process's command and this machine's place."""
     if len(arguments) < 3:
-        raise UsageError(f"{len(arguments)} arguments where at least 3 were expected: {USAGE}")
+        raise UsageError(f"{len(arguments)} arguments; expected at least 3: {USAGE}")
     processes, source, data, *overrides = arguments
     count = positive(processes, "N, the number of processes,")
     settings = load_config(source, overrides)
@@ -115,7 +115,7 @@ def machines_from_environment() -> Machines:
     rank, endpoint = os.environ.get("NODE_RANK", ""), os.environ.get("RDZV_ENDPOINT", "")
     if not rank.isdecimal() or int(rank) >= count:
         raise UsageError(
-            f"NODE_RANK={rank!r} with NNODES={count}; set it to 0 ... {count - 1}, another on each machine"
+            f"NODE_RANK={rank!r} with NNODES={count}; set it to 0 ... {count - 1}, a different number on each machine"
         )
     host, _, port = endpoint.rpartition(":")
     if not host or not port.isdecimal():
@@ -126,7 +126,7 @@ def machines_from_environment() -> Machines:
 def positive(text: str, what: str) -> int:
     """A whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"{what} is {text!r}; expected a whole number from 1 up: {USAGE}")
+        raise UsageError(f"{what} is {text!r}; expected a whole number, at least 1: {USAGE}")
     return int(text)
 
 

@@ -72,7 +72,9 @@ class RunLog:
                 # what a killed run told of later steps is told again
                 self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=first_step + 1)
         except OSError as error:
-            raise UsageError(f"cannot write the log in {self.folder}: {error.strerror}; choose another") from error
+            raise UsageError(
+                f"cannot write the log in {self.folder}: {error.strerror}; choose another folder"
+            ) from error
 
     def say(self, text: str) -> None:
         """Prints a line above the progress bar."""
@@ -85,7 +87,9 @@ class RunLog:
                 self.file.write(json.dumps({"event": event, "time": time.time(), **fields}) + "\n")
                 self.file.flush()
             except OSError as error:
-                raise UsageError(f"cannot write {self.file.name}: {error.strerror}; the checkpoint is whole") from error
+                raise UsageError(
+                    f"cannot write {self.file.name}: {error.strerror}; the last checkpoint is intact"
+                ) from error
 
     def step(self, step: int, total: int, **fields: Any) -> None:
         """Records a step and moves the bar to it; `step` counts the steps done."""

@@ -162,7 +162,7 @@ class State:
         """Refuses a checkpoint that this run cannot go on from."""
         hint = "choose another output folder, or move this one away"
         if lacking := sorted(self.to_go_on().keys() - saved.keys()):
-            raise UsageError(f"{self.last} holds weights alone, without {', '.join(lacking)}; {hint}")
+            raise UsageError(f"{self.last} holds only weights, without {', '.join(lacking)}; {hint}")
         then, now = saved["config"], self.config
         for key, was, asked in (
             ("model.name", then["model"]["name"], now.model.name),
@@ -202,9 +202,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], wher
     now, then = optimizer.state_dict()["param_groups"], saved["param_groups"]
     if [len(group["params"]) for group in now] != [len(group["params"]) for group in then]:
         raise UsageError(
-            f"{where} groups the parameters in another way (optimizer.weight_decay was 0 or is now, or "
-            "optimizer.layer_decay or model.freeze changed); "
-            "set it as it was, or choose another output folder"
+            f"{where} has other parameter groups, since optimizer.weight_decay, optimizer.layer_decay or model.freeze "
+            "changed; set it as it was, or choose another output folder"
         )
     # some optimizers count their steps in the groups; the schedule sets lr
     groups = [{**old, **new, "lr": old["lr"]} for old, new in zip(then, now, strict=True)]
@@ -244,4 +243,6 @@ def make_folder(output: Path) -> None:
         for unfinished in checkpoints.glob(".*.tmp"):
             unfinished.unlink(missing_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot write to the output folder {output}: {error.strerror}; choose another") from error
+        raise UsageError(
+            f"cannot write to the output folder {output}: {error.strerror}; choose another folder"
+        ) from error

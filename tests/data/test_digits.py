@@ -32,7 +32,7 @@ def test_the_digits_are_written_once_and_whole(tmp_path):
 
 def test_the_digits_do_not_overwrite_another_folder(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UsageError, match="something other than the complete digits"):
+    with pytest.raises(UsageError, match="other files than the complete digits"):
         write_digits(tmp_path)
 
 

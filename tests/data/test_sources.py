@@ -191,7 +191,7 @@ def test_bad_folders_are_refused_in_one_line(folder, tmp_path):
 
 
 def test_a_configuration_that_does_not_fit_the_data_is_refused(folder):
-    message = "data has 4 classes, the configuration says 1000; add model.num_classes=4"
+    message = "the data has 4 classes, but model.num_classes is 1000; add model.num_classes=4"
     for open_loader in (train_loader, val_loader):
         with pytest.raises(UsageError, match=message):
             open_loader(config(folder, classes=1000))

@@ -137,7 +137,7 @@ def test_bad_streams_are_refused_in_one_line(folder, tmp_path):
         "no data folder": config(tmp_path / "absent", "wds/"),
         "Dataset length is unknown": config(cache, f"hfids/{folder}", val_split="validation"),
         "label 2 is out of range; model.num_classes=2": config(tmp_path, "wds/", classes=2),
-        "holds more than the 2 samples": config(tmp_path, "wds/", val_split="val-0.tar|2"),
+        "holds more than the declared 2 samples": config(tmp_path, "wds/", val_split="val-0.tar|2"),
     }
     for message, settings in refused.items():
         with pytest.raises(UsageError, match=message) as caught:

@@ -97,7 +97,7 @@ def test_a_row_takes_its_input_from_any_row_and_repeats() -> None:
         ({"arguments": [1024, {"attention_size": 1024}]}, "row 23: attention_size=1024 looks like a channel count"),
         ({"arguments": [1024, {"head": 4}]}, "row 23: .* no option 'head'; 'heads'?"),
         ({"arguments": [1024, {"heads": 7}]}, "row 23: heads=7 does not divide 256 channels"),
-        ({"source": [19, 22]}, "row 23: .* expected one row's number"),
+        ({"source": [19, 22]}, "row 23: .* expected the number of one row"),
     ],
 )
 def test_a_wrong_row_is_named(row: dict[str, Any], message: str) -> None:

@@ -83,7 +83,7 @@ def test_every_stage_has_its_share_of_the_image_and_the_last_a_class_token():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (dict(reductions=(2, 2)), "the last stage has a class token and takes 1"),
+        (dict(reductions=(2, 2)), "expected 1 in the last stage, which has a class token"),
         (dict(depths=(1, 1, 1)), "expected one entry a stage each"),
         (dict(num_heads=(1, 5)), "5 heads do not divide 12 channels"),
     ],

@@ -131,12 +131,12 @@ def test_weights_come_from_a_file_and_a_classifier_of_another_size_is_drawn(tmp_
         (lambda: "convnext_atto", "ConvNeXt cannot be upgraded; expected one of timm's Swin"),
         (lambda: "swinv2_tiny_window8_256", "SwinTransformerV2 cannot be upgraded"),
         (lambda: "deit_smal_patch16_224", "did you mean 'deit_small_patch16_224'"),
-        (lambda: "acmix_resnet26", "no model 'acmix_resnet26' among timm's"),
+        (lambda: "acmix_resnet26", "timm has no model 'acmix_resnet26'"),
         (lambda: 5, "expected a name or a model, not a int"),
         (lambda: acmix.add_conv_path(theirs(*VIT)), "has convolution paths already"),
         (lambda: torch.compile(theirs(*VIT)), "is compiled"),
-        (lambda: theirs(*VIT, dynamic_img_size=True), "make it with img_size"),
-        (lambda: theirs(*SWIN, attn_drop_rate=0.1), "has settings that ours lacks"),
+        (lambda: theirs(*VIT, dynamic_img_size=True), "build it with img_size"),
+        (lambda: theirs(*SWIN, attn_drop_rate=0.1), "this Swin cannot be upgraded"),
         (lambda: nn.Linear(2, 2), "Linear cannot be upgraded"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -149,9 +149,9 @@ def test_what_cannot_be_upgraded_is_refused_in_one_line(wrong, said):
 
 
 def test_a_file_that_is_none_and_arguments_for_a_model_are_refused():
-    with pytest.raises(UsageError, match="is no file"):
+    with pytest.raises(UsageError, match="is not a file"):
         acmix.add_conv_path("deit_small_patch16_224", pretrained="nowhere.pth")
-    with pytest.raises(UsageError, match="img_size go with a name"):
+    with pytest.raises(UsageError, match="img_size apply to a model's name"):
         acmix.add_conv_path(theirs(*VIT), img_size=32)
 
 
@@ -179,8 +179,8 @@ def test_a_configuration_builds_it_frozen_and_with_layer_wise_rates():
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        (dict(name="acmix_resnet26", pretrained=True), "there are no weights of 'acmix_resnet26' to download"),
-        (dict(name="deit_small_patch16_224", freeze=True), "set that too, or leave freeze out"),
+        (dict(name="acmix_resnet26", pretrained=True), "'acmix_resnet26' has no weights to download"),
+        (dict(name="deit_small_patch16_224", freeze=True), "set both or neither"),
         (dict(name="resnet18", add_conv_path=True), "ResNet cannot be upgraded"),
     ],
     ids=str,

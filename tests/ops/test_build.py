@@ -169,7 +169,7 @@ def test_nothing_is_loaded_from_a_folder_that_others_can_write_to(sources, cache
     assert built.seconds > 0
     private.chmod(0o770)
     with pytest.raises(
-        CannotBuild, match=rf"^no folder to keep them in: .*{private} \(others can write to it\)"
+        CannotBuild, match=rf"^no folder for the compiled kernels: .*{private} \(others can write to it\)"
     ) as told:
         build()
     assert "\n" not in str(told.value)
@@ -180,7 +180,7 @@ def test_a_link_does_not_pass_for_the_private_folder(sources, cache, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o700)
     (tmp_path / f"acmix-{os.getuid()}").symlink_to(elsewhere)
-    with pytest.raises(CannotBuild, match="no folder to keep them in"):
+    with pytest.raises(CannotBuild, match="no folder for the compiled kernels"):
         build()
     assert list(elsewhere.iterdir()) == []
 
@@ -219,7 +219,7 @@ def runtimes() -> set[str]:
 
 REASONS = [
     ("PATH", "", r"no C\+\+ compiler on the PATH \(g\+\+, c\+\+, clang\+\+\); install one"),
-    ("CXX", "no-such-compiler", "CXX is 'no-such-compiler', which is no program on the PATH; unset it"),
+    ("CXX", "no-such-compiler", "CXX='no-such-compiler' is not a program on the PATH; unset it"),
     ("CXX", "false", r"\S*false ended with status 1: it said nothing; set CXX to another compiler"),
     ("ACMIX_CPU_KERNELS", "0", "switched off by ACMIX_CPU_KERNELS=0 in the environment; unset it"),
 ]

@@ -103,8 +103,8 @@ def test_the_mirror_bounces_as_often_as_it_takes() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"size": 4}, "size=4: a neighbourhood has odd sides"),
-        ({"size": (3, 2)}, r"size=\(3, 2\): a neighbourhood has odd sides"),
+        ({"size": 4}, "size=4; expected odd sides"),
+        ({"size": (3, 2)}, r"size=\(3, 2\); expected odd sides"),
         ({"stride": 0}, "stride=0, dilation=1; both must be at least 1"),
         ({"dilation": 0}, "stride=1, dilation=0; both must be at least 1"),
         ({"position": torch.zeros(5, 4, 8)}, r"position must have shape \(H, W, D\) = \(4, 5, 8\)"),

@@ -121,7 +121,7 @@ def test_it_compiles_into_one_graph():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (dict(size=2), "a neighbourhood has odd sides"),
+        (dict(size=2), "expected odd sides"),
         (dict(size=5), "weights has shape"),
         (dict(weights=torch.zeros(1, 5, 7, 9, 4)), "a G that divides the channels"),
         (dict(values=torch.zeros(5, 7, 6)), "expected (B, H, W, C)"),

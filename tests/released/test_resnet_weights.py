@@ -223,7 +223,7 @@ def test_files_that_no_resnet_fits_are_refused_in_one_line(tmp_path, small):
     for source, name, match in (
         ("small.pth", "acmix_swin_tiny_patch4_window7_224", r"they look like those of acmix_resnet\*"),
         ("small.pth", "acmix_resnet62", "did you mean acmix_resnet26"),
-        ("layer.safetensors", None, "holds one module and no model"),
+        ("layer.safetensors", None, "holds a single layer, not a model"),
     ):
         with pytest.raises(UsageError, match=match) as caught:
             convert(tmp_path / source, tmp_path / "new.pt", name=name)

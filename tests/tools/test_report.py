@@ -172,7 +172,7 @@ def test_samples_are_the_surest_mistakes_then_right_answers_with_their_own_file_
 
 def test_a_model_of_other_classes_is_refused(data):
     loader = val_loader(make_config(data))
-    with pytest.raises(UsageError, match="tells 4 classes apart, but 3 names"):
+    with pytest.raises(UsageError, match="has 4 classes, but 3 class names"):
         collect_predictions(small_classifier(), loader, ["a", "b", "c"], limit=1)
 
 
@@ -282,7 +282,7 @@ def test_the_page_says_that_the_checkpoint_is_missing_or_damaged(run, damage):
 
 def test_the_page_says_that_the_data_has_other_classes(run, tmp_path):
     other = make_image_folder(tmp_path / "other", CLASSES, 1, 1, size=40)
-    assert "are not those the model was trained on" in read(report(run, data=str(other))).words
+    assert "has other classes than the model was trained on" in read(report(run, data=str(other))).words
 
 
 def test_an_unfinished_baseline_run_is_reported_too(tmp_path, data):

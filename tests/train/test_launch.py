@@ -180,7 +180,7 @@ def test_a_worker_without_a_launcher_prints_its_error_itself() -> None:
 @pytest.mark.parametrize(
     ("arguments", "changes", "said"),
     [
-        (["2", "tiny.yaml"], {}, "2 arguments where at least 3 were expected"),
+        (["2", "tiny.yaml"], {}, "2 arguments; expected at least 3"),
         (["two", "tiny.yaml", "."], {}, "N, the number of processes, is 'two'"),
         (["0", "tiny.yaml", "."], {}, "N, the number of processes, is '0'"),
         (["1", "missing.yaml", "."], {}, "no configuration 'missing.yaml'"),

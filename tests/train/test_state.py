@@ -62,7 +62,7 @@ def test_weight_decay_may_change_between_two_calls(data: Path, tmp_path: Path) -
         ("model.conv_path=false", "holds the weights of another model: 10 unknown"),
         ("model.args={embed_dim: 24, depths: [1, 1], num_heads: [1, 2], window_size: 4}", "of another shape"),
         ("optimizer.name=sgd", "optimizer.name adamw, now it would be sgd"),
-        ("optimizer.weight_decay=0", "groups the parameters in another way"),
+        ("optimizer.weight_decay=0", "has other parameter groups"),
         ("train.ema_decay=null", "train.ema_decay 0.9, now it would be None"),
         ("train.seed=1", "train.seed 0, now it would be 1"),
     ],

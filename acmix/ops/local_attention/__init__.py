@@ -53,7 +53,7 @@ def local_attention(
     rows, columns = pair(size, "size")
     expect(
         rows >= 1 and rows % 2 == 1 and columns >= 1 and columns % 2 == 1,
-        f"size={size}: a neighbourhood has odd sides, so that it has a middle",
+        f"size={size}; expected odd sides",
     )
     expect(stride >= 1 and dilation >= 1, f"stride={stride}, dilation={dilation}; both must be at least 1")
     if position is not None and tuple(position.shape) != (*qkv.shape[1:3], qkv.shape[5]):

@@ -41,7 +41,7 @@ def patchwise_attention(values: Tensor, weights: Tensor, *, size: int | Sequence
     expect(values.dim() == 4, f"values has shape {tuple(values.shape)}; expected (B, H, W, C)")
     expect(
         rows >= 1 and rows % 2 == 1 and columns >= 1 and columns % 2 == 1,
-        f"size={size}: a neighbourhood has odd sides, so that it has a middle",
+        f"size={size}; expected odd sides",
     )
     fits = weights.dim() == 5 and weights.shape[3] == rows * columns and weights.shape[:3] == values.shape[:3]
     if not fits or values.shape[3] % weights.shape[4]:
