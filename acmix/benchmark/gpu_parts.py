@@ -25,7 +25,7 @@ from acmix.benchmark.operators import benchmark_operators, shapes
 from acmix.benchmark.pairs import Measurement
 from acmix.benchmark.record import rows, write_rows
 from acmix.ops.dispatch import OPERATORS
-from acmix.testing.check import errors
+from acmix.testing.judge import errors_of
 
 MODELS = {"swin": "acmix_swin_small_patch4_window7_224", "resnet": "acmix_resnet50"}
 TINY_MODELS = {"swin": "acmix_swin_tiny_patch4_window7_224", "resnet": "acmix_resnet26"}
@@ -74,7 +74,7 @@ def correct(plan: Plan, operator: str, dtype: str) -> int:
     for case in order:
         if time.monotonic() - began > plan.seconds:
             break
-        measured = errors(case, "reference" if plan.tiny else "triton", getattr(torch, dtype), plan.device.type)
+        measured = errors_of(case, "reference" if plan.tiny else "triton", getattr(torch, dtype), plan.device.type)
         bad = [str(error) for error in measured if not error.ours <= error.bound]
         if bad:
             print(f"WRONG {operator}, {dtype}, {case.name}: {'; '.join(bad)}", flush=True)

@@ -28,7 +28,7 @@ PARTS = {
     "reference": COMPUTES,
     "cpu": COMPUTES,
     "triton": COMPUTES,
-    "cases": ("CASES",),
+    "cases": ("CASES", "NETWORKS"),
 }
 
 # by name, in the order of the alphabet: the public function, and the modules of its folder
@@ -199,32 +199,35 @@ class Described:
 
 
 def usual(operator: str, device: str, dtype: torch.dtype) -> Any:
-    """Arguments as networks have them, on any device; no more than a description where this machine has none such."""
+    """Arguments as networks have them, described only, so that this machine need not have the device."""
     case = OPERATORS[operator].parts["cases"].CASES[0]
-    arguments = arguments_of(OPERATORS[operator].function, **case.tensors(dtype), **case.settings)
+    arguments = arguments_of(operator, **case.tensors(dtype), **case.settings)
     place = torch.device(device)
     return arguments._make(
         Described(each.shape, each.dtype, place) if isinstance(each, Tensor) else each for each in arguments
     )
 
 
-def arguments_of(function: Callable[..., Tensor], *values: Any, **named: Any) -> Any:
-    """What a public function hands to the implementations, after its checks; nothing is computed."""
-    with Caught() as caught:
-        function(*values, **named)
-    return OPERATORS[function.__name__].parts["spec"].Arguments(*caught.values)
+def arguments_of(operator: str, *values: Any, **named: Any) -> Any:
+    """What the public function hands to the implementations, after its checks and autocast; nothing is computed."""
+    with Caught(operator) as caught:
+        OPERATORS[operator].function(*values, **named)
+    return OPERATORS[operator].parts["spec"].Arguments(*caught.values)
 
 
 class Caught(TorchFunctionMode):
-    """Keeps the arguments of the one operator called inside, in place of a call."""
+    """Keeps the arguments of an operator called inside, in place of a call."""
 
-    values: tuple[Any, ...] = ()
+    def __init__(self, operator: str) -> None:
+        super().__init__()
+        self.operator = getattr(torch.ops.acmix, operator)
+        self.values: tuple[Any, ...] = ()
 
     def __torch_function__(self, function: Any, types: Any, values: Any = (), named: Any = None) -> Any:
-        if function.__name__ in OPERATORS:
-            self.values = values
-            return values[0]
-        return function(*values, **(named or {}))
+        if function not in (self.operator, self.operator.default):
+            return function(*values, **(named or {}))
+        self.values = values
+        return values[0]
 
 
 class Table(str):
@@ -236,26 +239,73 @@ class Table(str):
         return str(self)
 
 
-def explain(device: str | None = None, dtype: torch.dtype = torch.float32) -> Table:
+def explain(
+    what: str | None = None,
+    *arguments: Any,
+    device: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    **settings: Any,
+) -> Table:
     """Tells which implementation runs each operator, and why each other one does not.
+
+        acmix.ops.explain()                                             all operators, as networks call them
+        acmix.ops.explain("cuda", dtype=torch.float64)                  the same, of such data
+        acmix.ops.explain("window_attention", qkv, table, window=40)    this very call
 
     To know, it builds the CPU kernels if they were never built here, as the first call of an operator would.
 
     Args:
-        device: "cpu", "cuda" or another of torch's; the accelerator where there is one, by default.
-        dtype: the dtype of the data.
+        what: an operator's name, for that operator alone; or a device.
+        arguments: of the operator, as its function takes them; under autocast they are cast as in a call.
+        device: "cpu", "cuda" or another of torch's, where no arguments tell it; the accelerator where there is one, by
+            default.
+        dtype: the dtype of the data, where no arguments tell it.
+        settings: of the operator.
 
     Returns:
         A table as text: operator, implementation, runs or the reason against, and how to change it.
+
+    Raises:
+        ValueError: neither an operator nor a device, or arguments that the operator refuses.
     """
-    device = device or str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+    names = list(OPERATORS)
+    if what in OPERATORS:
+        names = [what]
+    elif what is not None:
+        device, what = device_named(what), None
+        # as the second of two
+        dtype, arguments = (arguments[0], ()) if arguments else (dtype, ())
+    if what is None or not (arguments or settings):
+        device = device or str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+        calls = {name: usual(name, device, dtype) for name in names}
+    else:
+        calls = {what: arguments_of(what, *arguments, **settings)}
+        device, dtype = calls[what][0].device.type, calls[what][0].dtype
     rows = [("operator", "implementation", f"on {device}, {str(dtype).removeprefix('torch.')}")]
-    for operator in OPERATORS:
-        arguments = usual(operator, device, dtype)
-        chosen = choose(operator, arguments)
-        for each in IMPLEMENTATIONS:
-            reason = each.reason_against(operator, arguments) or "can run; a faster one does, or another is forced"
-            rows.append((operator, each.name, "runs" if each is chosen else reason))
+    rows += [(name, *row) for name, call in calls.items() for row in explained(name, call)]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     lines = [f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}" for row in rows]
     return Table("\n".join([*lines, HINT]))
+
+
+def device_named(name: str) -> str:
+    """A device's type."""
+    try:
+        return torch.device(name).type
+    except RuntimeError as error:
+        raise UsageError(f"{name!r} is no operator ({', '.join(OPERATORS)}) and no device") from error
+
+
+def explained(operator: str, arguments: Any) -> Iterator[tuple[str, str]]:
+    """Each implementation, and whether it runs a call or why not."""
+    found = False
+    for each in IMPLEMENTATIONS:
+        reason = each.reason_against(operator, arguments)
+        if arguments[0].device.type == "meta":
+            reason = "the data is on meta, where only the shape of the result is made"
+        elif reason is None and _forced not in (None, each.name):
+            reason = f"can run; {_forced!r} is forced"
+        elif reason is None and found:
+            reason = "can run; a faster one does"
+        found = found or reason is None
+        yield each.name, reason or "runs"

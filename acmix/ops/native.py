@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +18,13 @@ from acmix.ops import build
 POINTER = ctypes.c_void_p
 
 
-def why_not(data: Tensor) -> str | None:
-    """The reason why data is out of every CPU kernel's reach, or None."""
-    if data.device.type != "cpu":
-        return f"runs on a CPU only, and the data is on {data.device.type}"
+def why_not(arguments: Any) -> str | None:
+    """The reason why an operator's arguments are out of every CPU kernel's reach, or None."""
+    data: Tensor = arguments[0]
+    for name, each in zip(arguments._fields, arguments, strict=True):
+        # a kernel would read an address of a GPU
+        if hasattr(each, "device") and each.device.type != "cpu":
+            return f"runs on a CPU only, and {'the data' if each is data else name} is on {each.device.type}"
     if data.dtype not in (torch.float32, torch.bfloat16):
         return f"takes float32 and bfloat16, and the data is {str(data.dtype).removeprefix('torch.')}"
     return None

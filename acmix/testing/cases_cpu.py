@@ -16,15 +16,15 @@ MOST_SIDE_OF_KERNEL = int(MOST_TAPS**0.5)
 # by operator; 16 channels are the widest vector, and three outputs a channel have an order of their own
 WIDE_CASES: dict[str, tuple[Any, ...]] = {
     "conv_path": (
-        ConvCase("whole vectors, 3 heads", size=(1, 8, 9), heads=3, head_dim=32, shift=(3, 2)),
-        ConvCase("whole vectors, 5 heads", size=(1, 4, 5), heads=5, head_dim=16),
-        ConvCase("whole vectors, stride 2", size=(1, 7, 20), heads=4, head_dim=16, stride=2),
-        ConvCase("a vector and one channel", size=(1, 5, 6), heads=3, head_dim=17, shift=(1, 4)),
+        ConvCase("whole vectors, 3 heads", map_size=(1, 8, 9), heads=3, head_dim=32, shift=(3, 2)),
+        ConvCase("whole vectors, 5 heads", map_size=(1, 4, 5), heads=5, head_dim=16),
+        ConvCase("whole vectors, stride 2", map_size=(1, 7, 20), heads=4, head_dim=16, stride=2),
+        ConvCase("a vector and one channel", map_size=(1, 5, 6), heads=3, head_dim=17, shift=(1, 4)),
     ),
     "window_attention": (
-        WindowCase("whole vectors", size=(1, 14, 14), heads=3, head_dim=32, window=(7, 7), shift=(3, 3)),
-        WindowCase("more heads than are copied at once", size=(1, 4, 4), heads=9, head_dim=40),
-        WindowCase("more than 64 pixels", size=(1, 9, 10), heads=2, head_dim=16, window=(9, 9), shift=(4, 4)),
+        WindowCase("whole vectors", map_size=(1, 14, 14), heads=3, head_dim=32, window=(7, 7), shift=(3, 3)),
+        WindowCase("more heads than are copied at once", map_size=(1, 4, 4), heads=9, head_dim=40),
+        WindowCase("more than 64 pixels", map_size=(1, 9, 10), heads=2, head_dim=16, window=(9, 9), shift=(4, 4)),
     ),
     "local_attention": (
         LocalCase("whole vectors", map_size=(1, 9, 20), heads=2, head_dim=32, size=(7, 7)),
@@ -35,14 +35,16 @@ WIDE_CASES: dict[str, tuple[Any, ...]] = {
 # by operator; as large as the tables of fixed size allow
 FULL_CASES: dict[str, tuple[Any, ...]] = {
     "conv_path": (
-        ConvCase("most taps", size=(1, 9, 8), heads=1, conv_size=MOST_SIDE_OF_KERNEL),
-        ConvCase("most taps, stride 2", size=(1, 4, 9), heads=1, conv_size=MOST_SIDE_OF_KERNEL, stride=2),
+        ConvCase("most taps", map_size=(1, 9, 8), heads=1, conv_size=MOST_SIDE_OF_KERNEL),
+        ConvCase("most taps, stride 2", map_size=(1, 4, 9), heads=1, conv_size=MOST_SIDE_OF_KERNEL, stride=2),
     ),
     "window_attention": (
         WindowCase(
-            "most pixels, one row", size=(1, 1, MOST_WINDOW_PIXELS + 5), heads=1, window=(1, MOST_WINDOW_PIXELS)
+            "most pixels, one row", map_size=(1, 1, MOST_WINDOW_PIXELS + 5), heads=1, window=(1, MOST_WINDOW_PIXELS)
         ),
-        WindowCase("most pixels, one column", size=(1, 9, 1), heads=1, window=(MOST_WINDOW_PIXELS, 1), shift=(3, 0)),
+        WindowCase(
+            "most pixels, one column", map_size=(1, 9, 1), heads=1, window=(MOST_WINDOW_PIXELS, 1), shift=(3, 0)
+        ),
     ),
     "local_attention": (
         LocalCase("longest side", map_size=(1, 3, 20), heads=1, size=(1, MOST_SIDE)),

@@ -1,8 +1,10 @@
 """The operators as loops over numbers, from section 1 of the design alone: slow, and hard to get wrong.
 
-Nothing here comes from `acmix.ops.reference`, which has to equal this.
+Nothing here comes from the operators' `reference` modules, which have to equal this.
 
-Shapes: B batch · H, W map · N heads · D channels a head · P pieces · T maps · M outputs a channel · k side of a kernel
+Shapes
+    B batch · H, W map · N heads · D channels a head · P pieces · T maps
+    M outputs a channel · ky, kx sides of a kernel
 """
 
 from __future__ import annotations
@@ -11,6 +13,21 @@ import math
 
 import torch
 from torch import Tensor
+
+from acmix.ops.cases import Case
+from acmix.testing import oracle_local
+
+
+def expected(case: Case, tensors: dict[str, Tensor]) -> Tensor:
+    """What the loops make of a case's tensors, in float64."""
+    loops = {
+        "conv_path": conv_path,
+        "window_attention": window_attention,
+        "local_attention": oracle_local.local_attention,
+        "patchwise_attention": oracle_local.patchwise_attention,
+    }
+    exact = {name: tensor.detach().double() for name, tensor in tensors.items()}
+    return torch.as_tensor(loops[case.operator](**exact, **case.settings))
 
 
 def conv_path(
@@ -25,7 +42,7 @@ def conv_path(
 ) -> Tensor:
     """(B, H, W, P, D) -> (B, ceil(H/stride), ceil(W/stride), M·D), float64."""
     B, H, W, P, D = pieces.shape
-    T, k = kernels.shape[1], kernels.shape[2]
+    T, ky, kx = kernels.shape[1:]
     M = kernels.shape[0] // D
     piece, fc, S = pieces.double().tolist(), fc_weight.double().tolist(), kernels.double().tolist()
     bias = [0.0] * T if fc_bias is None else fc_bias.double().tolist()
@@ -48,8 +65,8 @@ def conv_path(
             (t, d, y, x): mapped(b, t, d, y, x)
             for t in range(T)
             for d in range(D)
-            for y in range(-dilation * k, H + dilation * k)
-            for x in range(-dilation * k, W + dilation * k)
+            for y in range(-dilation * ky, H + dilation * ky)
+            for x in range(-dilation * kx, W + dilation * kx)
         }
         for y in range(rows):
             for x in range(columns):
@@ -59,10 +76,10 @@ def conv_path(
                     for m in range(M):
                         total = 0.0
                         for t in range(T):
-                            for u in range(k):
-                                for v in range(k):
-                                    from_y = y * stride + (u - k // 2) * dilation
-                                    from_x = x * stride + (v - k // 2) * dilation
+                            for u in range(ky):
+                                for v in range(kx):
+                                    from_y = y * stride + (u - ky // 2) * dilation
+                                    from_x = x * stride + (v - kx // 2) * dilation
                                     total += S[d * M + m][t][u][v] * f[t, d, from_y, from_x]
                         out[b, back_y, back_x, d * M + m] = total
     return out

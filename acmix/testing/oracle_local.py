@@ -1,4 +1,4 @@
-"""Local attention and ACmix2d as loops over pixels, from section 1 of the design alone: slow, and hard to get wrong.
+"""Local and patchwise attention and ACmix2d as loops over pixels: slow, and hard to get wrong.
 
 Nothing here comes from `acmix`, which has to equal this. Only the batch and the channels are taken at once.
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
@@ -25,8 +25,8 @@ def mirrored(at: int, side: int) -> int:
 
 
 def local_attention(
-    qkv: Array,
-    position: Array | None,
+    qkv: ArrayLike,
+    position: ArrayLike | None = None,
     *,
     size: tuple[int, int],
     stride: int = 1,
@@ -34,9 +34,10 @@ def local_attention(
     scale: float | None = None,
 ) -> Array:
     """(B, H, W, 3, N, D) and (H, W, D) -> (B, ceil(H/stride), ceil(W/stride), N·D)."""
+    qkv = np.asarray(qkv)
     B, H, W, _, N, D = qkv.shape
     q, k, v = qkv[:, :, :, 0], qkv[:, :, :, 1], qkv[:, :, :, 2]  # (B, H, W, N, D) each
-    p = np.zeros((H, W, D)) if position is None else position
+    p = np.zeros((H, W, D)) if position is None else np.asarray(position)
     scale = D**-0.5 if scale is None else scale
     out = np.zeros((B, -(-H // stride), -(-W // stride), N, D))
     for top, y in enumerate(range(0, H, stride)):
@@ -53,6 +54,23 @@ def local_attention(
             for weight, (j, i) in zip(weights, near, strict=True):
                 out[:, top, left] += weight[..., None] * v[:, j, i]
     return out.reshape(*out.shape[:3], N * D)
+
+
+def patchwise_attention(values: ArrayLike, weights: ArrayLike, *, size: tuple[int, int]) -> Array:
+    """(B, H, W, C) and (B, H, W, Ky·Kx, G) -> (B, H, W, C), channel by channel."""
+    values, weights = np.asarray(values), np.asarray(weights)
+    _, H, W, C = values.shape
+    per_group = C // weights.shape[4]
+    out = np.zeros_like(values)
+    for y in range(H):
+        for x in range(W):
+            for row in range(size[0]):
+                for column in range(size[1]):
+                    at = mirrored(y + row - size[0] // 2, H), mirrored(x + column - size[1] // 2, W)
+                    for c in range(C):
+                        weight = weights[:, y, x, row * size[1] + column, c // per_group]
+                        out[:, y, x, c] += weight * values[:, at[0], at[1], c]
+    return out
 
 
 def conv_path(

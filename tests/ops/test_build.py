@@ -17,7 +17,7 @@ import torch
 from acmix import cli, ops
 from acmix.ops import build as cpu_build
 from acmix.ops.build import CannotBuild, build, library
-from acmix.testing.cases import CONV_CASES
+from acmix.ops.conv_path.cases import CASES as CONV_CASES
 from tests.support.paths import ROOT
 from tests.support.processes import PATIENCE
 

@@ -1,15 +1,19 @@
 """Which implementation runs: forced, restored, explained."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from acmix import ops
+from acmix.errors import UsageError
 from acmix.ops import dispatch
-from acmix.testing.cases import CONV_CASES, WINDOW_CASES
+from tests.support.cases import case_named, first_of_each
+from tests.support.processes import python
 
-CASES = pytest.mark.parametrize("case", [CONV_CASES[0], WINDOW_CASES[0]], ids=["conv", "window"])
+every_operator = pytest.mark.parametrize("case", first_of_each(), ids=dispatch.OPERATORS)
 
 
 @pytest.fixture
@@ -38,21 +42,20 @@ def recorded(monkeypatch):
     return asked
 
 
-@CASES
+@every_operator
 def test_the_first_implementation_that_can_is_taken_forward_and_backward(case, recorded):
     case.call(case.tensors()).sum().backward()
-    name = type(case).__module__.split(".")[2]
-    assert recorded == [name, f"{name}_backward"]
+    assert recorded == [case.operator, f"{case.operator}_backward"]
 
 
-@CASES
+@every_operator
 def test_the_reference_can_be_forced_forward_and_backward(case, recorded):
     with ops.use("reference"):
         case.call(case.tensors()).sum().backward()
     assert recorded == []
 
 
-@CASES
+@every_operator
 def test_force_reaches_a_gradient_asked_for_inside(case, recorded):
     out = case.call(case.tensors()).sum()
     recorded.clear()
@@ -62,7 +65,7 @@ def test_force_reaches_a_gradient_asked_for_inside(case, recorded):
 
 
 def test_the_choice_is_restored_after_nesting_and_after_an_error(recorded):
-    case = CONV_CASES[0]
+    case = first_of_each()[0]
     tensors = case.tensors()
     with ops.use("reference"):
         with ops.use("noting"):
@@ -109,3 +112,145 @@ def test_explain_tells_the_reason_and_the_force(recorded):
     with ops.use("reference"):
         lines = ops.explain("cpu").splitlines()
     assert sum(line.split()[1:] == ["reference", "runs"] for line in lines) == len(dispatch.OPERATORS)
+
+
+def told(text, operator):
+    """Each implementation of an operator and what is said of it."""
+    rows = (line.split(maxsplit=2) for line in text.splitlines())
+    return {row[1]: row[2] for row in rows if row[0] == operator}
+
+
+def test_explain_tells_of_one_operator_and_of_one_call():
+    assert set(told(ops.explain("local_attention"), "local_attention")) == {"triton", "cpu", "reference"}
+    assert not told(ops.explain("local_attention"), "conv_path")
+    case = case_named("window_attention", "window of 1,089 pixels")
+    found = told(ops.explain("window_attention", *case.tensors().values(), **case.settings), "window_attention")
+    assert found["cpu"] == "takes windows of at most 1024 pixels, and this one has 33×33"
+    assert found["reference"] == "runs"
+
+
+def test_explain_tells_of_a_call_under_autocast_and_of_tensors_without_numbers():
+    case = first_of_each()[0]
+    with torch.autocast("cpu", torch.float16):
+        text = ops.explain(case.operator, **case.tensors(), **case.settings)
+    assert "on cpu, float16" in text
+    assert told(text, case.operator)["cpu"] == "takes float32 and bfloat16, and the data is float16"
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = {name: mode.from_tensor(tensor) for name, tensor in case.tensors().items()}
+        assert told(ops.explain(case.operator, **fake, **case.settings), case.operator)["reference"] == (
+            "can run; a faster one does"
+        )
+    meta = {name: tensor.to("meta") for name, tensor in case.tensors().items()}
+    found = told(ops.explain(case.operator, **meta, **case.settings), case.operator)
+    assert set(found.values()) == {"the data is on meta, where only the shape of the result is made"}
+
+
+def test_explain_under_a_force_tells_what_the_call_would():
+    case = case_named("local_attention", "neighbourhood of 257 in a row")
+    with ops.use("cpu"):
+        found = told(ops.explain(case.operator, **case.tensors(), **case.settings), case.operator)
+    assert found["cpu"].startswith("takes neighbourhoods of at most 255 pixels")
+    assert found["reference"] == "can run; 'cpu' is forced"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("patchwise",), "'patchwise' is no operator (conv_path, local_attention, patchwise_attention, window_attent"),
+        (("window_attention", torch.zeros(2, 3)), "qkv has shape (2, 3); expected"),
+    ],
+)
+def test_explain_refuses_what_it_cannot_tell_of(arguments, message):
+    settings = dict(window=3) if len(arguments) > 1 else {}
+    with pytest.raises(UsageError) as caught:
+        ops.explain(*arguments, **settings)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_parameter_on_another_device_is_no_case_for_the_cpu_kernels():
+    cpu = dispatch.OPERATORS["conv_path"].parts["cpu"]
+    case = first_of_each()[0]
+    arguments = dispatch.arguments_of(case.operator, **case.tensors(), **case.settings)
+    moved = arguments._replace(kernels=arguments.kernels.to("meta"))
+    assert cpu.why_not(moved) == "runs on a CPU only, and kernels is on meta"
+
+
+# --- the folders ----------------------------------------------------------------------------------------------------
+
+
+COMPUTES = "def forward(a): ...\ndef backward(g, a): ...\ndef why_not(a): ..."
+SPEC = """
+from typing import NamedTuple
+class Arguments(NamedTuple): ...
+def output(arguments): ...
+def multiply_adds(arguments, out): ...
+def backward_multiply_adds(arguments, out): ...
+"""
+TOY = {
+    "__init__": "def doubled(x): ...",
+    "spec": SPEC,
+    "cases": "CASES = ()\nNETWORKS = ()",
+    "reference": COMPUTES,
+    "cpu": COMPUTES,
+    "triton": COMPUTES,
+}
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch, request):
+    """A package with one operator's folder, `doubled`; its name, and the folder."""
+    package = f"toys_{request.node.name.replace('[', '_').replace(']', '').replace(' ', '_')}"
+    folder = tmp_path / package / "doubled"
+    folder.mkdir(parents=True)
+    (tmp_path / package / "__init__.py").write_text("")
+    for part, text in TOY.items():
+        (folder / f"{part}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return package, folder
+
+
+def test_a_folder_is_found_by_itself(toy):
+    package, _ = toy
+    found = dispatch.find_operators(package)
+    assert list(found) == ["doubled"]
+    assert found["doubled"].function.__name__ == "doubled"
+    assert set(found["doubled"].parts) == set(dispatch.PARTS)
+
+
+@pytest.mark.parametrize("part", dispatch.PARTS)
+def test_a_folder_without_a_part_fails_with_a_line_that_names_it(part, toy):
+    package, folder = toy
+    (folder / f"{part}.py").unlink()
+    with pytest.raises(ImportError, match=rf"^operator 'doubled' lacks a part: {package}\.doubled\.{part}$"):
+        dispatch.find_operators(package)
+
+
+@pytest.mark.parametrize(("part", "name"), [(part, name) for part in dispatch.PARTS for name in dispatch.PARTS[part]])
+def test_a_part_without_a_function_fails_with_a_line_that_names_both(part, name, toy):
+    package, folder = toy
+    path = folder / f"{part}.py"
+    path.write_text(re.sub(rf"\b{name}\b", "other", path.read_text()))
+    with pytest.raises(ImportError, match=rf"^operator 'doubled' lacks '{name}' in {package}\.doubled\.{part}$"):
+        dispatch.find_operators(package)
+
+
+def test_a_folder_without_its_public_function_fails(toy):
+    package, folder = toy
+    (folder / "__init__.py").write_text("")
+    with pytest.raises(ImportError, match=r"^operator 'doubled' lacks its public function: "):
+        dispatch.find_operators(package)
+
+
+def test_a_name_stays_the_function_after_all_of_its_folder_has_been_imported():
+    code = """
+import pkgutil, importlib, inspect, acmix.ops
+names = [each.name for each in pkgutil.walk_packages(acmix.ops.__path__, "acmix.ops.")]
+for name in names:
+    importlib.import_module(name)
+for name in acmix.ops.dispatch.OPERATORS:
+    assert f"acmix.ops.{name}.triton_kernels" in names
+    assert inspect.isfunction(getattr(acmix.ops, name)), name
+"""
+    done = python(code)
+    assert done.status == 0, done.errors

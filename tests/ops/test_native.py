@@ -7,17 +7,18 @@ import torch
 
 from acmix.ops import dispatch
 from acmix.testing.cases_cpu import FULL_CASES, WIDE_CASES
-from acmix.testing.check import check, doubled, relative_error, results
+from acmix.testing.judge import check, doubled, relative_error, results_of
+from tests.support.cases import label
 
 OPERATORS = sorted(dispatch.OPERATORS)
 
 
 def usual_call(operator):
     """The operator's `cpu` module and the arguments of its first case."""
-    parts, function = dispatch.OPERATORS[operator].parts, dispatch.OPERATORS[operator].function
+    parts = dispatch.OPERATORS[operator].parts
     case = parts["cases"].CASES[0]
     tensors = {name: tensor.detach() for name, tensor in case.tensors().items()}
-    return parts["cpu"], dispatch.arguments_of(function, **tensors, **case.settings)
+    return parts["cpu"], dispatch.arguments_of(operator, **tensors, **case.settings)
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
@@ -38,18 +39,14 @@ def every(cases):
     return [case for of_operator in cases.values() for case in of_operator]
 
 
-def named(case):
-    return f"{type(case).__module__.split('.')[2]}: {case.name}"
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("case", every(WIDE_CASES), ids=named)
+@pytest.mark.parametrize("case", every(WIDE_CASES), ids=label)
 def test_whole_vectors_are_as_right_as_the_reference(case, dtype, empty_is_nan):
     check(case, "cpu", dtype)
 
 
-@pytest.mark.parametrize("case", every(FULL_CASES), ids=named)
+@pytest.mark.parametrize("case", every(FULL_CASES), ids=label)
 def test_tables_hold_what_the_limits_allow(case, empty_is_nan):
-    expected = results(case, "reference", {name: doubled(tensor) for name, tensor in case.tensors().items()})
-    for name, value in results(case, "cpu", case.tensors()).items():
+    expected = results_of(case, "reference", {name: doubled(tensor) for name, tensor in case.tensors().items()})
+    for name, value in results_of(case, "cpu", case.tensors()).items():
         assert relative_error(value, expected[name]) < 1e-5, name

@@ -32,13 +32,15 @@ POINTERS = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp
 # the paths that kernels have: with and without what is optional, and windows below and beyond one block
 CASES = {
     "conv_path": (
-        ConvCase("as Swin has it", size=(2, 14, 14), heads=3, head_dim=32, shift=(3, 3)),
-        ConvCase("as a ResNet has it", size=(1, 8, 8), heads=4, head_dim=16, bias=False, stride=2),
+        ConvCase("as Swin has it", map_size=(2, 14, 14), heads=3, head_dim=32, shift=(3, 3)),
+        ConvCase("as a ResNet has it", map_size=(1, 8, 8), heads=4, head_dim=16, bias=False, stride=2),
     ),
     "window_attention": (
-        WindowCase("as Swin has it", size=(2, 14, 14), heads=3, head_dim=32, window=(7, 7), shift=(3, 3), scale=0.25),
-        WindowCase("144 pixels", size=(1, 24, 24), head_dim=32, window=(12, 12), scale=0.25),
-        WindowCase("no bias", size=(1, 10, 7), head_dim=8, window=(10, 7), table=False, scale=0.25),
+        WindowCase(
+            "as Swin has it", map_size=(2, 14, 14), heads=3, head_dim=32, window=(7, 7), shift=(3, 3), scale=0.25
+        ),
+        WindowCase("144 pixels", map_size=(1, 24, 24), head_dim=32, window=(12, 12), scale=0.25),
+        WindowCase("no bias", map_size=(1, 10, 7), head_dim=8, window=(10, 7), table=False, scale=0.25),
     ),
     "local_attention": (
         LocalCase("as a ResNet has it", map_size=(1, 14, 14), heads=4, head_dim=16, size=(7, 7), scale=0.25),

@@ -23,25 +23,14 @@ import dataclasses
 import torch
 from triton.runtime import interpreter
 
-from acmix.ops.patchwise_attention.cases import CASES as PATCHWISE_CASES
-from acmix.testing.cases import CONV_CASES, WINDOW_CASES, WindowCase
-from acmix.testing.cases_local import LOCAL_CASES, LocalCase
-from acmix.testing.check import errors as errors_of
-from acmix.testing.check import results
+from acmix.ops import dispatch
+from acmix.testing.judge import errors_of, results_of
+from tests.support.cases import refused_by
 
-# windows beyond one block of 64 pixels, which go another way than those below
-LARGE_WINDOWS = (
-    # first, so that it is the one that float16 takes: the next one is far slower
-    WindowCase("70 pixels, no bias", size=(1, 10, 7), window=(10, 7), head_dim=8, table=False, layout="slice"),
-    WindowCase("81 pixels, shifted and padded", size=(1, 11, 17), window=(9, 9), shift=(4, 3), head_dim=8),
-    WindowCase("heads too wide for one block", size=(1, 5, 6), window=(5, 6), shift=(2, 2), heads=1, head_dim=260),
-)
-WIDE_HEADS = (LocalCase("heads wide enough for small tiles", map_size=(1, 5, 6), heads=1, head_dim=130),)
+# windows and neighbourhoods beyond the CPU kernels' limits take minutes here
 TABLES = {
-    "conv_path": CONV_CASES,
-    "window_attention": (*WINDOW_CASES, *LARGE_WINDOWS),
-    "local_attention": (*LOCAL_CASES, *WIDE_HEADS),
-    "patchwise_attention": PATCHWISE_CASES,
+    name: [case for case in operator.parts["cases"].CASES if refused_by(case, "cpu") is None]
+    for name, operator in dispatch.OPERATORS.items()
 }
 
 
@@ -81,7 +70,7 @@ def wrong_cases(operator: str, dtype: torch.dtype) -> int:
 
 def is_wrong(case: Any, dtype: torch.dtype) -> bool:
     """Runs one case."""
-    bad = [str(error) for error in errors_of(case, "triton", dtype) if not error.ours <= error.bound]
+    bad = [str(error) for error in errors_of(case, "triton", dtype) if error.is_wrong]
     print(f"{'wrong' if bad else 'right'}: {case.name}: {'; '.join(bad)}", flush=True)
     return bool(bad)
 
@@ -100,7 +89,7 @@ def cases_in(operator: str, dtype: torch.dtype) -> list[Any]:
 def repeats_differ(operator: str, dtype: torch.dtype) -> int:
     """Whether a second run of one case gives other bits."""
     case = TABLES[operator][1]
-    first, second = (results(case, "triton", case.tensors(dtype)) for _ in range(2))
+    first, second = (results_of(case, "triton", case.tensors(dtype)) for _ in range(2))
     differ = [name for name, value in first.items() if not torch.equal(value, second[name])]
     print(f"a second run differs in {differ}" if differ else "a second run gives the same bits")
     return len(differ)

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from acmix.testing.check import relative_error
+from acmix.testing.judge import relative_error
 from tests.support.paths import DATA
 
 

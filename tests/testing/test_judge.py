@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
 
-from acmix.testing.judge import truth_of
+from acmix.ops import dispatch
+from acmix.ops.conv_path import reference
+from acmix.ops.conv_path.cases import CASES
+from acmix.testing.judge import check, truth_of
 
 
 def test_twice_the_reference_s_error_is_right_for_an_output_and_three_times_for_a_gradient() -> None:
@@ -37,3 +42,27 @@ def test_a_gradient_of_one_number_is_judged_beside_the_largest_of_one_number() -
     truth = truth_of(exact, exact, torch.float32)
     assert truth.faults({**exact, "grad b": exact["grad b"] + 1e-7}) == []
     assert len(truth.faults({**exact, "grad b": exact["grad b"] + 1e-3})) == 1
+
+
+@pytest.mark.usefixtures("empty_is_nan")
+def test_the_checker_sees_a_wrong_gradient_and_an_unwritten_element(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(grad, arguments):
+        grads = reference.backward(grad, arguments)
+        return (*grads[:3], grads[3] * 1.01)
+
+    def unwritten(arguments):
+        out = reference.forward(arguments)
+        return torch.cat([out[..., :-1], torch.empty_like(out[..., -1:])], -1)
+
+    tests = {"wrong": (reference.forward, wrong), "unwritten": (unwritten, reference.backward)}
+    broken = [
+        dispatch.Implementation(
+            name, {"conv_path": SimpleNamespace(forward=forward, backward=backward, why_not=lambda arguments: None)}
+        )
+        for name, (forward, backward) in tests.items()
+    ]
+    monkeypatch.setattr(dispatch, "IMPLEMENTATIONS", [*dispatch.IMPLEMENTATIONS, *broken])
+    with pytest.raises(AssertionError, match="grad kernels"):
+        check(CASES[0], "wrong", torch.float32)
+    with pytest.raises(AssertionError, match="output: inf"):
+        check(CASES[0], "unwritten", torch.float32)

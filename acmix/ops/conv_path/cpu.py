@@ -15,7 +15,7 @@ def why_not(arguments: Arguments) -> str | None:
     rows, columns = arguments.kernels.shape[2:]
     if rows * columns > MOST_TAPS:
         return f"takes kernels of at most {MOST_TAPS} taps, and these have {rows}×{columns}"
-    return native.why_not(arguments.pieces)
+    return native.why_not(arguments)
 
 
 def forward(arguments: Arguments) -> Tensor:

@@ -1,4 +1,4 @@
-"""Calls of local attention: odd ones for tests.
+"""Calls of local attention: odd ones for tests, and those of the networks for benchmarks.
 
 Shapes: B batch · H, W map · N heads · D channels a head
 """
@@ -6,31 +6,26 @@ Shapes: B batch · H, W map · N heads · D channels a head
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from acmix.ops.cases import finish
-from acmix.ops.local_attention import local_attention
+from acmix.ops import cases
+from acmix.ops.cases import RESNET_HEADS, resnet_calls
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(cases.Case):
     """One call of `acmix.ops.local_attention`.
 
     Args:
-        name: what is special about it.
-        map_size: (B, H, W).
         heads: N.
         head_dim: D.
         size: sides of a neighbourhood.
         position: whether keys have one.
-        layout: how q, k and v lie in memory; see `acmix.ops.cases.laid_out`.
     """
 
-    name: str
-    map_size: tuple[int, int, int] = (2, 6, 7)
     heads: int = 2
     head_dim: int = 4
     size: tuple[int, int] = (3, 3)
@@ -38,27 +33,23 @@ class Case:
     dilation: int = 1
     position: bool = True
     scale: float | None = None
-    layout: str = "contiguous"
+
+    operator: ClassVar[str] = "local_attention"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What is no tensor."""
+        """The arguments that are no tensors, by name."""
         return dict(size=self.size, stride=self.stride, dilation=self.dilation, scale=self.scale)
 
-    def tensors(self, dtype: torch.dtype = torch.float32, device: str = "cpu", seed: int = 0) -> dict[str, Tensor]:
-        """The arguments by name, of about unit size, that ask for gradients; the same numbers in every dtype."""
-        draw = torch.Generator().manual_seed(seed)
+    def numbers(self, draw: torch.Generator) -> dict[str, Tensor]:
+        """The tensors by name, the data first, of about unit size."""
         made = {
             "qkv": torch.randn(*self.map_size, 3, self.heads, self.head_dim, generator=draw),
             "position": torch.randn(*self.map_size[1:], self.head_dim, generator=draw),
         }
         if not self.position:
             del made["position"]
-        return finish(made, "qkv", self.layout, dtype, device)
-
-    def call(self, tensors: dict[str, Tensor]) -> Tensor:
-        """Runs the operator."""
-        return local_attention(**tensors, **self.settings)
+        return made
 
 
 CASES = (
@@ -94,4 +85,23 @@ CASES = (
     Case("channels first in memory, stride 2", layout="planes", stride=2),
     Case("part of something larger", layout="slice"),
     Case("one image for the whole batch", layout="expanded"),
+    Case("3×1 on 4×5", map_size=(2, 4, 5), head_dim=3, size=(3, 1)),
+    Case("1×5 on 4×5, stride 2", map_size=(2, 4, 5), head_dim=3, size=(1, 5), stride=2),
+    Case("5×3 on 3×2, dilation 2", map_size=(2, 3, 2), head_dim=3, size=(5, 3), dilation=2),
+    Case("1×7 on 1×6, stride 2, dilation 2", map_size=(2, 1, 6), head_dim=3, size=(1, 7), stride=2, dilation=2),
+    Case("3×5 on 5×1, stride 3", map_size=(2, 5, 1), head_dim=3, size=(3, 5), stride=3),
+    Case("130 channels a head", map_size=(1, 5, 6), heads=1, head_dim=130),
+    Case("neighbourhood of 257 in a row", map_size=(1, 1, 20), size=(1, 257)),
+)
+
+NETWORKS = tuple(
+    Case(
+        name,
+        map_size=(1, side, side),
+        heads=RESNET_HEADS,
+        head_dim=channels // RESNET_HEADS,
+        size=(7, 7),
+        stride=stride,
+    )
+    for name, side, channels, stride in resnet_calls()
 )

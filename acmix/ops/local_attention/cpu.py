@@ -15,7 +15,7 @@ def why_not(arguments: Arguments) -> str | None:
     rows, columns = arguments.size
     if max(rows, columns) > MOST_SIDE:
         return f"takes neighbourhoods of at most {MOST_SIDE} pixels a side, and this one has {rows}×{columns}"
-    return native.why_not(arguments.qkv)
+    return native.why_not(arguments)
 
 
 def forward(arguments: Arguments) -> Tensor:

@@ -1,4 +1,4 @@
-"""Calls of patchwise attention: odd ones for tests.
+"""Calls of patchwise attention: odd ones for tests, and those of the networks for benchmarks.
 
 Shapes: B batch · H, W map · C channels in G groups · Ky, Kx sides of a neighbourhood
 """
@@ -6,53 +6,46 @@ Shapes: B batch · H, W map · C channels in G groups · Ky, Kx sides of a neigh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from acmix.ops.cases import finish
-from acmix.ops.patchwise_attention import patchwise_attention
+from acmix.ops import cases
+from acmix.ops.cases import network_name
+
+# side of the map, channels, groups and side of a neighbourhood of SAN's stages at 224 pixels
+SAN = ((112, 16, 2, 3), (56, 64, 8, 7), (28, 128, 16, 7), (14, 256, 32, 7), (7, 512, 64, 7))
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(cases.Case):
     """One call of `acmix.ops.patchwise_attention`.
 
     Args:
-        name: what is special about it.
-        map_size: (B, H, W).
         channels: C.
         groups: G.
         size: sides of a neighbourhood.
-        layout: how values lie in memory; see `acmix.ops.cases.laid_out`.
     """
 
-    name: str
-    map_size: tuple[int, int, int] = (2, 6, 7)
     channels: int = 6
     groups: int = 2
     size: tuple[int, int] = (3, 3)
-    layout: str = "contiguous"
+
+    operator: ClassVar[str] = "patchwise_attention"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What is no tensor."""
+        """The arguments that are no tensors, by name."""
         return dict(size=self.size)
 
-    def tensors(self, dtype: torch.dtype = torch.float32, device: str = "cpu", seed: int = 0) -> dict[str, Tensor]:
-        """The arguments by name, of about unit size, that ask for gradients; the same numbers in every dtype."""
-        draw = torch.Generator().manual_seed(seed)
+    def numbers(self, draw: torch.Generator) -> dict[str, Tensor]:
+        """The tensors by name, the data first, of about unit size."""
         offsets = self.size[0] * self.size[1]
-        made = {
+        return {
             "values": torch.randn(*self.map_size, self.channels, generator=draw),
             "weights": torch.randn(*self.map_size, offsets, self.groups, generator=draw),
         }
-        return finish(made, "values", self.layout, dtype, device)
-
-    def call(self, tensors: dict[str, Tensor]) -> Tensor:
-        """Runs the operator."""
-        return patchwise_attention(**tensors, **self.settings)
 
 
 CASES = (
@@ -73,4 +66,15 @@ CASES = (
     Case("channels first in memory", layout="planes"),
     Case("part of something larger", layout="slice"),
     Case("one image for the whole batch", layout="expanded"),
+)
+
+NETWORKS = tuple(
+    Case(
+        network_name(side, channels, groups, size=size),
+        map_size=(1, side, side),
+        channels=channels,
+        groups=groups,
+        size=(size, size),
+    )
+    for side, channels, groups, size in SAN
 )

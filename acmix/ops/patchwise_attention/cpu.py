@@ -12,7 +12,7 @@ from acmix.ops.patchwise_attention.spec import Arguments
 
 def why_not(arguments: Arguments) -> str | None:
     """The reason why the kernel does not take these arguments, or None where it does."""
-    return native.why_not(arguments.values)
+    return native.why_not(arguments)
 
 
 def forward(arguments: Arguments) -> Tensor:

@@ -15,7 +15,7 @@ def why_not(arguments: Arguments) -> str | None:
     rows, columns = arguments.window
     if rows * columns > MOST_WINDOW_PIXELS:
         return f"takes windows of at most {MOST_WINDOW_PIXELS} pixels, and this one has {rows}×{columns}"
-    return native.why_not(arguments.qkv)
+    return native.why_not(arguments)
 
 
 def forward(arguments: Arguments) -> Tensor:

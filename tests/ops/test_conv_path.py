@@ -1,0 +1,49 @@
+"""The convolution path: what its kernels, its bias and its border mean, and what it refuses."""
+
+import pytest
+import torch
+
+from acmix import ops
+from acmix.errors import UsageError
+from acmix.ops.conv_path.cases import CASES
+
+
+def test_kernels_that_shift_add_up_shifted_maps():
+    pieces = torch.randn(1, 5, 6, 3, 2, dtype=torch.float64)
+    fc = torch.randn(9, 3, dtype=torch.float64)
+    shifts = torch.eye(9, dtype=torch.float64).view(1, 9, 3, 3).expand(2, 9, 3, 3)
+    found = ops.conv_path(pieces, fc, None, shifts)
+    mapped = torch.einsum("bhwpd,tp->tbhwd", pieces, fc)
+    padded = torch.nn.functional.pad(mapped, (0, 0, 1, 1, 1, 1))
+    expected = sum(padded[t, :, t // 3 : t // 3 + 5, t % 3 : t % 3 + 6] for t in range(9))
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_bias_of_fc_stops_at_the_border():
+    pieces = torch.zeros(1, 3, 3, 3, 1)
+    found = ops.conv_path(pieces, torch.zeros(9, 3), torch.ones(9), torch.ones(1, 9, 3, 3))
+    assert found[0, :, :, 0].tolist() == [[36.0, 54.0, 36.0], [54.0, 81.0, 54.0], [36.0, 54.0, 36.0]]
+
+
+WRONG_CONV = {
+    r"pieces has shape \(2, 6, 7, 24\); expected \(B, H, W, P, D\)": dict(pieces=torch.zeros(2, 6, 7, 24)),
+    r"fc_weight has shape \(9, 5\); expected \(9, 6\)": dict(fc_weight=torch.zeros(9, 5)),
+    r"fc_bias has shape \(8,\); expected \(9,\)": dict(fc_bias=torch.zeros(8)),
+    r"kernels has shape \(8, 9, 3\); expected \(M\*D, T, ky, kx\)": dict(kernels=torch.zeros(8, 9, 3)),
+    r"kernels are 2×2; expected odd sides": dict(kernels=torch.zeros(8, 9, 2, 2)),
+    r"kernels are 3×4; expected odd sides": dict(kernels=torch.zeros(8, 9, 3, 4)),
+    r"7 output channels are no multiple of the pieces' 4 channels": dict(kernels=torch.zeros(7, 9, 3, 3)),
+    r"stride=0, dilation=1; both must be at least 1": dict(stride=0),
+    r"stride=1, dilation=-1; both must be at least 1": dict(dilation=-1),
+    r"shift=\(1, 1\) with stride=2; a shift goes with stride=1 only": dict(stride=2, shift=(1, 1)),
+    r"shift=\(1, 1, 1\); expected a number or two": dict(shift=(1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("message", WRONG_CONV)
+def test_conv_path_names_what_does_not_fit(message):
+    good = {name: tensor.detach() for name, tensor in CASES[0].tensors().items()}
+    with pytest.raises(UsageError, match=message) as caught:
+        ops.conv_path(**{**good, **WRONG_CONV[message]})
+    assert isinstance(caught.value, ValueError)
+    assert "\n" not in str(caught.value)
