@@ -52,6 +52,25 @@ def test_an_optimizer_of_timm_moves_every_weight(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["optimizer.name=adamw", "optimizer.betas=[0.8, 0.98]"], dict(betas=(0.8, 0.98))),
+        (["optimizer.name=adamw", "optimizer.eps=1e-6"], dict(eps=1e-6)),
+        (["optimizer.name=momentum", "optimizer.momentum=0.7"], dict(momentum=0.7, nesterov=False)),
+        (["optimizer.name=sgd", "optimizer.momentum=0.7"], dict(momentum=0.7, nesterov=True)),
+        (["optimizer.lr=0.5"], dict(lr=0.5)),
+        (["optimizer.lr=0.5", "optimizer.base_batch_size=4"], dict(lr=1.0)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_set_reaches_the_optimizer(overrides: list[str], expected: dict[str, object]) -> None:
+    optimizer = create_optimizer(nn.Linear(2, 2), tiny_config("", *overrides), 8)
+    for group in optimizer.param_groups:
+        found = {name: tuple(group[name]) if name == "betas" else group[name] for name in expected}
+        assert found == expected
+
+
+@pytest.mark.parametrize(
     ("name", "said"), [("adamww", "did you mean 'adamw'?"), ("adahessian", "needs second derivatives; choose another")]
 )
 def test_an_optimizer_that_cannot_be_used_is_one_line(name: str, said: str) -> None:
