@@ -304,8 +304,9 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         report(tmp_path)
 
 
-def test_a_summary_that_is_no_json_is_refused(run):
-    (run / "summary.json").write_text("{", encoding="utf-8")
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_summary_that_somebody_changed_is_refused(run, content):
+    (run / "summary.json").write_text(content, encoding="utf-8")
     with pytest.raises(UsageError, match=r"summary\.json is not JSON"):
         report(run)
 
