@@ -115,6 +115,12 @@ def test_every_link_to_a_file_leads_to_one(page):
         assert target.startswith("http") or (folder / target).exists(), f"{page} links to {target}"
 
 
+@pytest.mark.parametrize("page", ["README.md", "README.zh.md"])
+def test_no_table_of_a_readme_has_a_row_without_a_figure(page):
+    rows = [line for line in read(page).splitlines() if line.startswith("| ") and "---" not in line]
+    assert [row for row in rows if "not measured" in row.lower() or "not trained" in row or "unknown" in row] == []
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_that_a_page_names_exists(page):
     for name in re.findall(r"(?<![\w/.<])(?:acmix|benchmarks|docs|scripts|tests)/[\w./*-]*[\w*]", read(page)):

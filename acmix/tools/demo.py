@@ -51,7 +51,7 @@ def demo(data: Path, output: Path, overrides: tuple[str, ...] = ()) -> None:
     }
     for what, place in places.items():
         console.print(f"{what:>10}: {place}")
-    console.print(f"To train it anew, delete {output}; to try a digit: acmix predict {best} IMAGE")
+    console.print(f"To train again, delete {output}. To classify a digit: acmix predict {best} IMAGE")
 
 
 if __name__ == "__main__":

@@ -359,7 +359,7 @@ class Run:
         )
         self.log.say(in_words(choices))
         if self.first_step:
-            self.log.say(f"{self.output}: going on after step {self.first_step} of {self.total_steps}")
+            self.log.say(f"{self.output}: resuming after step {self.first_step} of {self.total_steps}")
         self.log.say(
             f"{self.config.model.name} · {self.state.parameters:,} parameters · {self.world.size} × "
             f"{made_by['device']} · {self.global_batch_size} images a step · {self.steps_per_epoch} steps × "
