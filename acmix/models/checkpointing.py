@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
-def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
+def checkpointed(block: nn.Module, *inputs: Any) -> Tensor:
     """What the block gives, computed a second time in the backward pass without counting the batch twice."""
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -20,7 +20,7 @@ def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
 
     # torch.compile plans the second pass itself and takes no context of ours
     more: dict[str, Any] = {} if torch.compiler.is_compiling() else dict(context_fn=contexts)
-    return checkpoint(block, x, use_reentrant=False, **more)  # type: ignore[return-value]
+    return checkpoint(block, *inputs, use_reentrant=False, **more)  # type: ignore[return-value]
 
 
 @contextmanager

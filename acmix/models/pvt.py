@@ -13,25 +13,18 @@ from typing import Any
 
 import torch
 from timm.layers import calculate_drop_path_rates
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from acmix.errors import UsageError
-from acmix.layers import Mixing, ReductionAttention, rate_names
-from acmix.models.initialise import init_weights
+from acmix.layers import Mixing, ReductionAttention
+from acmix.models.backbone import LayerPatterns
+from acmix.models.blocks import Blocks, TransformerBlock, init_linear, padded
 from acmix.models.registry import register_variants
-from acmix.models.token_block import (
-    TokenBlock,
-    TokenBlocks,
-    as_map,
-    check_pool,
-    padded,
-    positions,
-)
+from acmix.models.tokens import TokenBackbone, Tokens, check_pool, positions
 from acmix.ops import pair
 
 
-class PyramidVisionTransformer(nn.Module):
+class PyramidVisionTransformer(TokenBackbone):
     """Classifies images, or gives a pyramid of features, by attention to reduced maps.
 
     Any input of at least one pixel works: zeros fill up the last patches, and positions are interpolated. With
@@ -57,6 +50,17 @@ class PyramidVisionTransformer(nn.Module):
     Source: PVT (ICCV 2021); ACmix (CVPR 2022), table 2, whose form was never released: see `ReductionAttention`.
     """
 
+    first_conv = "stages.0.patch_embed"
+    layer_patterns = LayerPatterns(
+        stem=r"^stages\.0\.(?:patch_embed|patch_norm|pos_embed)",
+        stages=r"^stages\.(\d+)",
+        blocks=[
+            (r"^stages\.(\d+)\.(?:patch_embed|patch_norm|pos_embed|cls_token)", (0,)),
+            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+            (r"^norm", (99999,)),
+        ],
+    )
+
     def __init__(
         self,
         img_size: int | tuple[int, int] = 224,
@@ -75,7 +79,7 @@ class PyramidVisionTransformer(nn.Module):
         conv_path: bool = True,
         mixing: Mixing = Mixing(),  # noqa: B008  frozen
     ) -> None:
-        super().__init__()
+        super().__init__(in_chans, num_classes)
         tables = dict(
             embed_dims=embed_dims, depths=depths, num_heads=num_heads, mlp_ratios=mlp_ratios, reductions=reductions
         )
@@ -88,7 +92,7 @@ class PyramidVisionTransformer(nn.Module):
         check_pool(global_pool)
         self.num_features = self.head_hidden_size = embed_dims[-1]
         rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-        stages, self.feature_info = [], []
+        stages = []
         channels, stride, side = in_chans, 1, pair(img_size)
         for i, dim in enumerate(embed_dims):
             patch = 4 if i == 0 else 2
@@ -100,121 +104,26 @@ class PyramidVisionTransformer(nn.Module):
                 mixed = mixing.at(i) if conv_path and seen else None
                 attention = ReductionAttention(dim, num_heads[i], reductions[i], qkv_bias=qkv_bias, mixing=mixed)
                 ratio = mlp_ratios[i]
-                block = TokenBlock(dim, attention, mlp_ratio=ratio, drop=proj_drop_rate, drop_path=rates[i][j])
+                block = TransformerBlock(dim, attention, mlp_ratio=ratio, drop=proj_drop_rate, drop_path=rates[i][j])
                 blocks.append(block)
             last = i == len(depths) - 1
             stages.append(Stage(channels, dim, patch, side, blocks, class_token=last and global_pool == "token"))
             channels, stride = dim, stride * patch
-            self.feature_info.append(dict(num_chs=dim, reduction=stride, module=f"stages.{i}"))
+            self.add_step(f"stages.{i}", dim, stride)
         self.stages = nn.ModuleList(stages)
         self.norm = nn.LayerNorm(self.num_features, eps=1e-6)
-        self.head_drop = nn.Dropout(drop_rate)
-        self.global_pool, self.num_classes = global_pool, num_classes
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        self.apply(init_weights)
+        self.make_head(global_pool, drop_rate)
+        self.apply(init_linear)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_chans, h, w) -> (B, L, C) of the last stage, normalised."""
-        tokens = x
-        for stage in self.stages:
-            tokens, grid = stage(x)
-            x = as_map(tokens, grid)
-        return self.norm(tokens)
+    def embed(self, x: Tensor) -> Tensor:
+        return x
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, L, C) -> (B, num_classes), or the pooled features (B, C)."""
-        if self.global_pool:
-            x = x[:, 0] if self.global_pool == "token" else x.mean(1)
-        x = self.head_drop(x)
-        return x if pre_logits else self.head(x)
+    def step(self, name: str, state: Tensor | Tokens) -> Tokens:
+        return self.get_submodule(name)(self.as_map(state) if isinstance(state, Tokens) else state)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_chans, h, w) -> (B, num_classes)."""
-        return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Gives the maps behind chosen stages, as timm's models do.
-
-        Args:
-            x: (B, in_chans, h, w).
-            indices: which stages; the last n where one number n; all where None.
-            norm: apply the last norm to the last map.
-            stop_early: leave out the stages that nobody asked for.
-            output_fmt: "NCHW".
-            intermediates_only: give the list alone.
-
-        Returns:
-            The maps, and unless `intermediates_only` the last normalised tokens before them.
-        """
-        if output_fmt != "NCHW":
-            raise UsageError(f"output_fmt={output_fmt!r}; expected 'NCHW'")
-        wanted, last = feature_take_indices(len(self.stages), indices)
-        maps: list[Tensor] = []
-        tokens = x
-        for i, stage in enumerate(self.stages):
-            if stop_early and i > last:
-                break
-            tokens, grid = stage(x)
-            x = as_map(tokens, grid)
-            if i in wanted:
-                maps.append(as_map(self.norm(tokens), grid) if norm and i == len(self.stages) - 1 else x)
-        return maps if intermediates_only else (self.norm(tokens), maps)
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Cuts off the stages behind the last one wanted, and the norm and head that go with them."""
-        wanted, last = feature_take_indices(len(self.stages), indices)
-        del self.stages[last + 1 :]
-        if prune_norm:
-            self.norm = nn.Identity()
-        if prune_head:
-            self.reset_classifier(0, "")
-        return wanted
-
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Puts a new classifier in place; 0 classes leave the pooled features."""
-        if global_pool is not None:
-            check_pool(global_pool)
-            if global_pool == "token" != self.global_pool:
-                raise UsageError("this model was built without a class token; build it with global_pool='token'")
-            self.global_pool = global_pool
-        self.num_classes = num_classes
-        like = next(self.parameters())
-        self.head = nn.Linear(self.num_features, num_classes).to(like) if num_classes else nn.Identity()
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keeps only each block's input for the backward pass and computes the rest again."""
-        for stage in self.stages:
-            assert isinstance(stage, Stage)
-            stage.blocks.grad_checkpointing = enable
-
-    def no_weight_decay(self) -> set[str]:
-        """Parameters that are not decayed, though they may have several dimensions."""
-        names = (name for name, _ in self.named_parameters())
-        return rate_names(self) | {name for name in names if name.endswith(("pos_embed", "cls_token"))}
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Tells timm which parameters form a layer, for layer-wise learning rates."""
-        layers = [
-            (r"^stages\.(\d+)\.(?:patch_embed|patch_norm|pos_embed|cls_token)", (0,)),
-            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
-            (r"^norm", (99999,)),
-        ]
-        return dict(
-            stem=r"^stages\.0\.(?:patch_embed|patch_norm|pos_embed)", blocks=r"^stages\.(\d+)" if coarse else layers
-        )
+    def check_pool(self, global_pool: str) -> None:
+        if global_pool == "token" != self.global_pool:
+            raise UsageError("this model was built without a class token; build it with global_pool='token'")
 
 
 class Stage(nn.Module):
@@ -230,7 +139,14 @@ class Stage(nn.Module):
     """
 
     def __init__(
-        self, channels: int, dim: int, patch: int, grid: tuple[int, int], blocks: list[TokenBlock], *, class_token: bool
+        self,
+        channels: int,
+        dim: int,
+        patch: int,
+        grid: tuple[int, int],
+        blocks: list[TransformerBlock],
+        *,
+        class_token: bool,
     ) -> None:
         super().__init__()
         self.patch, self.learned_grid, self.first = patch, grid, int(class_token)
@@ -241,9 +157,9 @@ class Stage(nn.Module):
         for learned in (self.cls_token, self.pos_embed):
             if learned is not None:
                 nn.init.trunc_normal_(learned, std=0.02)
-        self.blocks = TokenBlocks(blocks)
+        self.blocks = Blocks(*blocks)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def forward(self, x: Tensor) -> Tokens:
         """(B, channels, h, w) -> (B, L, C), and the grid (ceil(h/patch), ceil(w/patch))."""
         x = self.patch_embed(padded(x, self.patch))  # (B, C, H, W)
         grid = (x.shape[2], x.shape[3])
@@ -251,7 +167,7 @@ class Stage(nn.Module):
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1)  # (B, L, C)
         tokens = tokens + positions(self.pos_embed, grid, self.learned_grid, self.first)
-        return self.blocks.run_all(tokens, grid), grid
+        return Tokens(self.blocks(tokens, grid), grid)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -261,4 +177,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "acmix_pvt_large": dict(depths=(3, 8, 27, 3)),
 }
 
-register_variants(PyramidVisionTransformer, VARIANTS, first_conv="stages.0.patch_embed", classifier="head")
+register_variants(PyramidVisionTransformer, VARIANTS)

@@ -13,29 +13,23 @@ from timm.models._registry import generate_default_cfgs
 from torch import nn
 
 from acmix.layers import Mixing
+from acmix.models.backbone import Backbone
 
-MODEL_CLASSES: dict[str, type[nn.Module]] = {}
+MODEL_CLASSES: dict[str, type[Backbone]] = {}
 
 
 def register_variants(
-    model_class: type[nn.Module],
-    variants: dict[str, dict[str, Any]],
-    *,
-    first_conv: str,
-    classifier: str,
-    maps: int | None = None,
+    model_class: type[Backbone], variants: dict[str, dict[str, Any]], *, maps: int | None = None
 ) -> None:
     """Registers every variant with timm under its name.
 
     Args:
         model_class: built with a variant's arguments, overridden by the caller's.
         variants: name to arguments of the constructor.
-        first_conv: name of the layer that reads the image.
-        classifier: name of the last layer.
         maps: how many maps `features_only=True` gives by default, the last ones; all where None.
     """
     module = sys.modules[model_class.__module__]
-    settings = dict(first_conv=first_conv, classifier=classifier)
+    settings = dict(first_conv=model_class.first_conv, classifier=model_class.classifier)
     module.default_cfgs = generate_default_cfgs(  # type: ignore[attr-defined]
         {name: pretrained_cfg(arguments, **settings) for name, arguments in variants.items()}
     )
@@ -70,7 +64,7 @@ def pretrained_cfg(arguments: dict[str, Any], **settings: str) -> dict[str, Any]
     )
 
 
-def entrypoint(name: str, model_class: type[nn.Module], arguments: dict[str, Any], maps: int | None):
+def entrypoint(name: str, model_class: type[Backbone], arguments: dict[str, Any], maps: int | None):
     """The function that timm calls to build a variant."""
 
     def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:

@@ -12,20 +12,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from timm.layers import DropPath, calculate_drop_path_rates, create_classifier
-from timm.models._features import feature_take_indices
+from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
-from acmix.layers import ACmix2d, Mixing, rate_names
-from acmix.models.checkpointing import checkpointed
+from acmix.layers import ACmix2d, Mixing
+from acmix.models.backbone import Backbone, LayerPatterns
+from acmix.models.blocks import Blocks, drop_path_of
 from acmix.models.registry import register_variants
 
 # a bottleneck gives this many times its inner channels
 EXPANSION = 4
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """Classifies images, or gives a pyramid of features, by bottlenecks of convolutions or of ACmix.
 
     A stage that halves the map does so in the middle layer of its first bottleneck, as torchvision's ResNet does.
@@ -48,6 +47,9 @@ class ResNet(nn.Module):
     Source: He et al., Deep residual learning (CVPR 2016); ACmix (CVPR 2022), section 5.1 and table 2.
     """
 
+    first_conv = "conv1"
+    layer_patterns = LayerPatterns(stem=r"^conv1|^bn1", stages=r"^layer(\d+)", blocks=r"^layer(\d+)\.(\d+)")
+
     def __init__(
         self,
         layers: Sequence[int] = (3, 4, 6, 3),
@@ -63,19 +65,16 @@ class ResNet(nn.Module):
         conv_path: bool = True,
         mixing: Mixing = Mixing(),  # noqa: B008  frozen
     ) -> None:
-        super().__init__()
+        super().__init__(in_chans, num_classes)
         mixing.check_stages(len(layers))
         if not layers or min(layers) < 1:
             raise ValueError(f"layers={tuple(layers)}; expected the bottlenecks of each stage, at least one a stage")
         self.drop_rate = drop_rate
-        self.grad_checkpointing = False
         self.conv1 = nn.Conv2d(in_chans, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.act1 = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.feature_info = [dict(num_chs=width, reduction=2, module="act1")]
-        # names of the stages, as far as they are not cut off
-        self.stages = [f"layer{i + 1}" for i in range(len(layers))]
+        self.add_step("act1", width, 2)
         rates: Any = calculate_drop_path_rates(drop_path_rate, list(layers), stagewise=True)
         channels = width
         for i, depth in enumerate(layers):
@@ -86,8 +85,8 @@ class ResNet(nn.Module):
                 middle = middle_layer(inner, stride, heads, attention_size, mixing.at(i) if conv_path else None)
                 blocks.append(Bottleneck(channels, inner, middle, stride=stride, drop_path=rates[i][j]))
                 channels = inner * EXPANSION
-            self.add_module(self.stages[i], nn.Sequential(*blocks))
-            self.feature_info.append(dict(num_chs=channels, reduction=4 * 2**i, module=self.stages[i]))
+            self.add_module(f"layer{i + 1}", Blocks(*blocks))
+            self.add_step(f"layer{i + 1}", channels, 4 * 2**i)
         self.num_features = self.head_hidden_size = channels
         self.reset_classifier(num_classes, global_pool)
         self.apply(init_weights)
@@ -96,100 +95,13 @@ class ResNet(nn.Module):
                 if isinstance(module, Bottleneck):
                     nn.init.zeros_(module.bn3.weight)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_chans, h, w) -> (B, C, H, W)."""
-        x = self.maxpool(self.stem(x))
-        for name in self.stages:
-            x = self.run_stage(name, x)
-        return x
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, C, H, W) -> (B, num_classes), or the pooled features (B, C)."""
-        x = F.dropout(self.global_pool(x), self.drop_rate, self.training)
-        return x if pre_logits else self.fc(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_chans, h, w) -> (B, num_classes)."""
-        return self.forward_head(self.forward_features(x))
-
-    def stem(self, x: Tensor) -> Tensor:
-        """(B, in_chans, h, w) -> (B, width, ceil(h/2), ceil(w/2)), before the pooling."""
+    def embed(self, x: Tensor) -> Tensor:
+        """(B, in_chans, h, w) -> (B, width, ceil(h/2), ceil(w/2)), before the ReLU."""
         # channels last from here on: no layer then has to move its map in memory before it can read it
-        return self.act1(self.bn1(self.conv1(x.contiguous(memory_format=torch.channels_last))))
+        return self.bn1(self.conv1(x.contiguous(memory_format=torch.channels_last)))
 
-    def run_stage(self, name: str, x: Tensor) -> Tensor:
-        """The map behind a stage."""
-        for block in self.get_submodule(name).children():
-            x = checkpointed(block, x) if self.grad_checkpointing else block(x)
-        return x
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Gives the maps after the stem (0) and after chosen stages (1, 2, …), as timm's models do.
-
-        Args:
-            x: (B, in_chans, h, w).
-            indices: which maps; the last n where one number n; all where None.
-            norm: without meaning here, every map ends in a norm and a ReLU already.
-            stop_early: leave out the stages that nobody asked for.
-            output_fmt: "NCHW".
-            intermediates_only: give the list alone.
-
-        Returns:
-            The maps, and unless `intermediates_only` the last one before them.
-        """
-        if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt={output_fmt!r}; expected 'NCHW'")
-        wanted, last = feature_take_indices(len(self.feature_info), indices)
-        x = self.stem(x)
-        maps = [x] if 0 in wanted else []
-        x = self.maxpool(x)
-        for i, name in enumerate(self.stages, start=1):
-            if stop_early and i > last:
-                break
-            x = self.run_stage(name, x)
-            if i in wanted:
-                maps.append(x)
-        return maps if intermediates_only else (x, maps)
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Cuts off the stages behind the last one wanted, and the head that goes with them."""
-        wanted, last = feature_take_indices(len(self.feature_info), indices)
-        for name in self.stages[last:]:
-            delattr(self, name)
-        self.stages = self.stages[:last]
-        if prune_head:
-            self.reset_classifier(0, "")
-        return wanted
-
-    def get_classifier(self) -> nn.Module:
-        return self.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
-        """Puts a new classifier in place; 0 classes leave the pooled features."""
-        self.num_classes = num_classes
-        self.global_pool, self.fc, *_ = create_classifier(self.num_features, num_classes, pool_type=global_pool)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keeps only each bottleneck's input for the backward pass and computes the rest again."""
-        self.grad_checkpointing = enable
-
-    def no_weight_decay(self) -> set[str]:
-        """Parameters that are not decayed, though an optimizer may decay those of one dimension too."""
-        return rate_names(self)
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Tells timm which parameters form a layer, for layer-wise learning rates."""
-        return dict(stem=r"^conv1|^bn1", blocks=r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)")
+    def step(self, name: str, state: Tensor) -> Tensor:
+        return super().step(name, self.maxpool(state) if name == "layer1" else state)
 
 
 class Bottleneck(nn.Module):
@@ -212,7 +124,7 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(inner, inner * EXPANSION, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(inner * EXPANSION)
         self.act = nn.ReLU(inplace=True)
-        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+        self.drop_path = drop_path_of(drop_path)
         self.downsample = None
         if stride != 1 or channels != inner * EXPANSION:
             self.downsample = nn.Sequential(
@@ -251,4 +163,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "acmix_resnet50": dict(layers=(3, 4, 6, 3)),
 }
 
-register_variants(ResNet, VARIANTS, first_conv="conv1", classifier="fc")
+register_variants(ResNet, VARIANTS)

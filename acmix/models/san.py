@@ -13,19 +13,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, calculate_drop_path_rates, create_classifier
-from timm.models._features import feature_take_indices
+from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
 from acmix.errors import UsageError
-from acmix.layers import Mixing, PairwiseAttention, PatchwiseAttention, rate_names
-from acmix.models.checkpointing import checkpointed
+from acmix.layers import Mixing, PairwiseAttention, PatchwiseAttention
+from acmix.models.backbone import Backbone, LayerPatterns
+from acmix.models.blocks import Blocks, drop_path_of
 from acmix.models.registry import register_variants
 
 ATTENTIONS = {"patchwise": PatchwiseAttention, "pairwise": PairwiseAttention}
 
 
-class SelfAttentionNetwork(nn.Module):
+class SelfAttentionNetwork(Backbone):
     """Classifies images, or gives a pyramid of features, by attention whose weights are vectors.
 
     Every stage halves its map first, by a 2×2 maximum; an odd side counts as one pixel more. Layers are drawn as
@@ -50,6 +50,17 @@ class SelfAttentionNetwork(nn.Module):
         form was never released: see `VectorAttention`.
     """
 
+    first_conv = "stem.0"
+    layer_patterns = LayerPatterns(
+        stem=r"^stem",
+        stages=r"^stages\.(\d+)",
+        blocks=[
+            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+            (r"^stages\.(\d+)\.linear", (0,)),
+            (r"^stages\.(\d+)\.norm", (99999,)),
+        ],
+    )
+
     def __init__(
         self,
         layers: Sequence[int] = (2, 1, 2, 4, 1),
@@ -65,7 +76,7 @@ class SelfAttentionNetwork(nn.Module):
         conv_path: bool = True,
         mixing: Mixing = Mixing(),  # noqa: B008  frozen
     ) -> None:
-        super().__init__()
+        super().__init__(in_chans, num_classes)
         if attention not in ATTENTIONS:
             raise UsageError(f"attention={attention!r}; expected one of {', '.join(map(repr, ATTENTIONS))}")
         if not layers or min(layers) < 1 or len(layers) > len(sizes):
@@ -74,12 +85,11 @@ class SelfAttentionNetwork(nn.Module):
             )
         mixing.check_stages(len(layers))
         self.drop_rate = drop_rate
-        self.grad_checkpointing = False
         self.stem = nn.Sequential(
             nn.Conv2d(in_chans, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
         )
         rates: Any = calculate_drop_path_rates(drop_path_rate, list(layers), stagewise=True)
-        stages, self.feature_info = [], []
+        stages = []
         before = channels = width
         for i, depth in enumerate(layers):
             channels = width if i == 0 else 2 ** (i + 1) * width
@@ -89,7 +99,7 @@ class SelfAttentionNetwork(nn.Module):
                 blocks.append(Block(channels, ATTENTIONS[attention](channels, sizes[i], mixing=mixed), rates[i][j]))
             stages.append(Stage(before, channels, blocks))
             before = channels
-            self.feature_info.append(dict(num_chs=channels, reduction=2 ** (i + 1), module=f"stages.{i}"))
+            self.add_step(f"stages.{i}", channels, 2 ** (i + 1))
         self.stages = nn.ModuleList(stages)
         self.num_features = self.head_hidden_size = channels
         self.reset_classifier(num_classes, global_pool)
@@ -98,104 +108,10 @@ class SelfAttentionNetwork(nn.Module):
                 if isinstance(module, Block):
                     nn.init.zeros_(module.expand.weight)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_chans, h, w) -> (B, C, H, W)."""
-        x = self.start(x)
-        for stage in self.stages:
-            x = self.run_stage(stage, x)
-        return x
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, C, H, W) -> (B, num_classes), or the pooled features (B, C)."""
-        x = F.dropout(self.global_pool(x), self.drop_rate, self.training)
-        return x if pre_logits else self.fc(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_chans, h, w) -> (B, num_classes)."""
-        return self.forward_head(self.forward_features(x))
-
-    def start(self, x: Tensor) -> Tensor:
+    def embed(self, x: Tensor) -> Tensor:
         """(B, in_chans, h, w) -> (B, width, h, w)."""
         # channels last from here on: norms, products and attention all read adjacent channels
         return self.stem(x.contiguous(memory_format=torch.channels_last))
-
-    def run_stage(self, stage: nn.Module, x: Tensor) -> Tensor:
-        """The map behind a stage."""
-        assert isinstance(stage, Stage)
-        x = stage.enter(x)
-        for block in stage.blocks:
-            x = checkpointed(block, x) if self.grad_checkpointing else block(x)
-        return stage.leave(x)
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Gives the maps after chosen stages, as timm's models do.
-
-        Args:
-            x: (B, in_chans, h, w).
-            indices: which stages; the last n where one number n; all where None.
-            norm: without meaning here, every map ends in a norm and a ReLU already.
-            stop_early: leave out the stages that nobody asked for.
-            output_fmt: "NCHW".
-            intermediates_only: give the list alone.
-
-        Returns:
-            The maps, and unless `intermediates_only` the last one before them.
-        """
-        if output_fmt != "NCHW":
-            raise UsageError(f"output_fmt={output_fmt!r}; expected 'NCHW'")
-        wanted, last = feature_take_indices(len(self.stages), indices)
-        maps = []
-        x = self.start(x)
-        for i, stage in enumerate(self.stages):
-            if stop_early and i > last:
-                break
-            x = self.run_stage(stage, x)
-            if i in wanted:
-                maps.append(x)
-        return maps if intermediates_only else (x, maps)
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Cuts off the stages behind the last one wanted, and the head that goes with them."""
-        wanted, last = feature_take_indices(len(self.stages), indices)
-        del self.stages[last + 1 :]
-        if prune_head:
-            self.reset_classifier(0, "")
-        return wanted
-
-    def get_classifier(self) -> nn.Module:
-        return self.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
-        """Puts a new classifier in place; 0 classes leave the pooled features."""
-        self.num_classes = num_classes
-        self.global_pool, self.fc, *_ = create_classifier(self.num_features, num_classes, pool_type=global_pool)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keeps only each block's input for the backward pass and computes the rest again."""
-        self.grad_checkpointing = enable
-
-    def no_weight_decay(self) -> set[str]:
-        """Parameters that are not decayed, though an optimizer may decay those of one dimension too."""
-        return rate_names(self)
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Tells timm which parameters form a layer, for layer-wise learning rates."""
-        layers = [
-            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
-            (r"^stages\.(\d+)\.linear", (0,)),
-            (r"^stages\.(\d+)\.norm", (99999,)),
-        ]
-        return dict(stem=r"^stem", blocks=r"^stages\.(\d+)" if coarse else layers)
 
 
 class Stage(nn.Module):
@@ -210,15 +126,12 @@ class Stage(nn.Module):
     def __init__(self, before: int, channels: int, blocks: list[Block]) -> None:
         super().__init__()
         self.linear = nn.Conv2d(before, channels, 1, bias=False)
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = Blocks(*blocks)
         self.norm = nn.BatchNorm2d(channels)
 
-    def enter(self, x: Tensor) -> Tensor:
-        """(B, before, H, W) -> (B, C, ceil(H/2), ceil(W/2)), ahead of the blocks."""
-        return self.linear(F.max_pool2d(x, 2, ceil_mode=True))
-
-    def leave(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same, behind the blocks."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, before, H, W) -> (B, C, ceil(H/2), ceil(W/2))."""
+        x = self.blocks(self.linear(F.max_pool2d(x, 2, ceil_mode=True)))
         return F.relu(self.norm(x), inplace=True)
 
 
@@ -237,7 +150,7 @@ class Block(nn.Module):
         self.attn = attention
         self.norm2 = nn.BatchNorm2d(channels // 4)
         self.expand = nn.Conv2d(channels // 4, channels, 1)
-        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+        self.drop_path = drop_path_of(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
@@ -251,4 +164,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "acmix_san19": dict(layers=(3, 3, 4, 6, 3)),
 }
 
-register_variants(SelfAttentionNetwork, VARIANTS, first_conv="stem.0", classifier="fc")
+register_variants(SelfAttentionNetwork, VARIANTS)

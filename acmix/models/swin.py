@@ -14,19 +14,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import ClassifierHead, DropPath, Mlp, PatchEmbed, calculate_drop_path_rates
-from timm.models._features import feature_take_indices
-from timm.models._manipulate import checkpoint
+from timm.layers import ClassifierHead, PatchEmbed, calculate_drop_path_rates
 from torch import Tensor, nn
 
 from acmix.errors import UsageError
-from acmix.layers import Mixing, WindowAttention, rate_names
-from acmix.models.initialise import init_weights
+from acmix.layers import Mixing, WindowAttention
+from acmix.models.backbone import Backbone, LayerPatterns
+from acmix.models.blocks import Blocks, TransformerBlock, init_linear, missing, padded
 from acmix.models.registry import register_variants
 from acmix.ops import pair
 
 
-class SwinTransformer(nn.Module):
+class SwinTransformer(Backbone):
     """Classifies images, or gives a pyramid of features, by attention within shifted windows.
 
     Any input of at least one patch works: what does not divide is padded, and padding is never attended to.
@@ -53,6 +52,19 @@ class SwinTransformer(nn.Module):
     Source: Swin Transformer (ICCV 2021); ACmix (CVPR 2022).
     """
 
+    first_conv, classifier = "patch_embed.proj", "head.fc"
+    output_formats = ("NCHW", "NHWC")
+    not_decayed = ("relative_position_bias_table",)
+    layer_patterns = LayerPatterns(
+        stem=r"^patch_embed",
+        stages=r"^layers\.(\d+)",
+        blocks=[
+            (r"^layers\.(\d+)\.downsample", (0,)),
+            (r"^layers\.(\d+)\.\w+\.(\d+)", None),
+            (r"^norm", (99999,)),
+        ],
+    )
+
     def __init__(
         self,
         img_size: int | tuple[int, int] = 224,
@@ -72,11 +84,11 @@ class SwinTransformer(nn.Module):
         conv_path: bool = True,
         mixing: Mixing = Mixing(),  # noqa: B008  frozen
     ) -> None:
-        super().__init__()
+        super().__init__(in_chans, num_classes)
         mixing.check_stages(len(depths))
         if len(depths) != len(num_heads):
             raise UsageError(f"depths={tuple(depths)} and num_heads={tuple(num_heads)}; expected one entry a stage")
-        self.num_classes, self.global_pool, self.patch_size = num_classes, global_pool, pair(patch_size)
+        self.global_pool, self.patch_size = global_pool, pair(patch_size)
         self.num_features = self.head_hidden_size = embed_dim * 2 ** (len(depths) - 1)
         self.patch_embed = PatchEmbed(
             img_size,
@@ -91,184 +103,69 @@ class SwinTransformer(nn.Module):
         rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         side = [-(-length // patch_size) for length in pair(img_size)]
         window = pair(window_size)
-        stages, self.feature_info = [], []
+        stages = []
         for i, depth in enumerate(depths):
-            dim = embed_dim * 2**i
-            stages.append(
-                Stage(
+            dim, fitted = embed_dim * 2**i, (min(window[0], side[0]), min(window[1], side[1]))
+            downsample = PatchMerging(dim // 2) if i else nn.Identity()
+            blocks = []
+            for j in range(depth):
+                block = Block(
                     dim,
-                    depth,
                     num_heads[i],
-                    (min(window[0], side[0]), min(window[1], side[1])),
-                    downsample=i > 0,
+                    fitted,
+                    shifted=j % 2 == 1,
                     mlp_ratio=mlp_ratio,
                     qkv_bias=qkv_bias,
                     proj_drop=proj_drop_rate,
-                    drop_path=rates[i],
+                    drop_path=rates[i][j],
                     mixing=mixing.at(i) if conv_path else None,
                 )
-            )
-            self.feature_info.append(dict(num_chs=dim, reduction=patch_size * 2**i, module=f"layers.{i}"))
+                blocks.append(block)
+            stages.append(Stage(downsample, blocks))
+            self.add_step(f"layers.{i}", dim, patch_size * 2**i)
             side = [-(-s // 2) for s in side]
         self.layers = nn.Sequential(*stages)
         self.norm = nn.LayerNorm(self.num_features)
         self.head = ClassifierHead(
             self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt="NHWC"
         )
-        self.apply(init_weights)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, 3, h, w) -> (B, H, W, C), normalised."""
-        return self.norm(self.layers(self.embed(x)))
+        self.apply(init_linear)
 
     def embed(self, x: Tensor) -> Tensor:
-        """(B, 3, h, w) -> (B, ceil(h/patch), ceil(w/patch), C); zeros fill the last patches."""
-        rows, columns = self.patch_size
-        return self.patch_embed(F.pad(x, (0, missing(x.shape[3], columns), 0, missing(x.shape[2], rows))))
+        """(B, in_chans, h, w) -> (B, ceil(h/patch), ceil(w/patch), C); zeros fill the last patches."""
+        return self.patch_embed(padded(x, self.patch_size))
+
+    def normed(self, state: Tensor) -> Tensor:
+        return self.norm(state)
+
+    def as_map(self, state: Tensor, output_fmt: str) -> Tensor:
+        return state.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else state
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, H, W, C) -> (B, num_classes), or the pooled features (B, C)."""
         return self.head(x, pre_logits=pre_logits)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_chans, h, w) -> (B, num_classes)."""
-        return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Gives the maps after chosen stages, as timm's models do.
-
-        Args:
-            x: (B, in_chans, h, w).
-            indices: which stages; the last n where one number n; all where None.
-            norm: apply the last norm to the last map.
-            stop_early: leave out the stages that nobody asked for.
-            output_fmt: "NCHW" or "NHWC".
-            intermediates_only: give the list alone.
-
-        Returns:
-            The maps, and unless `intermediates_only` the last normalised one before them.
-        """
-        if output_fmt not in ("NCHW", "NHWC"):
-            raise UsageError(f"output_fmt={output_fmt!r}; expected 'NCHW' or 'NHWC'")
-        wanted, last = feature_take_indices(len(self.layers), indices)
-        maps: list[Tensor] = []
-        x = self.embed(x)
-        for i, stage in enumerate(self.layers):
-            if stop_early and i > last:
-                break
-            x = stage(x)
-            if i in wanted:
-                out = self.norm(x) if norm and i == len(self.layers) - 1 else x
-                maps.append(out.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else out)
-        return maps if intermediates_only else (self.norm(x), maps)
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Cuts off the stages behind the last one wanted, and the norm and head that go with them."""
-        wanted, last = feature_take_indices(len(self.layers), indices)
-        self.layers = self.layers[: last + 1]
-        if prune_norm:
-            self.norm = nn.Identity()
-        if prune_head:
-            self.reset_classifier(0, "")
-        return wanted
-
-    def get_classifier(self) -> nn.Module:
-        return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Puts a new classifier in place; 0 classes leave the pooled features."""
         self.num_classes = num_classes
         self.head.reset(num_classes, pool_type=global_pool)
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keeps only each block's input for the backward pass and computes the rest again."""
-        for stage in self.layers:
-            assert isinstance(stage, Stage)
-            stage.grad_checkpointing = enable
-
-    def no_weight_decay(self) -> set[str]:
-        """Parameters that are not decayed, though they may have several dimensions."""
-        names = (name for name, _ in self.named_parameters())
-        return rate_names(self) | {name for name in names if name.endswith("relative_position_bias_table")}
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Tells timm which parameters form a layer, for layer-wise learning rates."""
-        layers = [
-            (r"^layers\.(\d+)\.downsample", (0,)),
-            (r"^layers\.(\d+)\.\w+\.(\d+)", None),
-            (r"^norm", (99999,)),
-        ]
-        return dict(stem=r"^patch_embed", blocks=r"^layers\.(\d+)" if coarse else layers)
-
 
 class Stage(nn.Module):
-    """Blocks on one map, behind the merging that makes it.
+    """Blocks on one map, behind the merging that makes it."""
 
-    Args:
-        dim: channels of its map.
-        depth: blocks.
-        heads: attention heads.
-        window: (rows, columns) of the windows.
-        downsample: merge 2×2 patches of dim/2 channels first.
-        mlp_ratio, qkv_bias, proj_drop: as in `SwinTransformer`.
-        mixing: of the two paths; None for attention alone.
-        drop_path: chance to skip, for each block.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        depth: int,
-        heads: int,
-        window: tuple[int, int],
-        *,
-        downsample: bool,
-        mlp_ratio: float,
-        qkv_bias: bool,
-        proj_drop: float,
-        drop_path: Sequence[float],
-        mixing: Mixing | None,
-    ) -> None:
+    def __init__(self, downsample: nn.Module, blocks: list[Block]) -> None:
         super().__init__()
-        self.grad_checkpointing = False
-        self.downsample = PatchMerging(dim // 2) if downsample else nn.Identity()
-        self.blocks = nn.Sequential(
-            *[
-                Block(
-                    dim,
-                    heads,
-                    window,
-                    shifted=i % 2 == 1,
-                    mlp_ratio=mlp_ratio,
-                    qkv_bias=qkv_bias,
-                    proj_drop=proj_drop,
-                    drop_path=drop_path[i],
-                    mixing=mixing,
-                )
-                for i in range(depth)
-            ]
-        )
+        self.downsample = downsample
+        self.blocks = Blocks(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> the same, or (B, ceil(H/2), ceil(W/2), 2·C) where it merges first."""
-        x = self.downsample(x)
-        for block in self.blocks:
-            x = checkpoint(block, x) if self.grad_checkpointing and not torch.jit.is_scripting() else block(x)
-        return x
+        return self.blocks(self.downsample(x))
 
 
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+class Block(TransformerBlock):
+    """x + attention(norm(x)), then x + mlp(norm(x)), with attention within windows, shifted by half of one or not."""
 
     def __init__(
         self,
@@ -283,25 +180,19 @@ class Block(nn.Module):
         drop_path: float,
         mixing: Mixing | None,
     ) -> None:
-        super().__init__()
+        attention = WindowAttention(dim, heads, window, qkv_bias=qkv_bias, mixing=mixing)
+        super().__init__(dim, attention, mlp_ratio=mlp_ratio, drop=proj_drop, drop_path=drop_path, eps=1e-5)
         self.window = window
         self.shift = tuple(side // 2 if shifted else 0 for side in window)
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(dim, heads, window, qkv_bias=qkv_bias, mixing=mixing)
-        self.drop = nn.Dropout(proj_drop)
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=proj_drop)
-        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *more: Any) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         # A side that one window covers is not shifted. No comparison, which would fix a size that export leaves open.
         rows, columns = (
             torch.sym_min(step, step * torch.sym_max(length - side, 0))
             for length, side, step in zip(x.shape[1:3], self.window, self.shift, strict=True)
         )
-        x = x + self.drop_path(self.drop(self.attn(self.norm1(x), (rows, columns))))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return super().forward(x, (rows, columns), *more)
 
 
 class PatchMerging(nn.Module):
@@ -320,12 +211,6 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(x))
 
 
-def missing(length: int, step: int) -> int:
-    """How much `length` lacks to a multiple of `step`."""
-    # not `-length % step`: a compiler simplifies this form where the length is symbolic, ten times as fast in the end
-    return (length + step - 1) // step * step - length
-
-
 VARIANTS: dict[str, dict[str, Any]] = {
     f"acmix_swin_{size}_patch4_window{window}_{img_size}": dict(img_size=img_size, window_size=window, **shape)
     for window, img_size in ((7, 224), (12, 384))
@@ -336,4 +221,4 @@ VARIANTS: dict[str, dict[str, Any]] = {
     }.items()
 }
 
-register_variants(SwinTransformer, VARIANTS, first_conv="patch_embed.proj", classifier="head.fc")
+register_variants(SwinTransformer, VARIANTS)

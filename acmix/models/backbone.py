@@ -1,0 +1,177 @@
+"""What timm's tools ask of a network, once for every family."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch.nn.functional as F
+from timm.layers import create_classifier
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from acmix.errors import UsageError
+from acmix.layers import rate_names
+from acmix.models.blocks import Blocks
+
+
+class LayerPatterns(NamedTuple):
+    """How timm finds the layer that a parameter belongs to: by patterns of names, some with their place among them.
+
+    Args:
+        stem: ahead of the stages.
+        stages: one layer a stage.
+        blocks: one layer a block.
+    """
+
+    stem: str
+    stages: str | list[tuple[str, tuple[int] | None]]
+    blocks: str | list[tuple[str, tuple[int] | None]]
+
+
+class Backbone(nn.Module):
+    """Classifies images, or gives a pyramid of features.
+
+        state = embed(image);    state = step(name, state) for each name of `steps`
+        features = features(normed(state));    logits = forward_head(features)
+
+    A family makes its modules, tells where maps can be taken by `add_step`, and fills in the attributes and methods
+    below where hers are not the usual ones: a state that is a map (B, C, H, W), without a norm behind the last stage,
+    and a head of `global_pool` and `fc`.
+
+    Args:
+        in_chans: channels of the images.
+        num_classes: classes; 0 leaves the pooled features.
+    """
+
+    # names of the layer that reads the image, and of the last one
+    first_conv: str
+    classifier: str = "fc"
+    output_formats: tuple[str, ...] = ("NCHW",)
+    # how the names end of parameters that are not decayed, besides the rates
+    not_decayed: tuple[str, ...] = ()
+    layer_patterns: LayerPatterns
+    num_features: int
+    drop_rate: float
+
+    def __init__(self, in_chans: int, num_classes: int) -> None:
+        super().__init__()
+        self.in_chans, self.num_classes = in_chans, num_classes
+        self.feature_info: list[dict[str, Any]] = []
+        # names of the modules behind which maps can be taken, as far as they are not cut off
+        self.steps: list[str] = []
+
+    def add_step(self, name: str, channels: int, reduction: int) -> None:
+        """Notes a module behind which a map can be taken: its name, the map's channels, and its stride in the image."""
+        self.steps.append(name)
+        self.feature_info.append(dict(num_chs=channels, reduction=reduction, module=name))
+
+    def embed(self, x: Tensor) -> Any:
+        """(B, in_chans, h, w) -> what the first step takes."""
+        raise NotImplementedError
+
+    def step(self, name: str, state: Any) -> Any:
+        """What the module of that name makes of what the one before it gave."""
+        return self.get_submodule(name)(state)
+
+    def normed(self, state: Any) -> Any:
+        """The state with the last norm applied."""
+        return state
+
+    def features(self, state: Any) -> Tensor:
+        """The part of a state that the head reads."""
+        return state
+
+    def as_map(self, state: Any, output_fmt: str) -> Tensor:
+        """The map of a state, in one of `output_formats`."""
+        return state
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, in_chans, h, w) -> the last features, normalised, as the head reads them."""
+        state = self.embed(x)
+        for name in self.steps:
+            state = self.step(name, state)
+        return self.features(self.normed(state))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """The last features -> (B, num_classes), or the pooled features (B, C)."""
+        x = F.dropout(self.global_pool(x), self.drop_rate, self.training)
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_chans, h, w) -> (B, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Gives the maps of `feature_info`, as timm's models do.
+
+        Args:
+            x: (B, in_chans, h, w).
+            indices: which maps; the last n where one number n; all where None.
+            norm: apply the last norm, if there is one, to the maps of its width.
+            stop_early: leave out what nobody asked for.
+            output_fmt: one of `output_formats`.
+            intermediates_only: give the list alone.
+
+        Returns:
+            The maps, and unless `intermediates_only` the last features before them.
+        """
+        if output_fmt not in self.output_formats:
+            raise UsageError(f"output_fmt={output_fmt!r}; expected {' or '.join(map(repr, self.output_formats))}")
+        wanted, last = feature_take_indices(len(self.steps), indices)
+        maps: list[Tensor] = []
+        state = self.embed(x)
+        for i, name in enumerate(self.steps):
+            if stop_early and i > last:
+                break
+            state = self.step(name, state)
+            if i in wanted:
+                fits = self.feature_info[i]["num_chs"] == self.num_features
+                maps.append(self.as_map(self.normed(state) if norm and fits else state, output_fmt))
+        return maps if intermediates_only else (self.features(self.normed(state)), maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Cuts off what stands behind the last map wanted, and the norm and head that go with it."""
+        wanted, last = feature_take_indices(len(self.steps), indices)
+        for name in self.steps[last + 1 :]:
+            parent, _, child = name.rpartition(".")
+            delattr(self.get_submodule(parent), child)
+        del self.steps[last + 1 :]
+        if prune_norm and hasattr(self, "norm"):
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, "")
+        return wanted
+
+    def get_classifier(self) -> nn.Module:
+        return self.get_submodule(self.classifier)
+
+    def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
+        """Puts a new classifier in place; 0 classes leave the pooled features."""
+        self.num_classes = num_classes
+        self.global_pool, self.fc, *_ = create_classifier(self.num_features, num_classes, pool_type=global_pool)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keeps only each block's input for the backward pass and computes the rest again."""
+        for module in self.modules():
+            if isinstance(module, Blocks):
+                module.grad_checkpointing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that are not decayed, whatever their dimensions."""
+        names = (name for name, _ in self.named_parameters())
+        return rate_names(self) | {name for name in names if name.endswith(self.not_decayed)}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Tells timm which parameters form a layer, for layer-wise learning rates."""
+        patterns = self.layer_patterns
+        return dict(stem=patterns.stem, blocks=patterns.stages if coarse else patterns.blocks)

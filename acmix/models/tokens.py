@@ -1,0 +1,82 @@
+"""What the families of tokens share: the bridge from images to tokens and back, and their head.
+
+Shapes: B batch · T tokens without a place, as a class token · H, W grid · L = T + H·W · C channels · h, w image
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from acmix.errors import UsageError
+from acmix.models.backbone import Backbone
+
+
+class Tokens(NamedTuple):
+    """Tokens (B, L, C), and the grid (H, W) that the last of them form."""
+
+    x: Tensor
+    grid: tuple[int, int]
+
+
+class TokenBackbone(Backbone):
+    """A backbone whose state is tokens, with a norm behind the last and a linear head."""
+
+    classifier = "head"
+    not_decayed = ("pos_embed", "cls_token")
+    # tokens at the start that a mean leaves out
+    outside_mean = 0
+
+    def make_head(self, global_pool: str, drop_rate: float) -> None:
+        """Makes the dropout and the classifier, and notes how tokens are pooled."""
+        self.head_drop = nn.Dropout(drop_rate)
+        self.global_pool = global_pool
+        self.head = nn.Linear(self.num_features, self.num_classes) if self.num_classes else nn.Identity()
+
+    def normed(self, state: Tokens) -> Tokens:
+        return Tokens(self.norm(state.x), state.grid)
+
+    def features(self, state: Tokens) -> Tensor:
+        return state.x
+
+    def as_map(self, state: Tokens, output_fmt: str = "NCHW") -> Tensor:
+        """(B, C, H, W), or (B, H·W, C) as "NLC"; without the first T."""
+        patches = state.x[:, state.x.shape[1] - state.grid[0] * state.grid[1] :]
+        return patches if output_fmt == "NLC" else patches.unflatten(1, state.grid).permute(0, 3, 1, 2).contiguous()
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """(B, L, C) -> (B, C); the same where nothing is pooled."""
+        if self.global_pool == "token":
+            return x[:, 0]
+        return x[:, self.outside_mean :].mean(1) if self.global_pool else x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """(B, L, C) -> (B, num_classes), or the pooled features (B, C)."""
+        x = self.head_drop(self.pooled(x))
+        return x if pre_logits else self.head(x)
+
+    def check_pool(self, global_pool: str) -> None:
+        """Refuses a way of pooling that this model was not made for."""
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Puts a new classifier in place; 0 classes leave the pooled features."""
+        if global_pool is not None:
+            check_pool(global_pool)
+            self.check_pool(global_pool)
+            self.global_pool = global_pool
+        self.num_classes = num_classes
+        like = next(self.parameters())
+        self.head = nn.Linear(self.num_features, num_classes).to(like) if num_classes else nn.Identity()
+
+
+def positions(learned: Tensor, grid: tuple[int, int], learned_grid: tuple[int, int], first: int) -> Tensor:
+    """Learned positions (1, T + …, C) for a grid: as they are, or interpolated behind the first T."""
+    return resample_abs_pos_embed(learned, list(grid), list(learned_grid), num_prefix_tokens=first)
+
+
+def check_pool(global_pool: str) -> None:
+    """Refuses a way of pooling that tokens do not have."""
+    if global_pool not in ("token", "avg", ""):
+        raise UsageError(f"global_pool={global_pool!r}; expected 'token', 'avg' or ''")
