@@ -102,7 +102,7 @@ def operators(plan: Plan) -> int:
     print(f"ceilings here: {ceilings}")
     units = [shape for name in OPERATORS for shape in shapes(name)[:: 4 if plan.quick else 1]]
     if plan.tiny:
-        units = [shape for shape in units if shape.side <= 14][:2]
+        units = [shape for shape in units if shape.map_size[1] <= 14][:2]
     found: list[Measurement] = []
     for shape in within(plan, units):
         found += benchmark_operators(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -22,102 +22,15 @@ from acmix.benchmark.peers import PEERS, flex_attention_in_neighbourhoods, flex_
 from acmix.benchmark.record import WRONG, lines
 from acmix.errors import UsageError
 from acmix.ops import dispatch
-from acmix.testing.judge import PEER_SLACK, Results, Truth, truth_of
+from acmix.ops.cases import Case
+from acmix.testing.judge import PEER_SLACK, Truth, doubled, results, truth_of
 
-WINDOW, NEIGHBOURHOOD, TAPS = 7, 7, 9
 PHASES = ("forward", "forward+backward")
-# what stays in float32 while data is in another format, as under autocast
-PARAMETERS = ("fc_weight", "fc_bias", "kernels", "bias_table")
 
 
-@dataclass(frozen=True)
-class Shape:
-    """One call of an operator on a square map.
-
-    Args:
-        operator: its name in `acmix.ops`.
-        side: of the map in pixels.
-        channels, heads: C and N; for patchwise attention those of the values, and their groups.
-        stride, shift: of the call.
-        bias: whether fc has one, as in the transformer families.
-        size: side of a neighbourhood.
-    """
-
-    operator: str
-    side: int
-    channels: int
-    heads: int
-    stride: int = 1
-    shift: int = 0
-    bias: bool = True
-    size: int = NEIGHBOURHOOD
-
-    def __str__(self) -> str:
-        more = [f"stride {self.stride}"] * (self.stride > 1) + [f"shift {self.shift}"] * (self.shift > 0)
-        more += [f"size {self.size}"] * (self.size != NEIGHBOURHOOD)
-        return " ".join([f"{self.side}x{self.side}", f"C {self.channels}", f"N {self.heads}", *more])
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What is no tensor."""
-        shift = (self.shift, self.shift)
-        if self.operator == "conv_path":
-            return dict(stride=self.stride, shift=shift, **({} if self.bias else {"fc_bias": None}))
-        if self.operator == "window_attention":
-            return dict(window=WINDOW, shift=shift)
-        if self.operator == "patchwise_attention":
-            return dict(size=self.size)
-        return dict(size=self.size, stride=self.stride)
-
-    def tensors(self, batch_size: int, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-        """Random arguments by name, that ask for gradients."""
-        draw = torch.Generator().manual_seed(0)
-        width = self.channels // self.heads
-        sizes: dict[str, tuple[int, ...]] = {}
-        if self.operator == "conv_path":
-            sizes["pieces"] = (batch_size, self.side, self.side, 3 * self.heads, width)
-            sizes["fc_weight"] = (TAPS, 3 * self.heads)
-            if self.bias:
-                sizes["fc_bias"] = (TAPS,)
-            sizes["kernels"] = (self.channels, TAPS, 3, 3)
-        elif self.operator == "patchwise_attention":
-            sizes["values"] = (batch_size, self.side, self.side, self.channels)
-            sizes["weights"] = (batch_size, self.side, self.side, self.size**2, self.heads)
-        else:
-            sizes["qkv"] = (batch_size, self.side, self.side, 3, self.heads, width)
-            if self.operator == "window_attention":
-                sizes["bias_table"] = ((2 * WINDOW - 1) ** 2, self.heads)
-            else:
-                sizes["position"] = (self.side, self.side, width)
-        scale = {"fc_weight": (3 * self.heads) ** -0.5, "kernels": 1 / TAPS, "weights": 1 / self.size}
-        return {
-            name: (torch.randn(*size, generator=draw) * scale.get(name, 1.0))
-            .to(device, torch.float32 if name in PARAMETERS else dtype)
-            .requires_grad_()
-            for name, size in sizes.items()
-        }
-
-
-SWIN = [(56, 96, 3), (28, 192, 6), (14, 384, 12), (7, 768, 24)]
-RESNET = [(56, 64), (28, 128), (14, 256), (7, 512)]
-SAN = [(112, 16, 2, 3), (56, 64, 8, 7), (28, 128, 16, 7), (14, 256, 32, 7), (7, 512, 64, 7)]
-
-
-def shapes(operator: str) -> list[Shape]:
-    """What an operator is measured at: Swin-T's stages, shifted and not, ResNet's, SAN's, and a map of 80×80."""
-    # a map of one window is never shifted
-    swin = [Shape(operator, *each, shift=shift) for each in SWIN for shift in (0, 3) if each[0] > WINDOW or not shift]
-    resnet = [Shape(operator, side, channels, 4, bias=False) for side, channels in RESNET]
-    # the first bottleneck of a stage halves the map of the stage before
-    resnet += [Shape(operator, 2 * side, channels, 4, stride=2, bias=False) for side, channels in RESNET[1:]]
-    resnet += [Shape(operator, 80, 64, 4, bias=False)]
-    san = [Shape(operator, side, channels, groups, size=size) for side, channels, groups, size in SAN]
-    return {
-        "conv_path": swin + resnet,
-        "window_attention": swin,
-        "local_attention": resnet,
-        "patchwise_attention": san,
-    }[operator]
+def shapes(operator: str) -> Sequence[Case]:
+    """What an operator is measured at: the calls of the networks, from its own folder."""
+    return dispatch.OPERATORS[operator].parts["cases"].NETWORKS
 
 
 def benchmark_operators(
@@ -126,7 +39,7 @@ def benchmark_operators(
     dtypes: Sequence[str] = ("fp32",),
     batch_size: int = 8,
     seconds: float = 1.0,
-    at: Sequence[Shape] | None = None,
+    at: Sequence[Case] | None = None,
     device: torch.device | None = None,
     ceilings: Ceilings | None = None,
     say: Callable[[str], object] = print,
@@ -199,40 +112,54 @@ def in_phases(measured: Sequence[Measurement], figure: str) -> str:
 
 
 def pairs(
-    shape: Shape, batch_size: int, dtype: str, device: torch.device, say: Callable[[str], object] = print
+    case: Case, batch_size: int, dtype: str, device: torch.device, say: Callable[[str], object] = print
 ) -> Iterator[tuple[Candidate, Candidate, Subject]]:
     """Everything that is measured at a shape."""
-    tensors = shape.tensors(batch_size, DTYPES[dtype], device)
-    whole = partial(getattr(ops, shape.operator), **shape.settings)
+    case = replace(case, map_size=(batch_size, *case.map_size[1:]))
+    # as under autocast
+    tensors = case.tensors(DTYPES[dtype], device, parameters=torch.float32)
     with ops.use("reference"):
-        exact = results(whole, {name: tensor.detach().double().requires_grad_() for name, tensor in tensors.items()})
-        truth = truth_of(exact, results(whole, tensors), DTYPES[dtype])
-    by_hand = dict(PEERS[shape.operator])
-    if shape.operator == "local_attention":
-        reason = flex_why_not(tensors, shape.settings)
+        exact = results(case.call, {name: doubled(tensor) for name, tensor in tensors.items()})
+        truth = truth_of(exact, results(case.call, tensors), DTYPES[dtype])
+    settings = peer_settings(case)
+    by_hand = dict(PEERS.get(case.operator, {}))
+    if case.operator == "local_attention":
+        reason = flex_why_not(tensors, settings)
         if reason is None:
             by_hand["FlexAttention"] = flex_attention_in_neighbourhoods
         else:
-            say(f"{shape}: FlexAttention is no peer here: {reason}")
-    names = implementations(whole, shape.tensors(1, DTYPES[dtype], device))
+            say(f"{case.name}: FlexAttention is no peer here: {reason}")
+    names = implementations(case, tensors)
     for phase in PHASES:
-        subject = Subject(shape.operator, str(shape), dtype, phase, batch_size)
-        make = partial(candidate, tensors=tensors, truth=truth, phase=phase)
-        ours = [make(name, whole, implementation=name) for name in names]
-        peers = [make(name, partial(call, **shape.settings)) for name, call in by_hand.items()]
+        subject = Subject(case.operator, case.name, dtype, phase, batch_size)
+        make = partial(candidate, tensors=tensors, parameters=case.parameters, truth=truth, phase=phase)
+        ours = [make(name, case.call, implementation=name) for name in names]
+        peers = [make(name, partial(by_name, call, settings)) for name, call in by_hand.items()]
         fast = [each for each in ours if each.name != "reference"]
         for one in fast or ours:
             for peer in [*(ours[-1:] if fast else []), *peers]:
                 yield one, peer, subject
 
 
-def implementations(call: Callable[..., Tensor], tensors: dict[str, Tensor]) -> list[str]:
+def peer_settings(case: Case) -> dict[str, Any]:
+    """A network's settings as peers take them, which know squares alone, by one number, and no dilation."""
+    settings = {name: value for name, value in case.settings.items() if name not in ("scale", "dilation")}
+    return {name: value[0] if name in ("window", "size") else value for name, value in settings.items()}
+
+
+def by_name(call: Callable[..., Tensor], settings: dict[str, Any], tensors: dict[str, Tensor]) -> Tensor:
+    """Calls a function that takes tensors by name."""
+    return call(**tensors, **settings)
+
+
+def implementations(case: Case, tensors: dict[str, Tensor]) -> list[str]:
     """Those that can run a call, the reference last."""
+    arguments = dispatch.arguments_of(case.operator, **tensors, **case.settings)
     able = []
     for each in dispatch.IMPLEMENTATIONS:
         try:
             with ops.use(each.name):
-                call(**tensors)
+                dispatch.choose(case.operator, arguments)
         except UsageError:
             continue
         able.append(each.name)
@@ -241,9 +168,10 @@ def implementations(call: Callable[..., Tensor], tensors: dict[str, Tensor]) -> 
 
 def candidate(
     name: str,
-    call: Callable[..., Tensor],
+    call: Callable[[dict[str, Tensor]], Tensor],
     *,
     tensors: dict[str, Tensor],
+    parameters: Sequence[str],
     truth: Truth,
     phase: str,
     implementation: str | None = None,
@@ -254,6 +182,7 @@ def candidate(
         name: what tables call it.
         call: takes the tensors by name.
         tensors: the arguments.
+        parameters: which of them are small beside the data, and do not count as bytes moved.
         truth: what it is judged by.
         phase: one of `PHASES`.
         implementation: what `ops.use` is told; None for what does not go through `acmix.ops`.
@@ -263,15 +192,15 @@ def candidate(
         return nullcontext() if implementation is None else ops.use(implementation)
 
     with torch.no_grad(), using():
-        upstream = torch.ones_like(call(**tensors))
+        upstream = torch.ones_like(call(tensors))
 
     def forward() -> object:
         with torch.no_grad(), using():
-            return call(**tensors)
+            return call(tensors)
 
     def both() -> object:
         with using():
-            return torch.autograd.grad(call(**tensors), list(tensors.values()), upstream)
+            return torch.autograd.grad(call(tensors), list(tensors.values()), upstream)
 
     @cache
     def faults() -> list[str]:
@@ -281,17 +210,9 @@ def candidate(
     run = forward if phase == "forward" else both
     with FlopCounterMode(display=False) as counter:
         run()
-    data = [tensor for key, tensor in tensors.items() if key not in PARAMETERS]
+    data = [tensor for key, tensor in tensors.items() if key not in parameters]
     moved = sum(tensor.nbytes for tensor in [*data, upstream])
     if phase != "forward":
         # backward reads the inputs and the upstream gradient, and writes a gradient of each input
         moved += sum(tensor.nbytes for tensor in [*data, *data, upstream])
     return Candidate(name, run, faults, flops=counter.get_total_flops() or None, moved_bytes=moved)
-
-
-def results(call: Callable[..., Tensor], tensors: dict[str, Tensor]) -> Results:
-    """The output and every gradient, for an upstream gradient that is the same in every format."""
-    out = call(**tensors)
-    upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
-    grads = torch.autograd.grad(out, list(tensors.values()), upstream)
-    return {"output": out.detach(), **{f"grad {name}": grad for name, grad in zip(tensors, grads, strict=True)}}

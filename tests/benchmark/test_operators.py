@@ -12,28 +12,33 @@ import torch
 
 from acmix import cli
 from acmix.benchmark.machine import Ceilings
-from acmix.benchmark.operators import Shape, benchmark_operators, pairs, shapes
+from acmix.benchmark.operators import benchmark_operators, pairs, shapes
 from acmix.benchmark.peers import PEERS
 from acmix.benchmark.record import WRONG
 from acmix.ops import dispatch
+from acmix.ops.cases import Case
+from acmix.ops.conv_path.cases import Case as ConvCase
+from acmix.ops.local_attention.cases import Case as LocalCase
+from acmix.ops.patchwise_attention.cases import Case as PatchwiseCase
+from acmix.ops.window_attention.cases import Case as WindowCase
 
 CPU = torch.device("cpu")
 CEILINGS = Ceilings({"fp32": 1e11, "bf16": 1e11}, 1e10)
 SMALL = [
-    Shape("conv_path", 9, 12, 3, shift=3),
-    Shape("conv_path", 9, 8, 4, stride=2, bias=False),
-    Shape("window_attention", 14, 12, 3),
-    Shape("window_attention", 14, 12, 3, shift=3),
-    Shape("local_attention", 9, 8, 4),
-    Shape("local_attention", 9, 8, 4, stride=2),
-    Shape("patchwise_attention", 9, 12, 3, size=3),
-    Shape("patchwise_attention", 9, 16, 2),
+    ConvCase("9x9 C 12 N 3 shift 3", map_size=(1, 9, 9), heads=3, shift=(3, 3)),
+    ConvCase("9x9 C 8 N 4 stride 2", map_size=(1, 9, 9), heads=4, head_dim=2, stride=2, bias=False),
+    WindowCase("14x14 C 12 N 3", map_size=(1, 14, 14), heads=3, window=(7, 7)),
+    WindowCase("14x14 C 12 N 3 shift 3", map_size=(1, 14, 14), heads=3, window=(7, 7), shift=(3, 3)),
+    LocalCase("9x9 C 8 N 4", map_size=(1, 9, 9), heads=4, head_dim=2, size=(7, 7)),
+    LocalCase("9x9 C 8 N 4 stride 2", map_size=(1, 9, 9), heads=4, head_dim=2, size=(7, 7), stride=2),
+    PatchwiseCase("9x9 C 12 N 3 size 3", map_size=(1, 9, 9), channels=12, groups=3),
+    PatchwiseCase("9x9 C 16 N 2", map_size=(1, 9, 9), channels=16, size=(7, 7)),
 ]
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("shape", SMALL, ids=lambda shape: f"{shape.operator} {shape}")
-def test_every_operator_has_peers_that_compute_the_same(shape: Shape, dtype: str) -> None:
+@pytest.mark.parametrize("shape", SMALL, ids=lambda shape: f"{shape.operator} {shape.name}")
+def test_every_operator_has_peers_that_compute_the_same(shape: Case, dtype: str) -> None:
     found = list(pairs(shape, 2, dtype, CPU))
     assert {peer.name for _, peer, _ in found} >= set(PEERS[shape.operator])
     assert {subject.phase for _, _, subject in found} == {"forward", "forward+backward"}
@@ -88,14 +93,14 @@ def test_a_wrong_result_ends_the_command_with_status_1(
 
 
 def test_the_shapes_are_those_of_swin_and_resnet() -> None:
-    assert [str(shape) for shape in shapes("window_attention")][:3] == [
+    assert [shape.name for shape in shapes("window_attention")][:3] == [
         "56x56 C 96 N 3",
         "56x56 C 96 N 3 shift 3",
         "28x28 C 192 N 6",
     ]
-    assert [str(shape) for shape in shapes("local_attention")][-2:] == ["14x14 C 512 N 4 stride 2", "80x80 C 64 N 4"]
+    assert [shape.name for shape in shapes("local_attention")][-2:] == ["14x14 C 512 N 4 stride 2", "80x80 C 64 N 4"]
     assert len(shapes("conv_path")) == len(shapes("window_attention")) + len(shapes("local_attention"))
-    assert str(shapes("patchwise_attention")[0]) == "112x112 C 16 N 2 size 3"
+    assert shapes("patchwise_attention")[0].name == "112x112 C 16 N 2 size 3"
 
 
 @pytest.mark.slow
@@ -115,7 +120,7 @@ def test_without_an_argument_every_operator_is_measured_and_has_a_table(
         head, titles, figures = said[said.index(f"\n{operator}, fp32, 1 images") :].splitlines()[1:4]
         assert "forward / forward with backward" in head
         assert [peer for peer in ("reference", *PEERS[operator]) if peer not in titles] == []
-        assert str(small[operator]) in figures
+        assert small[operator].name in figures
 
 
 @pytest.mark.parametrize("operator", dispatch.OPERATORS)
