@@ -14,8 +14,9 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -45,7 +46,11 @@ class Forked:
     """
 
     def __init__(
-        self, call: Callable[..., object], *arguments: Any, processes: int = 1, **environment: str | None
+        self,
+        call: Callable[..., object],
+        *arguments: Any,
+        processes: int = 1,
+        environment: Mapping[str, str | None] = MappingProxyType({}),
     ) -> None:
         server = multiprocessing.get_context("forkserver")
         server.set_forkserver_preload(IMPORTED)
@@ -96,24 +101,24 @@ class Forked:
 
 def command(*arguments: str | Path, processes: int = 1, **environment: str | None) -> Forked:
     """Starts `python -m acmix ARGUMENTS`."""
-    return Forked(run_module, "acmix", list(map(str, arguments)), processes=processes, **environment)
+    return Forked(run_module, "acmix", list(map(str, arguments)), processes=processes, environment=environment)
 
 
 def python(code: str, *arguments: str | Path, **environment: str | None) -> Ended:
     """Runs `python -c CODE ARGUMENTS` to its end, where torch and the package are imported already."""
-    [end] = Forked(run_code, code, list(map(str, arguments)), **environment).finish()
+    [end] = Forked(run_code, code, list(map(str, arguments)), environment=environment).finish()
     return end
 
 
 def module(name: str, *arguments: str | Path, **environment: str | None) -> Ended:
     """Runs `python -m NAME ARGUMENTS` to its end, where torch and the package are imported already."""
-    [end] = Forked(run_module, name, list(map(str, arguments)), **environment).finish()
+    [end] = Forked(run_module, name, list(map(str, arguments)), environment=environment).finish()
     return end
 
 
 def script(file: Path, *arguments: str | Path, **environment: str | None) -> Ended:
     """Runs `python FILE ARGUMENTS` to its end, where torch and the package are imported already."""
-    [end] = Forked(run_script, str(file), list(map(str, arguments)), **environment).finish()
+    [end] = Forked(run_script, str(file), list(map(str, arguments)), environment=environment).finish()
     return end
 
 

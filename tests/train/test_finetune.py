@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -15,7 +16,7 @@ from tests.support.images import make_image_folder
 from tests.support.processes import command
 from tests.support.tiny import CLASSES, last, tiny_config
 
-SHAPE = dict(img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=3)
+SHAPE: dict[str, Any] = dict(img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=3)
 TOLD = (
     "model.name=deit_small_patch16_224",
     "model.args={patch_size: 8, embed_dim: 24, depth: 3, num_heads: 3}",

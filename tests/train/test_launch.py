@@ -59,7 +59,7 @@ def launched(processes: int, *command: str) -> None:
 def start(processes: int, worker: Path, *arguments: str, **changes: str) -> Forked:
     """Starts a launcher in a process group of its own."""
     environment = {**dict.fromkeys(STEERING), "PYTHONPATH": str(ROOT), **changes}
-    return Forked(launched, processes, str(worker), *arguments, **environment)
+    return Forked(launched, processes, str(worker), *arguments, environment=environment)
 
 
 def script(folder: Path, text: str) -> Path:

@@ -189,7 +189,7 @@ def test_launched_processes_stop_together_and_go_on(data: Path, tmp_path: Path) 
     environment = dict(OUTPUT=str(output), PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
     step = 0
     for number, group in ((signal.SIGINT, True), (signal.SIGTERM, False)):
-        process = Forked(launcher, "2", str(config), str(data), **environment)
+        process = Forked(launcher, "2", str(config), str(data), environment=environment)
         process.wait_for(has_step(output, step + 2))
         process.signal(number, group=group)
         [end] = process.finish()
