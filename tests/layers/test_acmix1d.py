@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from acmix.layers import Mixing
 from acmix.layers.acmix1d import ACmix1d
 
 
@@ -99,6 +100,20 @@ def test_acmix1d_costs_what_one_axis_costs() -> None:
     assert counter.get_total_flops() == round(2e9 * layer.gmacs(33))
     assert layer.conv_path.kernels.shape == (16, 3, 1, 3)
     assert layer.conv_path.fc_weight.shape == (3, 12)
+
+
+def test_acmix1d_weighs_its_two_paths_and_has_each_alone() -> None:
+    both = ACmix1d(3, 6, heads=2, mixing=Mixing(rates=(0.7, -0.4))).double()
+    x = torch.randn(2, 3, 9, dtype=torch.float64)
+    parts = []
+    for path in ("attention", "convolution"):
+        alone = ACmix1d(3, 6, heads=2, mixing=Mixing(path=path)).double()
+        alone.load_state_dict({key: both.state_dict()[key] for key in alone.state_dict()})
+        with FlopCounterMode(display=False) as counter:
+            alone(x[:1])
+        assert counter.get_total_flops() == round(2e9 * alone.gmacs(9))
+        parts.append(alone(x))
+    torch.testing.assert_close(both(x), 0.7 * parts[0] - 0.4 * parts[1])
 
 
 def test_acmix1d_says_what_it_wants() -> None:
