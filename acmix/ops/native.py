@@ -7,7 +7,7 @@ compiles and loads the kernels.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -45,9 +45,26 @@ def optional(weight: Tensor | None) -> Tensor | None:
     return None if weight is None else parameter(weight)
 
 
-def like(grad: Tensor | None, weight: Tensor | None) -> Tensor | None:
-    """The gradient of a parameter that may be missing, in the parameter's dtype."""
-    return None if grad is None or weight is None else grad.to(weight.dtype)
+def attention(name: str, arguments: Any, out: Tensor, sizes_of: Callable[[Any], Sequence[int]]) -> Tensor:
+    """Calls an attention's kernel, which reads qkv and a parameter that may be missing, and returns what it wrote."""
+    arguments = arguments._replace(qkv=adjacent(arguments.qkv))
+    if out.numel():
+        call(name, (arguments[0], optional(arguments[1]), out), sizes_of(arguments), arguments.scale)
+    return out
+
+
+def attention_backward(
+    name: str, grad: Tensor, arguments: Any, sizes_of: Callable[[Any], Sequence[int]]
+) -> tuple[Tensor, Tensor | None]:
+    """Calls the kernel of an attention's gradients: those of qkv and of the parameter (None where there is none)."""
+    arguments = arguments._replace(qkv=adjacent(arguments.qkv))
+    qkv, weight = arguments[:2]
+    wide = optional(weight)
+    grad_qkv = torch.empty(qkv.shape, dtype=qkv.dtype)
+    grad_weight = None if wide is None else torch.zeros_like(wide)
+    if grad.numel():
+        call(name, (grad.contiguous(), qkv, wide, grad_qkv, grad_weight), sizes_of(arguments), arguments.scale)
+    return grad_qkv, None if grad_weight is None else grad_weight.to(weight.dtype)
 
 
 def call(name: str, tensors: Sequence[Tensor | None], sizes: Sequence[int], *numbers: float) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from acmix.ops import native
 from acmix.ops.local_attention.spec import MOST_SIDE, Arguments, output
-from acmix.ops.native import adjacent, call, like, optional
 
 
 def why_not(arguments: Arguments) -> str | None:
@@ -20,24 +18,12 @@ def why_not(arguments: Arguments) -> str | None:
 
 def forward(arguments: Arguments) -> Tensor:
     """softmax_j(scale·q_i·(k_j − p_j))·v_j over the Ky×Kx pixels j around i; see `acmix.ops.local_attention`."""
-    arguments = arguments._replace(qkv=adjacent(arguments.qkv))
-    out = output(arguments)
-    if out.numel():
-        tensors = (arguments.qkv, optional(arguments.position), out)
-        call("acmix_local_attention", tensors, shape_of(arguments), arguments.scale)
-    return out
+    return native.attention("acmix_local_attention", arguments, output(arguments), shape_of)
 
 
 def backward(grad: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor | None]:
     """The gradients of qkv and of position (None where there is none)."""
-    arguments = arguments._replace(qkv=adjacent(arguments.qkv))
-    qkv, position = arguments.qkv, optional(arguments.position)
-    grad_qkv = torch.empty(qkv.shape, dtype=qkv.dtype)
-    grad_position = None if position is None else torch.zeros_like(position)
-    if grad.numel():
-        tensors = (grad.contiguous(), qkv, position, grad_qkv, grad_position)
-        call("acmix_local_attention_backward", tensors, shape_of(arguments), arguments.scale)
-    return grad_qkv, like(grad_position, arguments.position)
+    return native.attention_backward("acmix_local_attention_backward", grad, arguments, shape_of)
 
 
 def shape_of(arguments: Arguments) -> tuple[int, ...]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from acmix.ops import native
-from acmix.ops.native import adjacent, call, like, optional
 from acmix.ops.window_attention.spec import MOST_WINDOW_PIXELS, Arguments, output
 
 
@@ -20,24 +18,12 @@ def why_not(arguments: Arguments) -> str | None:
 
 def forward(arguments: Arguments) -> Tensor:
     """softmax(scale·q·kᵀ + bias + mask)·v in every window of the rolled map; see `acmix.ops.window_attention`."""
-    arguments = arguments._replace(qkv=adjacent(arguments.qkv))
-    out = output(arguments)
-    if out.numel():
-        tensors = (arguments.qkv, optional(arguments.bias_table), out)
-        call("acmix_window_attention", tensors, shape_of(arguments), arguments.scale)
-    return out
+    return native.attention("acmix_window_attention", arguments, output(arguments), shape_of)
 
 
 def backward(grad: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor | None]:
     """The gradients of qkv and of the bias table (None where there is none)."""
-    arguments = arguments._replace(qkv=adjacent(arguments.qkv))
-    qkv, table = arguments.qkv, optional(arguments.bias_table)
-    grad_qkv = torch.empty(qkv.shape, dtype=qkv.dtype)
-    grad_table = None if table is None else torch.zeros_like(table)
-    if grad.numel():
-        tensors = (grad.contiguous(), qkv, table, grad_qkv, grad_table)
-        call("acmix_window_attention_backward", tensors, shape_of(arguments), arguments.scale)
-    return grad_qkv, like(grad_table, arguments.bias_table)
+    return native.attention_backward("acmix_window_attention_backward", grad, arguments, shape_of)
 
 
 def shape_of(arguments: Arguments) -> tuple[int, ...]:
