@@ -125,7 +125,7 @@ def acmix2d(
             )
     p = np.einsum("dg,hwg->hwd", state["position.weight"][:, :, 0, 0], grid) + state["position.bias"]  # (H, W, D)
     qkv = np.stack([each.reshape(*each.shape[:3], heads, D) for each in (q, k, v)], axis=3)  # (B, H, W, 3, N, D)
-    attention = local_attention(qkv, p, size=(attention_size,) * 2, stride=stride, dilation=dilation)
+    attention = local_attention(qkv, p, size=(attention_size, attention_size), stride=stride, dilation=dilation)
     pieces = [each[..., n * D : (n + 1) * D] for each in (q, k, v) for n in range(heads)]
     conv = conv_path(pieces, state["conv_path.fc_weight"], state["conv_path.kernels"], stride=stride, dilation=dilation)
     out = state["rate_attention"] * attention + state["rate_conv"] * conv  # (B, Ho, Wo, C)

@@ -6,7 +6,7 @@ Shapes
 """
 
 # Triton's types know neither numbers for constexpr arguments nor indexing by None
-# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false, reportOperatorIssue=false
 
 from __future__ import annotations
 

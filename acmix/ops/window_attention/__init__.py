@@ -55,5 +55,5 @@ def window_attention(
             f"bias_table has shape {tuple(bias_table.shape)}; expected ({entries}, {qkv.shape[4]}): "
             f"differences of positions in a ({wh}, {ww}) window, heads",
         )
-    scale = qkv.shape[5] ** -0.5 if scale is None else scale
-    return torch.ops.acmix.window_attention(*Arguments(autocast(qkv), bias_table, (wh, ww), (rows, columns), scale))
+    factor: float = qkv.shape[5] ** -0.5 if scale is None else scale
+    return torch.ops.acmix.window_attention(*Arguments(autocast(qkv), bias_table, (wh, ww), (rows, columns), factor))
