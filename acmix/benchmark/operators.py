@@ -121,10 +121,9 @@ def pairs(
     with ops.use("reference"):
         exact = results(case.call, {name: doubled(tensor) for name, tensor in tensors.items()})
         truth = truth_of(exact, results(case.call, tensors), DTYPES[dtype])
-    settings = peer_settings(case)
     by_hand = dict(PEERS.get(case.operator, {}))
     if case.operator == "local_attention":
-        reason = flex_why_not(tensors, settings)
+        reason = flex_why_not(tensors, case.settings)
         if reason is None:
             by_hand["FlexAttention"] = flex_attention_in_neighbourhoods
         else:
@@ -134,17 +133,11 @@ def pairs(
         subject = Subject(case.operator, case.name, dtype, phase, batch_size)
         make = partial(candidate, tensors=tensors, parameters=case.parameters, truth=truth, phase=phase)
         ours = [make(name, case.call, implementation=name) for name in names]
-        peers = [make(name, partial(by_name, call, settings)) for name, call in by_hand.items()]
+        peers = [make(name, partial(by_name, call, case.settings)) for name, call in by_hand.items()]
         fast = [each for each in ours if each.name != "reference"]
         for one in fast or ours:
             for peer in [*(ours[-1:] if fast else []), *peers]:
                 yield one, peer, subject
-
-
-def peer_settings(case: Case) -> dict[str, Any]:
-    """A network's settings as peers take them, which know squares alone, by one number, and no dilation."""
-    settings = {name: value for name, value in case.settings.items() if name not in ("scale", "dilation")}
-    return {name: value[0] if name in ("window", "size") else value for name, value in settings.items()}
 
 
 def by_name(call: Callable[..., Tensor], settings: dict[str, Any], tensors: dict[str, Tensor]) -> Tensor:
