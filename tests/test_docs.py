@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import typer
@@ -97,7 +98,7 @@ def commands_of(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_are_understood(page):
     """Options, shipped configurations and settings exist; nothing is run."""
-    group = typer.main.get_command(cli.app)
+    group: Any = typer.main.get_command(cli.app)
     for words in commands_of(page):
         if words[0] == "acmix":
             context, command, rest = group.make_context("acmix", words[1:]), group, words[1:]

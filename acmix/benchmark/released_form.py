@@ -62,13 +62,14 @@ class ReleasedACmix2d(nn.Module):
 
     def convolution(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """3 × (B, C, H, W) -> (B, C, Ho, Wo), channels d-major."""
-        assert self.conv_path.kernels is not None, "the released code has no path of other kinds"
+        kernels = self.conv_path.kernels
+        assert kernels is not None, "the released code has no path of other kinds"
         batch, _, height, width = q.shape
         pieces = torch.cat([each.view(batch, self.heads, self.head_dim, -1) for each in (q, k, v)], 1)  # (B, 3N, D, HW)
         maps = F.conv2d(pieces, self.conv_path.fc_weight[:, :, None, None])  # (B, k², D, H·W)
         image = maps.permute(0, 2, 1, 3).reshape(batch, -1, height, width)  # (B, D·k², H, W)
         padding = self.conv_size // 2
-        return F.conv2d(image, self.conv_path.kernels, stride=self.stride, padding=padding, groups=self.head_dim)
+        return F.conv2d(image, kernels, stride=self.stride, padding=padding, groups=self.head_dim)
 
 
 def released(model: nn.Module) -> nn.Module:

@@ -1,6 +1,7 @@
 """Reading one image, and the transforms."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,8 @@ def test_every_mode_reads_as_the_same_rgb_picture(tmp_path, mode, extension):
     grey = Image.fromarray(RAMP)
     # from RGB, Pillow would dither to a palette of few colours
     image = grey.convert("P") if mode == "P" else grey.convert("RGB").convert(mode)
-    image.save(path, **({"lossless": True} if extension == "webp" else {}))
+    options: dict[str, Any] = {"lossless": True} if extension == "webp" else {}
+    image.save(path, **options)
     check_is_ramp(read_image(path), tolerance=6)
     with open(path, "rb") as file:
         check_is_ramp(read_image(file), tolerance=6)
@@ -96,7 +98,7 @@ def test_evaluation_keeps_the_centre_and_normalises():
     data = Data(img_size=224)
     pixels = np.zeros((256, 300, 3), dtype=np.uint8)
     pixels[16:240, 38:262] = 255
-    out = evaluation_transform(data)(Image.fromarray(pixels))
+    out: Any = evaluation_transform(data)(Image.fromarray(pixels))
     assert out.shape == (3, 224, 224)
     for channel in range(3):
         assert torch.allclose(out[channel], torch.tensor((1 - data.mean[channel]) / data.std[channel]), atol=1e-5)
@@ -104,7 +106,7 @@ def test_evaluation_keeps_the_centre_and_normalises():
 
 def test_one_channel_reads_grey_with_the_averaged_mean_and_std():
     data = Data(img_size=32, mean=(0.4, 0.5, 0.6), std=(0.1, 0.2, 0.3))
-    white = Image.new("RGB", (40, 40), "white")
+    white: Any = Image.new("RGB", (40, 40), "white")
     assert torch.allclose(evaluation_transform(data, in_chans=1)(white), torch.full((1, 32, 32), (1 - 0.5) / 0.2))
     grey = Data(img_size=32, mean=(0.25,), std=(0.5,))
     assert torch.allclose(evaluation_transform(grey, in_chans=1)(white), torch.full((1, 32, 32), 1.5))
@@ -132,12 +134,12 @@ def test_training_follows_the_crop_scale_also_for_small_images():
     still = still.model_copy(update={"random_erasing": 0.0})
     image = Image.fromarray(RAMP[:32, :32])
     data = Data(img_size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    out = training_transform(data, still)(image.convert("RGB"))
+    out: Any = training_transform(data, still)(image.convert("RGB"))
     assert torch.equal(out[0], torch.from_numpy(RAMP[:32, :32] / np.float32(255)))
 
 
 def test_the_strongest_randaugment_never_fails_on_a_picture():
-    transform = training_transform(Data(img_size=16), Augment(auto_augment="rand-m10-n8-inc1"))
+    transform: Any = training_transform(Data(img_size=16), Augment(auto_augment="rand-m10-n8-inc1"))
     for seed in range(60):
         with seeded(seed):
             assert transform(Image.fromarray(RAMP).convert("RGB")).isfinite().all()

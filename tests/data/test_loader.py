@@ -126,10 +126,15 @@ def test_reading_leaves_the_callers_generators_alone(folder):
     def draws() -> tuple[float, float, float]:
         return random.random(), float(np.random.rand()), float(torch.rand(()))
 
+    def seed_all(seed: int) -> None:
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+
     loader = train_loader(config(folder))
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    seed_all(1)
     expected = draws()
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    seed_all(1)
     assert len(list(loader.epoch(0))) == 8
     assert draws() == expected
 
@@ -226,5 +231,6 @@ def test_readers_survive_ctrl_c(folder):
     readers = multiprocessing.active_children()
     assert len(readers) == 2
     for reader in readers:
+        assert reader.pid is not None
         os.kill(reader.pid, signal.SIGINT)
     assert sum(1 for _ in batches) == 6

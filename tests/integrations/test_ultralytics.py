@@ -46,7 +46,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def build(place: str = "neck", scale: str = "n", **row: Any) -> Any:
     """A model of an example, with what ACmix2d's row should have instead."""
-    from ultralytics.nn.tasks import DetectionModel
+    from ultralytics.nn.tasks import DetectionModel  # pyright: ignore[reportMissingImports]
 
     register()
     model = yaml.safe_load((EXAMPLES / f"yolo11-acmix-{place}.yaml").read_text(encoding="utf-8"))
@@ -107,7 +107,7 @@ def test_a_wrong_row_is_named(row: dict[str, Any], message: str) -> None:
 
 @needs_ultralytics
 def test_registering_twice_wraps_once() -> None:
-    from ultralytics.nn import tasks
+    from ultralytics.nn import tasks  # pyright: ignore[reportMissingImports]
 
     register()
     once = tasks.parse_model

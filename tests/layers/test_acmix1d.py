@@ -40,7 +40,13 @@ def loops(layer: ACmix1d, x: Tensor) -> Tensor:
             for n in range(heads):
                 rows = range(n * width, (n + 1) * width)
                 logits = torch.stack(
-                    [sum(q[b, c, i] * (k[b, c, j] - position[j][c - n * width]) for c in rows) for j in near]
+                    [
+                        sum(
+                            (q[b, c, i] * (k[b, c, j] - position[j][c - n * width]) for c in rows),
+                            torch.zeros((), dtype=q.dtype),
+                        )
+                        for j in near
+                    ]
                 ) / math.sqrt(width)
                 weights = logits.softmax(0)
                 for c in rows:

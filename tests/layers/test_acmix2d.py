@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -302,7 +303,7 @@ def test_one_compiled_graph_takes_the_whole_layer_at_any_size(options: dict) -> 
     torch._dynamo.reset()
     module = layer(8, 12, **options)
     graphs = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(module, backend=graphs, fullgraph=True, dynamic=True)
+    compiled: Any = torch.compile(module, backend=graphs, fullgraph=True, dynamic=True)
     for shape in ((2, 8, 9, 7), (3, 8, 6, 5), (2, 8, 3, 12), (5, 8, 20, 21)):
         x = torch.randn(shape)
         expected = gradients(module, x)

@@ -6,6 +6,7 @@ import io
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def layer_and_input() -> tuple[ACmix2d, torch.Tensor]:
 def test_a_trace_needs_nothing_of_ours_and_takes_any_size() -> None:
     layer, x = layer_and_input()
     file = io.BytesIO()
-    traced = torch.jit.trace(layer, x)
+    traced: Any = torch.jit.trace(layer, x)
     assert "acmix::" not in str(traced.inlined_graph)
     torch.jit.save(traced, file)
     file.seek(0)
@@ -57,7 +58,7 @@ def test_onnx_takes_any_size(dynamo: bool, tmp_path: Path) -> None:
 
     layer, x = layer_and_input()
     names = {0: "batch", 2: "rows", 3: "columns"}
-    free = (
+    free: dict[str, Any] = (
         {"dynamic_shapes": {"x": {dim: torch.export.Dim(name) for dim, name in names.items()}}}
         if dynamo
         else {"dynamic_axes": {"x": names}}

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -49,11 +50,12 @@ def test_kernels_start_as_shifts_and_rates_as_a_half():
 
 
 def test_a_host_that_initialises_its_convolutions_leaves_the_kernels_alone():
-    model = nn.Sequential(nn.Conv2d(3, 12, 1), ConvPath(2, 3), WindowAttention(12, 3, (4, 4)))
+    model: Any = nn.Sequential(nn.Conv2d(3, 12, 1), ConvPath(2, 3), WindowAttention(12, 3, (4, 4)))
     before = [copy.deepcopy(model[1].kernels), copy.deepcopy(model[2].conv_path.kernels)]
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_normal_(module.weight)
+            assert module.bias is not None
             nn.init.zeros_(module.bias)
     assert torch.equal(model[1].kernels, before[0])
     assert torch.equal(model[2].conv_path.kernels, before[1])
@@ -67,7 +69,7 @@ def test_fc_has_a_bias_unless_told_otherwise():
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_path_of_its_own_pieces_equals_the_oracle(stride):
-    path = ConvPath(4, 3, pieces=6, bias=False, stride=stride, dilation=2).double()
+    path: Any = ConvPath(4, 3, pieces=6, bias=False, stride=stride, dilation=2).double()
     nn.init.normal_(path.kernels)
     pieces = torch.randn(1, 5, 6, 6, 3, dtype=torch.float64)
     expected = oracle.conv_path(pieces, path.fc_weight.detach(), None, path.kernels.detach(), stride=stride, dilation=2)

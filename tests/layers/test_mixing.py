@@ -1,6 +1,7 @@
 """The paper's ablations: which path, which rates, which kernels, how they start, and in which stages."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from acmix.layers import ACmix2d, ConvPath, Mixed, Mixing, WindowAttention, rate
 from acmix.models.build import build_model
 from acmix.train.log import path_rates
 
-SWIN = dict(img_size=32, embed_dim=12, depths=(1, 2), num_heads=(2, 3), window_size=4, mlp_ratio=1.0, num_classes=4)
-RESNET = dict(layers=(1, 1), width=8, heads=2, attention_size=3, num_classes=4)
+SWIN: dict[str, Any] = dict(
+    img_size=32, embed_dim=12, depths=(1, 2), num_heads=(2, 3), window_size=4, mlp_ratio=1.0, num_classes=4
+)
+RESNET: dict[str, Any] = dict(layers=(1, 1), width=8, heads=2, attention_size=3, num_classes=4)
 FAMILIES = {"acmix_swin_tiny_patch4_window7_224": SWIN, "acmix_resnet26": RESNET}
 ABLATIONS = [
     dict(path="attention"),
@@ -34,7 +37,7 @@ ABLATIONS = [
 ]
 
 
-def model(name, **kwargs):
+def model(name: str, **kwargs: Any) -> Any:
     torch.manual_seed(0)
     return acmix.create_model(name, **FAMILIES[name], **kwargs)
 
@@ -135,9 +138,12 @@ def test_rates_start_as_asked_and_weigh_the_two_paths(rates, expected, names):
     assert tuple(rate.item() for rate in layer.rates()) == expected
     assert sorted(rate_names(layer)) == names
     layer = stirred(layer)
-    attention, conv = copy.deepcopy(layer), copy.deepcopy(layer)
+    attention: Any = copy.deepcopy(layer)
+    conv: Any = copy.deepcopy(layer)
     x = torch.randn(1, 4, 4, 6, dtype=torch.float64)
     alpha, beta = layer.rates()
+    assert alpha is not None
+    assert beta is not None
     attention.conv_path, conv.has_attention, conv.rates = None, False, lambda: (None, None)
     torch.testing.assert_close(layer(x), alpha * attention(x) + beta * conv(x))
     if rates == "softmax":
@@ -173,7 +179,7 @@ def test_no_rate_is_decayed_and_all_are_logged():
     ids=str,
 )
 def test_explicit_shifts_equal_kernels_that_start_as_shifts_in_output_and_every_gradient(geometry):
-    paths = {
+    paths: dict[str, Any] = {
         kind: ConvPath(2, 3, conv_kernels=kind, **geometry).double() for kind in ("shifts", "frozen", "channel", "full")
     }
     first = paths["full"]
@@ -195,6 +201,8 @@ def test_explicit_shifts_equal_kernels_that_start_as_shifts_in_output_and_every_
 
 
 def test_kernels_of_a_channel_are_shared_by_its_outputs():
+    one: Any
+    full: Any
     one, full = ConvPath(3, 2, conv_kernels="channel").double(), ConvPath(3, 2).double()
     stirred(one)
     full.load_state_dict({**one.state_dict(), "kernels": one.full_kernels()})
@@ -222,7 +230,7 @@ def test_multiply_adds_of_every_ablation_are_what_the_counter_counts(path, kind)
 
 
 def test_ablations_can_be_written_in_a_configuration():
-    tree = dict(
+    tree: dict[str, Any] = dict(
         model=dict(name="acmix_resnet26", num_classes=4, args={**RESNET, "rates": [1.0, 0.0], "conv_stages": [1]})
     )
     tree["model"]["args"].pop("num_classes")

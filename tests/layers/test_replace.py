@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import timm
@@ -25,7 +26,7 @@ def small_model(**settings: object) -> nn.Sequential:
     )
 
 
-def low_rank_conv(channels_in: int, channels_out: int, heads: int, rank: int, **settings: int) -> nn.Conv2d:
+def low_rank_conv(channels_in: int, channels_out: int, heads: int, rank: int, **settings: Any) -> nn.Conv2d:
     """A convolution that the pieces of ACmix2d with so many heads can hold."""
     conv = nn.Conv2d(channels_in, channels_out, 3, bias=False, **settings).double()
     width = channels_out // heads
@@ -180,7 +181,7 @@ def test_a_pretrained_network_is_unchanged_at_step_0(dtype: torch.dtype) -> None
 
 def test_a_checkpoint_from_before_the_replacement_loads_into_gated_layers():
     before = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)).double()
-    after = replace_conv(copy.deepcopy(before), ["2"], identity=True)
+    after: Any = replace_conv(copy.deepcopy(before), ["2"], identity=True)
     assert after[2].start == "gated"
     with torch.no_grad():
         after[2].conv.weight.zero_()

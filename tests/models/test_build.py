@@ -13,7 +13,7 @@ from tests.support.tiny import CLASSES, tiny_config
     [
         ("model.name=acmix_swin_huge", "cannot build model 'acmix_swin_huge'"),
         ("model.args={embed: 12}", "unexpected keyword argument 'embed'"),
-        ("model.args={depths: [1, 1], num_heads: [1]}", "expected one entry a stage each"),
+        ("model.args={depths: [1, 1], num_heads: [1]}", "expected one entry a stage"),
         ("model.args={embed_dim: 10, depths: [1], num_heads: [3]}", "cannot build model"),
         ("model.args={embed_dim: twelve}", "cannot build model"),
         ("model.args={depths: 2}", "cannot build model"),

@@ -1,5 +1,7 @@
 """Counts agree with the published ones, and with counting by hand."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -26,7 +28,9 @@ def test_plain_swin_costs_less(size):
 
 
 def test_products_are_counted_as_by_hand():
-    arguments = dict(embed_dim=8, depths=(1,), num_heads=(2,), window_size=4, mlp_ratio=2.0, num_classes=3)
+    arguments: dict[str, Any] = dict(
+        embed_dim=8, depths=(1,), num_heads=(2,), window_size=4, mlp_ratio=2.0, num_classes=3
+    )
     model = acmix.create_model(SWIN.format("tiny"), img_size=32, **arguments)
     pixels, dim, heads, head_dim = 64, 8, 2, 4
     patches = pixels * dim * 3 * 16

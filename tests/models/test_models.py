@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from typing import Any
 
 import pytest
 import timm
@@ -41,7 +42,7 @@ FAMILIES = sorted({family_of(name): name for name in NAMES}.values())
 EACH = [name if name in FAMILIES else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 
 
-def toy(name, **kwargs):
+def toy(name: str, **kwargs: Any) -> Any:
     torch.manual_seed(0)
     return acmix.create_model(name, **{**TOYS[family_of(name)], "num_classes": 5, **kwargs})
 
@@ -79,7 +80,7 @@ def test_at_full_size_it_has_its_classes_maps_and_the_plain_parameters(name):
     size = timm.get_pretrained_cfg(name).input_size[1]
     with torch.device("meta"):
         mixed, plain = acmix.create_model(name), acmix.create_model(name, conv_path=False)
-        maps = acmix.create_model(name, features_only=True)
+        maps: Any = acmix.create_model(name, features_only=True)
         bare = acmix.create_model(name, num_classes=0)
         x = torch.empty(2, 3, size, size)
         assert mixed.eval()(x).shape == (2, 1000)
@@ -114,7 +115,7 @@ def test_features_are_maps_in_nchw_and_a_pruned_network_gives_the_same(name):
 def test_it_compiles_into_one_graph_with_its_gradients(name):
     torch._dynamo.reset()
     model = toy(name)
-    compiled = torch.compile(copy.deepcopy(model), backend="aot_eager", fullgraph=True)
+    compiled: Any = torch.compile(copy.deepcopy(model), backend="aot_eager", fullgraph=True)
     for out in (expected := model(images()), found := compiled(images())):
         out.square().sum().backward()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

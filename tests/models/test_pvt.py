@@ -1,5 +1,7 @@
 """PVT version 1 and its ACmix form: timm's attention of version 2, published sizes, k and v at full resolution."""
 
+from typing import Any
+
 import pytest
 import torch
 from timm.models.pvt_v2 import Attention
@@ -11,7 +13,9 @@ from acmix.layers import ReductionAttention
 from acmix.models.count import cost
 
 TINY = "acmix_pvt_tiny"
-TOY = dict(img_size=32, embed_dims=(8, 12), depths=(1, 1), num_heads=(1, 2), mlp_ratios=(2, 2), reductions=(2, 1))
+TOY: dict[str, Any] = dict(
+    img_size=32, embed_dims=(8, 12), depths=(1, 1), num_heads=(1, 2), mlp_ratios=(2, 2), reductions=(2, 1)
+)
 
 
 @pytest.mark.parametrize("reduction", [1, 2, 4])
@@ -32,7 +36,7 @@ def test_without_the_path_its_attention_is_timms_in_output_and_every_gradient(re
 @pytest.mark.parametrize(("grid", "reduction"), [((6, 4), 2), ((5, 7), 4), ((3, 3), 1)])
 def test_each_pixel_takes_the_keys_and_values_of_its_patch(grid, reduction):
     torch.manual_seed(0)
-    layer = ReductionAttention(6, 2, reduction).double()
+    layer: Any = ReductionAttention(6, 2, reduction).double()
     nn.init.normal_(layer.rate_attention)
     nn.init.normal_(layer.rate_conv)
     height, width = grid
@@ -71,7 +75,7 @@ def test_sizes_are_the_published_ones(size, plain, mixed):
 
 
 def test_every_stage_has_its_share_of_the_image_and_the_last_a_class_token():
-    model = acmix.create_model(TINY, num_classes=5, **TOY)
+    model: Any = acmix.create_model(TINY, num_classes=5, **TOY)
     assert [stage.learned_grid for stage in model.stages] == [(8, 8), (4, 4)]
     assert [stage.cls_token is not None for stage in model.stages] == [False, True]
     assert model.stages[1].pos_embed.shape == (1, 17, 12)
@@ -96,6 +100,6 @@ def test_what_cannot_be_built_is_refused_in_one_line(wrong, said):
 
 
 def test_without_a_class_token_there_is_none_to_put_back():
-    model = acmix.create_model(TINY, global_pool="avg", **TOY)
+    model: Any = acmix.create_model(TINY, global_pool="avg", **TOY)
     with pytest.raises(UsageError, match="without a class token"):
         model.reset_classifier(3, "token")

@@ -1,6 +1,7 @@
 """ResNet and its ACmix form: the published sizes, timm's numbers without convolution paths, its manners with them."""
 
 import copy
+from typing import Any
 
 import pytest
 import timm
@@ -12,7 +13,7 @@ from acmix.layers import ACmix2d
 from acmix.models.count import cost
 
 NAMES = [f"acmix_resnet{depth}" for depth in (26, 38, 50)]
-SMALL = dict(layers=(1, 2, 1, 1), width=8, heads=2, attention_size=3, num_classes=5)
+SMALL: dict[str, Any] = dict(layers=(1, 2, 1, 1), width=8, heads=2, attention_size=3, num_classes=5)
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +21,7 @@ def seed():
     torch.manual_seed(0)
 
 
-def small(name="acmix_resnet26", **kwargs):
+def small(name: str = "acmix_resnet26", **kwargs: Any) -> Any:
     return acmix.create_model(name, **{**SMALL, **kwargs})
 
 
@@ -44,8 +45,8 @@ def test_parameters_and_multiply_adds_are_the_published_ones(name, parameters, g
 
 
 def test_plain_resnet50_computes_what_timm_computes_with_timm_s_weights():
-    theirs = timm.create_model("resnet50").double().eval()
-    ours = acmix.create_model("acmix_resnet50", conv_path=False).double().eval()
+    theirs: Any = timm.create_model("resnet50").double().eval()
+    ours: Any = acmix.create_model("acmix_resnet50", conv_path=False).double().eval()
     ours.load_state_dict(theirs.state_dict())
     plain = torch.randn(2, 3, 49, 33, dtype=torch.float64)
     # ours computes channels last whatever it gets; so does timm's with such images, and then no bit differs
@@ -60,8 +61,8 @@ def test_plain_resnet50_computes_what_timm_computes_with_timm_s_weights():
 
 @pytest.mark.slow
 def test_plain_training_computes_what_timm_computes():
-    theirs = timm.create_model("resnet50", num_classes=4).double()
-    ours = acmix.create_model("acmix_resnet50", conv_path=False, num_classes=4).double()
+    theirs: Any = timm.create_model("resnet50", num_classes=4).double()
+    ours: Any = acmix.create_model("acmix_resnet50", conv_path=False, num_classes=4).double()
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(2, 3, 33, 33, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
     for model in (ours, theirs):
@@ -84,10 +85,11 @@ def test_acmix_stands_where_the_3x3_convolutions_stood_with_their_strides():
 
 
 def test_initialisation_leaves_the_shift_kernels_and_draws_convolutions_by_their_fan_out():
-    model = acmix.create_model("acmix_resnet50")
+    model: Any = acmix.create_model("acmix_resnet50")
     shifts = torch.eye(9).view(9, 3, 3)
     for name, module in model.named_modules():
         if isinstance(module, ACmix2d):
+            assert module.conv_path.kernels is not None
             assert torch.equal(module.conv_path.kernels, shifts.expand_as(module.conv_path.kernels)), name
             assert 0 < module.conv_path.fc_weight.abs().max() <= 12**-0.5
             assert (module.rate_attention.item(), module.rate_conv.item()) == (0.5, 0.5)

@@ -2,11 +2,13 @@
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import timm
 import timm.optim
 import torch
+from timm.data import resolve_data_config
 from torch import nn
 
 import acmix
@@ -16,11 +18,15 @@ TINY = "acmix_swin_tiny_patch4_window7_224"
 NAMES = [
     f"acmix_swin_{size}_patch4_{rest}" for size in ("base", "small", "tiny") for rest in ("window12_384", "window7_224")
 ]
-TOY = dict(img_size=64, embed_dim=12, depths=(2, 2), num_heads=(2, 3), window_size=4, mlp_ratio=2.0, num_classes=5)
-FOUR = dict(img_size=64, embed_dim=8, depths=(1, 2, 1, 1), num_heads=(1, 2, 2, 4), window_size=4, mlp_ratio=1.0)
+TOY: dict[str, Any] = dict(
+    img_size=64, embed_dim=12, depths=(2, 2), num_heads=(2, 3), window_size=4, mlp_ratio=2.0, num_classes=5
+)
+FOUR: dict[str, Any] = dict(
+    img_size=64, embed_dim=8, depths=(1, 2, 1, 1), num_heads=(1, 2, 2, 4), window_size=4, mlp_ratio=1.0
+)
 
 
-def toy(**kwargs):
+def toy(**kwargs: Any) -> Any:
     torch.manual_seed(0)
     return acmix.create_model(TINY, **{**TOY, **kwargs})
 
@@ -40,9 +46,9 @@ def test_the_models_are_listed_here_and_in_timm():
 
 def test_without_the_path_it_is_timms_swin_under_timms_names():
     torch.manual_seed(0)
-    theirs = timm.create_model("swin_tiny_patch4_window7_224").double().eval()
+    theirs: Any = timm.create_model("swin_tiny_patch4_window7_224").double().eval()
     with torch.device("meta"):
-        ours = acmix.create_model(TINY, conv_path=False).double().eval()
+        ours: Any = acmix.create_model(TINY, conv_path=False).double().eval()
     state = theirs.state_dict()
     assert list(ours.state_dict()) == list(state)
     ours.load_state_dict(state, assign=True)
@@ -55,7 +61,7 @@ def test_without_the_path_it_is_timms_swin_under_timms_names():
 
 def test_gradients_without_the_path_are_timms():
     ours = toy(conv_path=False).double()
-    theirs = timm.create_model("swin_tiny_patch4_window7_224", drop_path_rate=0.0, **TOY).double()
+    theirs: Any = timm.create_model("swin_tiny_patch4_window7_224", drop_path_rate=0.0, **TOY).double()
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     for model in (ours, theirs):
@@ -69,10 +75,10 @@ def test_gradients_without_the_path_are_timms():
 @pytest.mark.parametrize(("size", "dim", "depth"), [("tiny", 96, 6), ("small", 96, 18), ("base", 128, 18)])
 def test_names_and_shapes_of_a_window_of_12_are_timms(size, dim, depth):
     heads = tuple(dim // 32 * 2**i for i in range(4))
-    shape = dict(embed_dim=dim, depths=(2, 2, depth, 2), num_heads=heads)
+    shape: dict[str, Any] = dict(embed_dim=dim, depths=(2, 2, depth, 2), num_heads=heads)
     with torch.device("meta"):
-        ours = acmix.create_model(f"acmix_swin_{size}_patch4_window12_384", conv_path=False)
-        theirs = timm.create_model("swin_base_patch4_window12_384", strict_img_size=False, **shape)
+        ours: Any = acmix.create_model(f"acmix_swin_{size}_patch4_window12_384", conv_path=False)
+        theirs: Any = timm.create_model("swin_base_patch4_window12_384", strict_img_size=False, **shape)
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
     assert ours.layers[0].blocks[0].attn.relative_position_bias_table.shape == (23**2, heads[0])
     assert ours.default_cfg["input_size"] == (3, 384, 384)
@@ -133,26 +139,26 @@ def test_an_image_alone_and_in_a_batch_gives_the_same():
 
 
 def test_windows_are_no_larger_than_the_map_they_are_built_for():
-    model = acmix.create_model(TINY, img_size=(32, 64), **{k: v for k, v in FOUR.items() if k != "img_size"})
+    model: Any = acmix.create_model(TINY, img_size=(32, 64), **{k: v for k, v in FOUR.items() if k != "img_size"})
     assert [stage.blocks[0].window for stage in model.layers] == [(4, 4), (4, 4), (2, 4), (1, 2)]
 
 
 def test_timm_builds_it_with_its_usual_arguments():
-    model = timm.create_model(TINY, num_classes=7, drop_path_rate=0.3, in_chans=1, **{k: FOUR[k] for k in FOUR})
+    model: Any = timm.create_model(TINY, num_classes=7, drop_path_rate=0.3, in_chans=1, **{k: FOUR[k] for k in FOUR})
     rates = [getattr(block.drop_path, "drop_prob", 0.0) for stage in model.layers for block in stage.blocks]
     assert rates[0] == 0.0
     assert rates[-1] == pytest.approx(0.3)
     assert rates == sorted(rates)
     assert model(torch.randn(2, 1, 64, 64)).shape == (2, 7)
     assert model.default_cfg["input_size"] == (3, 224, 224)
-    assert timm.data.resolve_data_config({}, model=model)["crop_pct"] == 0.875
+    assert resolve_data_config({}, model=model)["crop_pct"] == 0.875
 
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 63), (96, 34)], ids=str)
 @pytest.mark.parametrize("indices", [None, (0, 2), (3,), (-1,)], ids=str)
 def test_features_are_channels_first_with_the_strides_they_claim(size, indices):
     chosen = {} if indices is None else dict(out_indices=indices)
-    model = timm.create_model(TINY, features_only=True, **FOUR, **chosen).eval()
+    model: Any = timm.create_model(TINY, features_only=True, **FOUR, **chosen).eval()
     wanted = [i % 4 for i in indices or range(4)]
     assert model.feature_info.channels() == [8 * 2**i for i in wanted]
     assert model.feature_info.reduction() == [4 * 2**i for i in wanted]

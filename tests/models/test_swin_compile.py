@@ -1,5 +1,7 @@
 """Swin compiles to one graph and exports with open batch and size."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
@@ -8,7 +10,9 @@ from torch.export import Dim
 import acmix
 
 TINY = "acmix_swin_tiny_patch4_window7_224"
-TOY = dict(img_size=64, embed_dim=8, depths=(2, 2), num_heads=(1, 2), window_size=4, mlp_ratio=1.0, num_classes=5)
+TOY: dict[str, Any] = dict(
+    img_size=64, embed_dim=8, depths=(2, 2), num_heads=(1, 2), window_size=4, mlp_ratio=1.0, num_classes=5
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,10 @@
 """Swin + ACmix computes what the released code computed, forward and in every gradient."""
 
+from collections.abc import Mapping
+
 import pytest
 import torch
+from torch import Tensor
 
 import acmix
 from acmix.layers import Mixing
@@ -23,7 +26,7 @@ NAMES = {
 }
 
 
-def block_names(tensors):
+def block_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     renamed = {NAMES.get(name, name): tensor for name, tensor in tensors.items()}
     fc = "attn.conv_path.fc_weight"
     return renamed | {fc: renamed[fc].flatten(1)}

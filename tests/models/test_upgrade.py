@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -27,7 +28,7 @@ OTHERS = [
 ]
 
 
-def theirs(name, kwargs, **more):
+def theirs(name: str, kwargs: dict[str, Any], **more: Any) -> Any:
     torch.manual_seed(0)
     return timm.create_model(name, num_classes=5, **kwargs, **more).eval()
 
@@ -40,7 +41,7 @@ def image(model, count=2):
 @pytest.mark.parametrize(("name", "kwargs"), [SWIN, VIT, PVT, *OTHERS], ids=lambda value: str(value)[:24])
 def test_at_first_the_logits_are_the_same_and_every_key_is_timms(name, kwargs):
     plain = theirs(name, kwargs)
-    upgraded = acmix.add_conv_path(plain)
+    upgraded: Any = acmix.add_conv_path(plain)
     x = image(plain)
     with torch.no_grad():
         torch.testing.assert_close(upgraded(x), plain(x), rtol=0, atol=1e-5)
@@ -59,7 +60,7 @@ def test_at_first_the_logits_are_the_same_and_every_key_is_timms(name, kwargs):
 def test_the_given_model_stays_and_all_of_the_new_one_is_trained(name, kwargs):
     plain = theirs(name, kwargs)
     before = copy.deepcopy(plain.state_dict())
-    upgraded = acmix.add_conv_path(plain).double().train()
+    upgraded: Any = acmix.add_conv_path(plain).double().train()
     optimizer = torch.optim.SGD(upgraded.parameters(), 0.1)
     start = copy.deepcopy(upgraded.state_dict())
     # β moves first, and with it what it weighs
@@ -77,7 +78,7 @@ def test_the_given_model_stays_and_all_of_the_new_one_is_trained(name, kwargs):
 @pytest.mark.parametrize(("name", "kwargs"), [SWIN, VIT, PVT], ids=lambda value: str(value)[:24])
 def test_copies_features_and_fold_work(name, kwargs):
     plain = theirs(name, kwargs)
-    upgraded = acmix.add_conv_path(plain, rates=(0.7, -0.4))
+    upgraded: Any = acmix.add_conv_path(plain, rates=(0.7, -0.4))
     x = image(plain)
     with torch.no_grad():
         expected = upgraded(x)
@@ -89,7 +90,7 @@ def test_copies_features_and_fold_work(name, kwargs):
     names = [key for key, _ in upgraded.named_parameters() if "rate_" in key]
     assert len(names) == 2 * sum("conv_path.kernels" in key for key, _ in upgraded.named_parameters())
     indices = (0, 1)
-    maps = acmix.add_conv_path(name, pretrained=False, features_only=True, out_indices=indices, **kwargs)
+    maps: Any = acmix.add_conv_path(name, pretrained=False, features_only=True, out_indices=indices, **kwargs)
     shapes = [each.shape for each in maps(x)]
     expected = [each.shape for each in timm.create_model(name, features_only=True, out_indices=indices, **kwargs)(x)]
     assert [shape[1] for shape in shapes] == maps.feature_info.channels()
@@ -98,26 +99,27 @@ def test_copies_features_and_fold_work(name, kwargs):
 
 
 def test_frozen_only_the_new_parameters_are_trained():
-    upgraded = acmix.add_conv_path(VIT[0], pretrained=False, freeze=True, num_classes=5, **VIT[1])
+    upgraded: Any = acmix.add_conv_path(VIT[0], pretrained=False, freeze=True, num_classes=5, **VIT[1])
     trained = {key for key, value in upgraded.named_parameters() if value.requires_grad}
     assert trained == {key for key, _ in upgraded.named_parameters() if "conv_path" in key or "rate_" in key}
     assert upgraded.training
 
 
 def test_other_mixtures_can_be_asked_for():
-    upgraded = acmix.add_conv_path(theirs(*PVT), rates="softmax")
+    upgraded: Any = acmix.add_conv_path(theirs(*PVT), rates="softmax")
     assert any(key.endswith("attn.rate_logits") for key in upgraded.state_dict())
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 def test_weights_come_from_a_file_and_a_classifier_of_another_size_is_drawn(tmp_path, suffix):
+    kwargs: dict[str, Any]
     name, kwargs = VIT
     plain = theirs(name, kwargs)
     file = tmp_path / f"weights.{suffix}"
     state = plain.state_dict()
     safetensors.torch.save_file(state, file) if suffix == "safetensors" else torch.save(state, file)
-    overlay = dict(num_classes=5)
-    upgraded = acmix.add_conv_path(
+    overlay: dict[str, Any] = dict(num_classes=5)
+    upgraded: Any = acmix.add_conv_path(
         name, pretrained=file, num_classes=3, pretrained_cfg_overlay=overlay, **kwargs
     ).eval()
     assert upgraded(image(plain)).shape == (2, 3)
@@ -193,6 +195,6 @@ def test_settings_that_do_not_go_together_are_refused(model, said):
 
 @pytest.mark.parametrize(("name", "kwargs"), [(VIT[0], {**VIT[1], "depth": 5}), PVT], ids=["ViT", "PVT"])
 def test_features_are_by_default_those_that_timm_gives(name, kwargs):
-    ours = acmix.add_conv_path(name, pretrained=False, features_only=True, **kwargs)
-    plain = timm.create_model(name, features_only=True, **kwargs)
+    ours: Any = acmix.add_conv_path(name, pretrained=False, features_only=True, **kwargs)
+    plain: Any = timm.create_model(name, features_only=True, **kwargs)
     assert ours.feature_info.module_name() == plain.feature_info.module_name()

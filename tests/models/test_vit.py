@@ -1,5 +1,7 @@
 """DeiT and its ACmix form: timm's network under timm's names, and the path on the grid of patches alone."""
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -10,14 +12,14 @@ from acmix.errors import UsageError
 from acmix.layers import GlobalAttention
 
 TINY = "acmix_deit_tiny_patch16_224"
-TOY = dict(img_size=32, patch_size=8, embed_dim=12, depth=2, num_heads=3, num_classes=5)
+TOY: dict[str, Any] = dict(img_size=32, patch_size=8, embed_dim=12, depth=2, num_heads=3, num_classes=5)
 
 
 @pytest.mark.parametrize("size", ["tiny", "small"])
 def test_without_the_path_it_is_timms_deit_under_timms_names(size):
     torch.manual_seed(0)
-    theirs = timm.create_model(f"deit_{size}_patch16_224").double().eval()
-    ours = acmix.create_model(f"acmix_deit_{size}_patch16_224", conv_path=False).double().eval()
+    theirs: Any = timm.create_model(f"deit_{size}_patch16_224").double().eval()
+    ours: Any = acmix.create_model(f"acmix_deit_{size}_patch16_224", conv_path=False).double().eval()
     assert list(ours.state_dict()) == list(theirs.state_dict())
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(1, 3, 224, 224, dtype=torch.float64)
@@ -29,8 +31,8 @@ def test_without_the_path_it_is_timms_deit_under_timms_names(size):
 
 @pytest.mark.parametrize("pool", ["token", "avg"])
 def test_gradients_without_the_path_are_timms(pool):
-    ours = acmix.create_model(TINY, conv_path=False, global_pool=pool, **TOY).double()
-    theirs = timm.create_model("deit_tiny_patch16_224", global_pool=pool, **TOY).double()
+    ours: Any = acmix.create_model(TINY, conv_path=False, global_pool=pool, **TOY).double()
+    theirs: Any = timm.create_model("deit_tiny_patch16_224", global_pool=pool, **TOY).double()
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     for model in (ours, theirs):
@@ -59,8 +61,8 @@ def test_the_path_runs_on_the_grid_and_leaves_the_class_token_to_the_attention()
 
 
 def test_positions_of_another_size_are_timms():
-    ours = acmix.create_model(TINY, conv_path=False, **TOY).eval()
-    theirs = timm.create_model("deit_tiny_patch16_224", dynamic_img_size=True, **TOY).eval()
+    ours: Any = acmix.create_model(TINY, conv_path=False, **TOY).eval()
+    theirs: Any = timm.create_model("deit_tiny_patch16_224", dynamic_img_size=True, **TOY).eval()
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(1, 3, 48, 80)
     with torch.no_grad():
@@ -71,9 +73,9 @@ def test_positions_of_another_size_are_timms():
 
 def test_the_last_block_has_a_path_only_where_its_patches_are_read():
     for pool, expected in (("token", [True, False]), ("avg", [True, True])):
-        model = acmix.create_model(TINY, global_pool=pool, **TOY)
+        model: Any = acmix.create_model(TINY, global_pool=pool, **TOY)
         assert [block.attn.conv_path is not None for block in model.blocks] == expected
-    model = acmix.create_model(TINY, path="convolution", **TOY)
+    model: Any = acmix.create_model(TINY, path="convolution", **TOY)
     assert [block.attn.has_attention for block in model.blocks] == [False, True]
 
 

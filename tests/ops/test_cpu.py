@@ -80,7 +80,7 @@ def test_forced_every_case_runs_in_the_kernel_or_is_refused_in_one_line(dtype, c
     ran, refused = Counter(), Counter()
     for case in CASES:
         tensors = case.tensors(dtype)
-        line = None
+        line, reason = None, ""
         with ops.use("cpu"):
             try:
                 case.call(tensors).sum().backward()

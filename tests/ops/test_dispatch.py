@@ -2,6 +2,7 @@
 
 import re
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -161,7 +162,7 @@ def test_explain_under_a_force_tells_what_the_call_would():
     ],
 )
 def test_explain_refuses_what_it_cannot_tell_of(arguments, message):
-    settings = dict(window=3) if len(arguments) > 1 else {}
+    settings: dict[str, Any] = dict(window=3) if len(arguments) > 1 else {}
     with pytest.raises(UsageError) as caught:
         ops.explain(*arguments, **settings)
     assert str(caught.value).startswith(message)

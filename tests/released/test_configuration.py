@@ -1,6 +1,7 @@
 """The released YAML layout says the same run in our words, and ours in its; what it cannot mean here is refused."""
 
 from inspect import signature
+from typing import Any
 
 import pytest
 import yaml
@@ -196,7 +197,8 @@ def test_only_the_name_of_a_plain_swin_means_the_baseline():
 
 def test_only_capitals_make_a_released_file():
     assert all(is_official(tree) for tree in ({"MODEL": {}}, {"AMP_OPT_LEVEL": "O1"}, {"model": {}, "TRAIN": {}}))
-    assert not any(is_official(tree) for tree in ({"model": {}}, {}, {1: 2}))
+    others: list[dict[Any, Any]] = [{"model": {}}, {}, {1: 2}]
+    assert not any(is_official(tree) for tree in others)
 
 
 def test_base_files_come_first_and_lie_beside_the_file(tmp_path):

@@ -1,6 +1,7 @@
 """The released modules and ResNets become ours and go back, to the bit; golden outputs and gradients are reached."""
 
 import json
+from typing import Any
 
 import pytest
 import timm
@@ -20,7 +21,7 @@ from tests.support.paths import DATA
 
 CASES = ["basic", "stride2", "widen_rect_k5", "one_head_k3"]
 SIZES = [26, 38, 50]
-SMALL = dict(layers=(1, 2, 1, 1), width=8, heads=2, num_classes=5)
+SMALL: dict[str, Any] = dict(layers=(1, 2, 1, 1), width=8, heads=2, num_classes=5)
 
 
 def golden(case):

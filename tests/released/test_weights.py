@@ -3,6 +3,7 @@
 import json
 import math
 from collections import OrderedDict
+from typing import Any
 
 import pytest
 import timm
@@ -18,7 +19,9 @@ from tests.support.paths import DATA
 
 TINY = "acmix_swin_tiny_patch4_window7_224"
 SMALL = "acmix_swin_small_patch4_window7_224"
-TOY = dict(img_size=64, embed_dim=24, depths=(2, 2), num_heads=(3, 6), window_size=4, mlp_ratio=2.0, num_classes=10)
+TOY: dict[str, Any] = dict(
+    img_size=64, embed_dim=24, depths=(2, 2), num_heads=(3, 6), window_size=4, mlp_ratio=2.0, num_classes=10
+)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +82,9 @@ def test_keys_and_shapes_are_those_of_the_released_models(size):
 @pytest.mark.parametrize(("window", "img_size"), [(7, 224), (12, 384), (4, 64)])
 def test_every_window_gets_the_mask_of_its_own_size(window, img_size):
     name = TINY if window != 12 else "acmix_swin_tiny_patch4_window12_384"
-    kwargs = dict(embed_dim=8, depths=(2, 2), num_heads=(1, 2), window_size=window, mlp_ratio=1.0, num_classes=2)
+    kwargs: dict[str, Any] = dict(
+        embed_dim=8, depths=(2, 2), num_heads=(1, 2), window_size=window, mlp_ratio=1.0, num_classes=2
+    )
     model = acmix.create_model(name, img_size=img_size, **kwargs)
     mask = to_official(model.state_dict(), name, img_size=img_size)["layers.0.blocks.1.attn_mask"]
     assert mask.shape == ((img_size // 4 // window) ** 2, window**2, window**2)

@@ -104,19 +104,19 @@ def command(*arguments: str | Path, processes: int = 1, **environment: str | Non
     return Forked(run_module, "acmix", list(map(str, arguments)), processes=processes, environment=environment)
 
 
-def python(code: str, *arguments: str | Path, **environment: str | None) -> Ended:
+def python(code: str, *arguments: str | Path, **environment: Any) -> Ended:
     """Runs `python -c CODE ARGUMENTS` to its end, where torch and the package are imported already."""
     [end] = Forked(run_code, code, list(map(str, arguments)), environment=environment).finish()
     return end
 
 
-def module(name: str, *arguments: str | Path, **environment: str | None) -> Ended:
+def module(name: str, *arguments: str | Path, **environment: Any) -> Ended:
     """Runs `python -m NAME ARGUMENTS` to its end, where torch and the package are imported already."""
     [end] = Forked(run_module, name, list(map(str, arguments)), environment=environment).finish()
     return end
 
 
-def script(file: Path, *arguments: str | Path, **environment: str | None) -> Ended:
+def script(file: Path, *arguments: str | Path, **environment: Any) -> Ended:
     """Runs `python FILE ARGUMENTS` to its end, where torch and the package are imported already."""
     [end] = Forked(run_script, str(file), list(map(str, arguments)), environment=environment).finish()
     return end

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -96,7 +97,9 @@ def test_weights_without_a_configuration_are_sized_by_themselves(tmp_path):
 
 
 def test_plain_weights_become_a_baseline(tmp_path):
-    settings = dict(img_size=64, embed_dim=24, depths=(2, 2), num_heads=(3, 6), window_size=4, num_classes=10)
+    settings: dict[str, Any] = dict(
+        img_size=64, embed_dim=24, depths=(2, 2), num_heads=(3, 6), window_size=4, num_classes=10
+    )
     model = acmix.create_model(TINY, conv_path=False, **settings)
     torch.save({"model": acmix.to_official(model.state_dict(), TINY, img_size=64)}, tmp_path / "plain.pth")
     convert(tmp_path / "plain.pth", tmp_path / "ours.pt")

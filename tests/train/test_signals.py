@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -186,7 +187,7 @@ def launcher(*arguments: str) -> None:
 def test_launched_processes_stop_together_and_go_on(data: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     config = write_config(tmp_path / "tiny.yaml", "", "train.epochs=400", "train.accumulation=1")
-    environment = dict(OUTPUT=str(output), PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+    environment: dict[str, Any] = dict(OUTPUT=str(output), PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
     step = 0
     for number, group in ((signal.SIGINT, True), (signal.SIGTERM, False)):
         process = Forked(launcher, "2", str(config), str(data), environment=environment)

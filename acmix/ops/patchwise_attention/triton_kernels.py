@@ -41,7 +41,7 @@ def forward(
     found = tl.zeros((BLOCK, CB), dtype=tl.float32)
     for o in range(KY * KX):
         from_y = mirror(y + o // KX - KY // 2, height, ONCE)
-        from_x = mirror(x + o % KX - KX // 2, width, ONCE)
+        from_x = mirror(x + o % KX - KX // 2, width, ONCE)  # type: ignore[operator]
         row = image * value_b + from_y * value_h + from_x * value_w
         value = tl.load(values + row[:, None] + column, mask=mask, other=0.0).to(tl.float32)
         found += tl.load(of_pixel + o * weight_o, mask=mask, other=0.0).to(tl.float32) * value
@@ -70,11 +70,11 @@ def values_back(
             place_x = tl.load(images_x + x * IMAGES_X + b, mask=valid, other=-1)
             stands = (place_y >= 0) & (place_x >= 0)
             # most blocks hold no pixel with a second image
-            if tl.max(stands.to(tl.int32), axis=0) > 0:
+            if tl.max(stands.to(tl.int32), axis=0) > 0:  # type: ignore[operator]
                 for o in range(KY * KX):
                     # places count from the margin, which is KY // 2 rows high and KX // 2 columns wide
                     out_y = place_y - o // KX
-                    out_x = place_x - o % KX
+                    out_x = place_x - o % KX  # type: ignore[operator]
                     sees = stands & (out_y >= 0) & (out_y < height) & (out_x >= 0) & (out_x < width)
                     mask = sees[:, None] & known
                     row = image * grad_b + out_y * grad_h + out_x * grad_w
@@ -99,7 +99,7 @@ def weights_back(
     g = tl.program_id(1) * GB + tl.arange(0, GB)
     o = tl.program_id(2)
     from_y = mirror(y + o // KX - KY // 2, height, ONCE)
-    from_x = mirror(x + o % KX - KX // 2, width, ONCE)
+    from_x = mirror(x + o % KX - KX // 2, width, ONCE)  # type: ignore[operator]
     row_grad = image * grad_b + y * grad_h + x * grad_w
     row_value = image * value_b + from_y * value_h + from_x * value_w
     found = tl.zeros((BLOCK, GB), dtype=tl.float32)
