@@ -201,10 +201,12 @@ class Described:
 def usual(operator: str, device: str, dtype: torch.dtype) -> Any:
     """Arguments as networks have them, described only, so that this machine need not have the device."""
     case = OPERATORS[operator].parts["cases"].CASES[0]
-    arguments = arguments_of(operator, **case.tensors(dtype), **case.settings)
+    # neither a default device nor autocast changes what is described
+    with torch.device("cpu"):
+        arguments = arguments_of(operator, **case.tensors(), **case.settings)
     place = torch.device(device)
     return arguments._make(
-        Described(each.shape, each.dtype, place) if isinstance(each, Tensor) else each for each in arguments
+        Described(each.shape, dtype, place) if isinstance(each, Tensor) else each for each in arguments
     )
 
 
@@ -269,14 +271,20 @@ def explain(
         ValueError: neither an operator nor a device, or arguments that the operator refuses.
     """
     names = list(OPERATORS)
-    if what in OPERATORS:
+    if isinstance(what, str) and what in OPERATORS:
         names = [what]
-    elif what is not None:
-        device, what = device_named(what), None
+    else:
+        device, what = device if what is None else what, None
         # as the second of two
-        dtype, arguments = (arguments[0], ()) if arguments else (dtype, ())
+        dtype, arguments = (arguments[0], arguments[1:]) if arguments else (dtype, ())
+        if arguments or settings:
+            raise UsageError(f"the arguments of a call follow an operator's name; expected one of {', '.join(names)}")
+    if not isinstance(dtype, torch.dtype):
+        raise UsageError(f"a {type(dtype).__name__} is no dtype; expected one of torch's, such as torch.float32")
     if what is None or not (arguments or settings):
-        device = device or str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+        if device is None:
+            device = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+        device = device_named(device)
         calls = {name: usual(name, device, dtype) for name in names}
     else:
         calls = {what: arguments_of(what, *arguments, **settings)}
@@ -288,12 +296,13 @@ def explain(
     return Table("\n".join([*lines, HINT]))
 
 
-def device_named(name: str) -> str:
+def device_named(name: Any) -> str:
     """A device's type."""
     try:
         return torch.device(name).type
-    except RuntimeError as error:
-        raise UsageError(f"{name!r} is no operator ({', '.join(OPERATORS)}) and no device") from error
+    except (RuntimeError, TypeError) as error:
+        shown = repr(name) if isinstance(name, str) else f"a {type(name).__name__}"
+        raise UsageError(f"{shown} is no operator ({', '.join(OPERATORS)}) and no device") from error
 
 
 def explained(operator: str, arguments: Any) -> Iterator[tuple[str, str]]:

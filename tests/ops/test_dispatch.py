@@ -154,15 +154,31 @@ def test_explain_under_a_force_tells_what_the_call_would():
     assert found["reference"] == "can run; 'cpu' is forced"
 
 
+def test_explain_tells_of_the_data_it_names_whatever_is_the_default():
+    plain = ops.explain("cpu")
+    with torch.autocast("cpu", torch.float16):
+        assert ops.explain("cpu") == plain
+    with torch.device("meta"):
+        assert ops.explain("cpu") == plain
+    assert "on cpu, int8" in ops.explain("cpu", torch.int8)
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "settings", "message"),
     [
-        (("patchwise",), "'patchwise' is no operator (conv_path, local_attention, patchwise_attention, window_attent"),
-        (("window_attention", torch.zeros(2, 3)), "qkv has shape (2, 3); expected"),
+        (("patchwise",), {}, "'patchwise' is no operator (conv_path, local_attention, patchwise_attention, window_att"),
+        (("window_attention", torch.zeros(2, 3)), dict(window=3), "qkv has shape (2, 3); expected"),
+        ((torch.zeros(2, 3),), {}, "a Tensor is no operator"),
+        (([],), {}, "a list is no operator"),
+        ((), dict(device="gpu"), "'gpu' is no operator"),
+        (("conv_path",), dict(device="gpu"), "'gpu' is no operator"),
+        ((), dict(dtype="float32"), "a str is no dtype; expected one of torch's"),
+        (("cpu", "float32"), {}, "a str is no dtype; expected one of torch's"),
+        ((), dict(window=3), "the arguments of a call follow an operator's name"),
+        (("cpu", torch.float32, 3), {}, "the arguments of a call follow an operator's name"),
     ],
 )
-def test_explain_refuses_what_it_cannot_tell_of(arguments, message):
-    settings: dict[str, Any] = dict(window=3) if len(arguments) > 1 else {}
+def test_explain_refuses_what_it_cannot_tell_of(arguments, settings: dict[str, Any], message):
     with pytest.raises(UsageError) as caught:
         ops.explain(*arguments, **settings)
     assert str(caught.value).startswith(message)
