@@ -7,7 +7,7 @@ import torch
 
 from acmix.ops import dispatch
 from acmix.testing.cases_cpu import FULL_CASES, WIDE_CASES
-from acmix.testing.judge import check, doubled, relative_error, results_of
+from acmix.testing.judge import check
 from tests.support.cases import label
 
 OPERATORS = sorted(dispatch.OPERATORS)
@@ -47,6 +47,4 @@ def test_whole_vectors_are_as_right_as_the_reference(case, dtype, empty_is_nan):
 
 @pytest.mark.parametrize("case", every(FULL_CASES), ids=label)
 def test_tables_hold_what_the_limits_allow(case, empty_is_nan):
-    expected = results_of(case, "reference", {name: doubled(tensor) for name, tensor in case.tensors().items()})
-    for name, value in results_of(case, "cpu", case.tensors()).items():
-        assert relative_error(value, expected[name]) < 1e-5, name
+    check(case, "cpu", torch.float32)

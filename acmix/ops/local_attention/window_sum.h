@@ -16,15 +16,23 @@ struct WindowSum {
 // Pixels that are summed up at once, with J vectors of channels each.
 constexpr int pixels_per_pass(int j) { return ACCUMULATORS / j < 8 ? ACCUMULATORS / j : 8; }
 
+// Neighbours that one accumulator adds up at most; with more, rounding would grow with the neighbourhood.
+constexpr int64_t TAPS_PER_PART = 64;
+
+// Some rows and columns of a sum.
+struct Part {
+    int64_t first_row, last_row, first_column, last_column;  // the last are outside
+};
+
 // J vectors of channels, from number d0, of as many pixels as go together. `adjacent`: they are all a pixel has, and
 // the pixels neighbours, so that the compiler knows where everything lies.
 template <int J, bool adjacent>
-void sum_pixels(const WindowSum& terms, int64_t x, int64_t d0, Vec* to) {
+void sum_part(const WindowSum& terms, const Part& part, int64_t x, int64_t d0, Vec* to) {
     constexpr int I = pixels_per_pass(J);
     const int64_t from_step = adjacent ? J : terms.from_step;
     Vec acc[I][J] = {};
-    for (int64_t row = 0; row < terms.rows; row++)
-        for (int64_t column = 0; column < terms.columns; column++) {
+    for (int64_t row = part.first_row; row < part.last_row; row++)
+        for (int64_t column = part.first_column; column < part.last_column; column++) {
             const float* weight = terms.weight[row] + terms.weight_at[column] + x * terms.weight_step;
             const Vec* from = terms.from[row] + terms.from_at[column] + x * from_step + d0;
             ACMIX_UNROLL
@@ -39,6 +47,23 @@ void sum_pixels(const WindowSum& terms, int64_t x, int64_t d0, Vec* to) {
         ACMIX_UNROLL
         for (int d = 0; d < J; d++) to[k * J + d] = acc[k][d];
     }
+}
+
+// The same of all neighbours.
+template <int J, bool adjacent>
+void sum_pixels(const WindowSum& terms, int64_t x, int64_t d0, Vec* to) {
+    constexpr int SIZE = pixels_per_pass(J) * J;
+    if (terms.rows * terms.columns <= TAPS_PER_PART)
+        return sum_part<J, adjacent>(terms, {0, terms.rows, 0, terms.columns}, x, d0, to);
+    int64_t columns = at_most(TAPS_PER_PART, terms.columns), rows = TAPS_PER_PART / columns;
+    for (int i = 0; i < SIZE; i++) to[i] = Vec{};
+    for (int64_t row = 0; row < terms.rows; row += rows)
+        for (int64_t column = 0; column < terms.columns; column += columns) {
+            Vec more[SIZE];
+            Part part{row, at_most(terms.rows, row + rows), column, at_most(terms.columns, column + columns)};
+            sum_part<J, adjacent>(terms, part, x, d0, more);
+            for (int i = 0; i < SIZE; i++) to[i] += more[i];
+        }
 }
 
 // Calls `with(x, d, vector)` for pixels from `first` to `last` and all their channels.
