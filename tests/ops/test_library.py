@@ -7,6 +7,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from acmix.ops import dispatch
+from acmix.testing.judge import results
 from tests.support.cases import CASES, case_named, first_of_each, label
 
 # an ordinary call of each operator; a map whose sides are no other size, which a compiler would take for the same
@@ -129,10 +130,13 @@ def test_autocast_computes_in_bfloat16_and_gives_float32_gradients(case):
 
 @every_operator
 def test_autocast_leaves_float64_alone(case):
-    tensors = detached(case, torch.float64)
+    tensors = case.tensors(torch.float64)
+    plain = results(case.call, tensors)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(case.call(tensors), case.call(tensors))
-        assert case.call(tensors).dtype == torch.float64
+        cast = results(case.call, tensors)
+    for name, value in plain.items():
+        assert cast[name].dtype == torch.float64, name
+        assert torch.equal(cast[name], value), name
 
 
 @every_operator
