@@ -187,9 +187,11 @@ class Block(TransformerBlock):
 
     def forward(self, x: Tensor, *more: Any) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        # A side that one window covers is not shifted. No comparison, which would fix a size that export leaves open.
+        # A side that one window covers is not shifted. No comparison, which would fix a size that export leaves open;
+        # torch.compile of PyTorch 2.9 knows Python's min and max of an open size, and not torch's of a number.
+        least, most = (min, max) if torch.compiler.is_dynamo_compiling() else (torch.sym_min, torch.sym_max)
         rows, columns = (
-            torch.sym_min(step, step * torch.sym_max(length - side, 0))
+            least(step, step * most(length - side, 0))
             for length, side, step in zip(x.shape[1:3], self.window, self.shift, strict=True)
         )
         return super().forward(x, (rows, columns), *more)
