@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from acmix.errors import UsageError
 from acmix.layers.acmix2d import ACmix2d
 from acmix.layers.fold import FoldedGatedACmix
-from acmix.layers.foldable import Foldable, take_row
+from acmix.layers.foldable import Foldable, exact, take_row
 
 Select = Callable[[str, nn.Conv2d], bool] | Sequence[str] | str | None
 
@@ -195,7 +195,7 @@ def transfer(conv: nn.Conv2d, acmix: ACmix2d) -> bool:
     assert path.kernels is not None
     rank = min(path.fc_weight.shape)
     # output channel d·N + n: for each d, a matrix of (n, tap) × input channel that the first `rank` pieces factor
-    weight = conv.weight.double().view(width, heads, conv.in_channels, -1)  # (D, N, I, k²)
+    weight = exact(conv.weight).view(width, heads, conv.in_channels, -1)  # (D, N, I, k²)
     weight = weight.transpose(2, 3).flatten(1, 2)  # (D, N·k², I)
     sizes = torch.linalg.svdvals(weight)
     if bool((sizes[:, rank:] > 16 * torch.finfo(conv.weight.dtype).eps * sizes[:, :1]).any()):
@@ -209,11 +209,11 @@ def transfer(conv: nn.Conv2d, acmix: ACmix2d) -> bool:
     nn.init.eye_(path.fc_weight)  # (T, P)
     path.fc_weight[count:].zero_()
     kernels = left.unflatten(1, (heads, -1)).transpose(2, 3)  # (D, N, R, k²)
-    path.kernels[:, :count] = kernels.reshape(acmix.out_channels, count, *conv.kernel_size).to(path.kernels.dtype)
+    path.kernels[:, :count] = kernels.reshape(acmix.out_channels, count, *conv.kernel_size).to(path.kernels)
     for p in range(count):
         projection = (acmix.query, acmix.key, acmix.value)[p // heads]
         first = (p % heads) * width  # pieces are head-major
-        projection.weight[first : first + width] = right[:, p, :, None, None].to(projection.weight.dtype)
+        projection.weight[first : first + width] = right[:, p, :, None, None].to(projection.weight)
     for projection in (acmix.query, acmix.key, acmix.value):
         assert projection.bias is not None
         projection.bias.zero_()
