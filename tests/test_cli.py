@@ -57,7 +57,7 @@ def test_every_help_fits_one_screen(acmix) -> None:
         (["train", "{tiny}", "--data", "{data}", "--output", "{tiny}/x"], "cannot write to the output folder"),
         (["evaluate", "nothing.pt", "--data", "{data}"], "there is no checkpoint nothing.pt"),
         (["evaluate", "{best}", "--data", "{data}", "--precision", "fp16"], "needs a GPU"),
-        (["evaluate", "{best}", "--data", "{data}", "--precision", "fp8"], "none of auto, fp32, bf16, fp16"),
+        (["evaluate", "{best}", "--data", "{data}", "--precision", "fp8"], "expected auto, fp32, bf16, fp16"),
         (["evaluate", "{toy}", "--data", "{data}"], "run `acmix convert {toy} NEW.pt` first"),
         (["predict", "{toy}", "{image}"], "run `acmix convert {toy} NEW.pt` first"),
         (["predict", "{best}", "{image}", "--top", "0"], "--top 0: expected at least 1"),

@@ -118,7 +118,7 @@ class Precision:
         if name == "auto":
             name = half_precision(device)
         if name not in PRECISIONS:
-            raise UsageError(f"precision {name!r} is none of auto, {', '.join(PRECISIONS)}")
+            raise UsageError(f"train.precision={name!r}; expected auto, {', '.join(PRECISIONS)}")
         if name == "fp16" and device.type == "cpu":
             raise UsageError("train.precision=fp16 needs a GPU; use fp32 or bf16 on a CPU")
         self.name, self.device = name, device

@@ -56,4 +56,5 @@ def window_attention(
             f"differences of positions in a ({wh}, {ww}) window, heads",
         )
     factor: float = qkv.shape[5] ** -0.5 if scale is None else scale
+    # not by `run`: a trace of the reference would keep this map's masks, and be wrong at other sizes
     return torch.ops.acmix.window_attention(*Arguments(autocast(qkv), bias_table, (wh, ww), (rows, columns), factor))
