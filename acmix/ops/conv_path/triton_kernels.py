@@ -155,17 +155,17 @@ def fc_back(
             block, pixels, height, width, channels, shift_y, shift_x, BP, BD, DB
         )
         row = (image * channels + channel) * (height * width) + offset
-        slope = tl.load(grad_maps + row[:, None] * TP + t[None, :], mask=valid[:, None], other=0.0)  # (rows, Tp)
+        upstream = tl.load(grad_maps + row[:, None] * TP + t[None, :], mask=valid[:, None], other=0.0)  # (rows, Tp)
         both = valid[:, None] & known[None, :]
         source = pieces + image * stride_b + y * stride_h + x * stride_w + channel.to(tl.int64) * stride_d
         piece = tl.load(source[:, None] + p.to(tl.int64)[None, :] * stride_p, mask=both, other=0.0)  # (rows, PB)
-        found = tl.dot(slope, weight, input_precision="ieee")  # (rows, PB)
+        found = tl.dot(upstream, weight, input_precision="ieee")  # (rows, PB)
         pixel = (image * height + y) * width + x
         place = grad_pieces + (pixel[:, None] * pieces_count + p[None, :]) * channels + channel[:, None]
         tl.store(place, found.to(grad_pieces.dtype.element_ty), mask=both)
-        part = tl.dot(tl.trans(slope), piece, part, input_precision="ieee")
+        part = tl.dot(tl.trans(upstream), piece, part, input_precision="ieee")
         # in two short sums, which round less than one long one
-        bias_part += tl.sum(tl.sum(tl.reshape(slope.to(tl.float32), (BP, BD, TP)), axis=0), axis=0)
+        bias_part += tl.sum(tl.sum(tl.reshape(upstream.to(tl.float32), (BP, BD, TP)), axis=0), axis=0)
     columns = pieces_count + 1
     base = parts + tl.program_id(0).to(tl.int64) * maps_count * columns
     tl.store(base + t[:, None] * columns + p[None, :], part, mask=(t < maps_count)[:, None] & known[None, :])
@@ -204,12 +204,12 @@ def kernels_back(
         to_y = unroll(y, shift_y, out_height).to(tl.int64)
         to_x = unroll(x, shift_x, out_width).to(tl.int64)
         place = grad + image * stride_b + to_y * stride_h + to_x * stride_w
-        slope = tl.load(
+        upstream = tl.load(
             place[:, None] + (channel * outputs + m).to(tl.int64)[None, :] * stride_c,
             mask=(pixel < pixels)[:, None] & (m < outputs)[None, :],
             other=0.0,
         )  # (pixels, MB)
-        part = tl.dot(tl.trans(value), slope, part, input_precision="ieee")
+        part = tl.dot(tl.trans(value), upstream, part, input_precision="ieee")
     row = ((chunk * channels + channel).to(tl.int64) * KY + tap_y) * KX + tap_x
     place = parts + (row * maps_count + t)[:, None] * outputs + m[None, :]
     tl.store(place, part, mask=((tap_x < KX) & (t < maps_count))[:, None] & (m < outputs)[None, :])

@@ -81,7 +81,7 @@ def _load_keys(
 
 
 @triton.jit
-def _look(
+def _attend(
     q, i, j, first, row, column, down, right, base, position, height, width, channels, stride_h, stride_w, stride_s,
     stride_d, position_h, position_w, position_d, stride, dilation, scale,
     KY: tl.constexpr, KX: tl.constexpr, STEP: tl.constexpr, HAS_POSITION: tl.constexpr, ONCE: tl.constexpr,
@@ -98,12 +98,12 @@ def _look(
         base, position, key_y, key_x, valid, height, width, channels, stride_h, stride_w, stride_s, stride_d,
         position_h, position_w, position_d, HAS_POSITION, ONCE, BD,
     )  # fmt: skip
-    seen = _sees(i[:, None], j[:, None], ki[None, :], kj[None, :], STEP, KY, KX) & valid[None, :]
+    seen = _is_neighbour(i[:, None], j[:, None], ki[None, :], kj[None, :], STEP, KY, KX) & valid[None, :]
     return tl.where(seen, tl.dot(q, tl.trans(k), input_precision="ieee") * scale, -1e30), k, v
 
 
 @triton.jit
-def _sees(i, j, ki, kj, STEP: tl.constexpr, KY: tl.constexpr, KX: tl.constexpr):
+def _is_neighbour(i, j, ki, kj, STEP: tl.constexpr, KY: tl.constexpr, KX: tl.constexpr):
     """Whether a key lies in a query's neighbourhood."""
     return (ki >= i * STEP) & (ki < i * STEP + KY) & (kj >= j * STEP) & (kj < j * STEP + KX)
 
@@ -127,7 +127,7 @@ def forward(
     total = tl.zeros((TY * TX,), dtype=tl.float32)
     found = tl.zeros((TY * TX, BD), dtype=tl.float32)
     for first in range(0, REGION, TY * TX):
-        logits, _, v = _look(
+        logits, _, v = _attend(
             q, i, j, first, row, column, down, right, base, position, height, width, channels, stride_h, stride_w,
             stride_s, stride_d, position_h, position_w, position_d, stride, dilation, scale,
             KY, KX, STEP, HAS_POSITION, ONCE, TY, TX, BD,
@@ -158,29 +158,29 @@ def queries_back(
     grad_base = grad + image * grad_b + head * channels * grad_c
     i, j, y, x, valid_q = _queries_of(row, column, down, right, out_height, out_width, REMAINDERS, TY, TX)
     q = _load(base, y * stride, x * stride, valid_q, channels, stride_h, stride_w, stride_d, BD)
-    slope = _load(grad_base, y, x, valid_q, channels, grad_h, grad_w, grad_c, BD).to(q.dtype)
+    upstream = _load(grad_base, y, x, valid_q, channels, grad_h, grad_w, grad_c, BD).to(q.dtype)
     largest = tl.full((TY * TX,), -1e30, dtype=tl.float32)
     total = tl.zeros((TY * TX,), dtype=tl.float32)
     mean = tl.zeros((TY * TX,), dtype=tl.float32)
     grad_q = tl.zeros((TY * TX, BD), dtype=tl.float32)
     for first in range(0, REGION, TY * TX):
-        logits, k, v = _look(
+        logits, k, v = _attend(
             q, i, j, first, row, column, down, right, base, position, height, width, channels, stride_h, stride_w,
             stride_s, stride_d, position_h, position_w, position_d, stride, dilation, scale,
             KY, KX, STEP, HAS_POSITION, ONCE, TY, TX, BD,
         )  # fmt: skip
         largest, total, weights, fade = softmax_step(largest, total, logits)
-        mean = mean * fade + tl.sum(weights * tl.dot(slope, tl.trans(v), input_precision="ieee"), axis=1)
+        mean = mean * fade + tl.sum(weights * tl.dot(upstream, tl.trans(v), input_precision="ieee"), axis=1)
     log_sum = largest + tl.log(total)
     mean = mean / total
     for first in range(0, REGION, TY * TX):
-        logits, k, v = _look(
+        logits, k, v = _attend(
             q, i, j, first, row, column, down, right, base, position, height, width, channels, stride_h, stride_w,
             stride_s, stride_d, position_h, position_w, position_d, stride, dilation, scale,
             KY, KX, STEP, HAS_POSITION, ONCE, TY, TX, BD,
         )  # fmt: skip
         weights = tl.exp(logits - log_sum[:, None])
-        grad_weights = tl.dot(slope, tl.trans(v), input_precision="ieee")
+        grad_weights = tl.dot(upstream, tl.trans(v), input_precision="ieee")
         grad_logits = (weights * (grad_weights - mean[:, None])).to(k.dtype)
         grad_q = tl.dot(grad_logits, k, grad_q, input_precision="ieee")
     d = tl.arange(0, BD)
@@ -232,16 +232,16 @@ def keys_back(
         x = right + j * REMAINDERS
         valid_q = (place < REGION) & (i >= 0) & (j >= 0) & (y < out_height) & (x < out_width)
         q = _load(base, y * stride, x * stride, valid_q, channels, stride_h, stride_w, stride_d, BD)
-        slope = _load(grad_base, y, x, valid_q, channels, grad_h, grad_w, grad_c, BD).to(q.dtype)
+        upstream = _load(grad_base, y, x, valid_q, channels, grad_h, grad_w, grad_c, BD).to(q.dtype)
         log_sum = tl.load(number + y * out_width + x, mask=valid_q, other=0.0)
         mean = tl.load(other_number + y * out_width + x, mask=valid_q, other=0.0)
-        seen = _sees(i[None, :], j[None, :], ki[:, None], kj[:, None], STEP, KY, KX)
+        seen = _is_neighbour(i[None, :], j[None, :], ki[:, None], kj[:, None], STEP, KY, KX)
         seen = seen & valid_q[None, :] & valid_k[:, None]
         logits = tl.where(seen, tl.dot(k, tl.trans(q), input_precision="ieee") * scale, -1e30)  # (keys, queries)
         weights = tl.exp(logits - log_sum[None, :])
-        grad_weights = tl.dot(v, tl.trans(slope), input_precision="ieee")
+        grad_weights = tl.dot(v, tl.trans(upstream), input_precision="ieee")
         grad_logits = (weights * (grad_weights - mean[None, :])).to(q.dtype)
-        grad_v = tl.dot(weights.to(q.dtype), slope, grad_v, input_precision="ieee")
+        grad_v = tl.dot(weights.to(q.dtype), upstream, grad_v, input_precision="ieee")
         grad_k = tl.dot(grad_logits, q, grad_k, input_precision="ieee")
     all_rows = height + 2 * dilation * (KY // 2)
     all_columns = width + 2 * dilation * (KX // 2)

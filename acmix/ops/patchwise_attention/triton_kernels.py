@@ -78,10 +78,10 @@ def values_back(
                     sees = stands & (out_y >= 0) & (out_y < height) & (out_x >= 0) & (out_x < width)
                     mask = sees[:, None] & known
                     row = image * grad_b + out_y * grad_h + out_x * grad_w
-                    slope = tl.load(grad + row[:, None] + column, mask=mask, other=0.0).to(tl.float32)
+                    upstream = tl.load(grad + row[:, None] + column, mask=mask, other=0.0).to(tl.float32)
                     row = image * weight_b + out_y * weight_h + out_x * weight_w + o * weight_o
                     weight = tl.load(weights + row[:, None] + group, mask=mask, other=0.0).to(tl.float32)
-                    found += weight * slope
+                    found += weight * upstream
     row = (image * height + y) * width + x
     place = grad_values + row[:, None] * channels + c[None, :]
     tl.store(place, found.to(grad_values.dtype.element_ty), mask=valid[:, None] & known)
@@ -108,9 +108,9 @@ def weights_back(
         c = (g[:, None] * per_group + inner[None, :]).to(tl.int64)  # (GB, PB)
         known = (g < groups)[:, None] & (inner < per_group)[None, :]
         mask = valid[:, None, None] & known[None, :, :]
-        slope = tl.load(grad + row_grad[:, None, None] + (c * grad_c)[None, :, :], mask=mask, other=0.0)
+        upstream = tl.load(grad + row_grad[:, None, None] + (c * grad_c)[None, :, :], mask=mask, other=0.0)
         value = tl.load(values + row_value[:, None, None] + (c * value_c)[None, :, :], mask=mask, other=0.0)
-        found += tl.sum(slope.to(tl.float32) * value.to(tl.float32), axis=2)
+        found += tl.sum(upstream.to(tl.float32) * value.to(tl.float32), axis=2)
     row = ((image * height + y) * width + x) * (KY * KX) + o
     place = grad_weights + row[:, None] * groups + g[None, :]
     tl.store(place, found.to(grad_weights.dtype.element_ty), mask=valid[:, None] & (g < groups)[None, :])

@@ -42,8 +42,8 @@ def queries_back(
         qkv, window, block_q * BLOCK, head, stride_b, stride_h, stride_w, stride_n, stride_d,
         height, width, channels, windows, per_map, columns, shift_y, shift_x, scale, WH, WW, BLOCK, BD,
     )  # fmt: skip
-    slope = upstream_of(grad, window, head, y, x, valid_q, channels, per_map, grad_b, grad_h, grad_w, grad_c, BD)
-    slope = slope.to(q.dtype)
+    upstream = upstream_of(grad, window, head, y, x, valid_q, channels, per_map, grad_b, grad_h, grad_w, grad_c, BD)
+    upstream = upstream.to(q.dtype)
     largest = tl.full((BLOCK,), HIDDEN, dtype=tl.float32)
     total = tl.zeros((BLOCK,), dtype=tl.float32)
     mean = tl.zeros((BLOCK,), dtype=tl.float32)
@@ -55,7 +55,7 @@ def queries_back(
             shift_y, shift_x, WH, WW, HAS_BIAS, MASKED, BLOCK, BD,
         )  # fmt: skip
         largest, total, weights, fade = softmax_step(largest, total, logits)
-        grad_weights = tl.dot(slope, tl.trans(v), input_precision="ieee")
+        grad_weights = tl.dot(upstream, tl.trans(v), input_precision="ieee")
         mean = mean * fade + tl.sum(weights * grad_weights, axis=1)
     log_sum = largest + tl.log(total)
     mean = mean / total
@@ -67,7 +67,7 @@ def queries_back(
             shift_y, shift_x, WH, WW, HAS_BIAS, MASKED, BLOCK, BD,
         )  # fmt: skip
         weights = tl.exp(logits - log_sum[:, None])
-        grad_weights = tl.dot(slope, tl.trans(v), input_precision="ieee")
+        grad_weights = tl.dot(upstream, tl.trans(v), input_precision="ieee")
         grad_logits = (weights * (grad_weights - mean[:, None])).to(k.dtype)
         grad_q = tl.dot(grad_logits, k, grad_q, input_precision="ieee")
     store_rows(grad_qkv, grad_q * scale, 0, window, head, y, x, valid_q, height, width, heads, channels, per_map, BD)
@@ -77,8 +77,8 @@ def queries_back(
 
 
 @triton.jit
-def made_again(
-    q, k, v, slope, bias, kind_q, kind_k, valid_q, valid_k, known, row, log_sums, means, MASKED: tl.constexpr
+def recompute_weights(
+    q, k, v, upstream, bias, kind_q, kind_k, valid_q, valid_k, known, row, log_sums, means, MASKED: tl.constexpr
 ):
     """Weights of a block of queries on one of keys, from the queries' two numbers, and the logits' gradient."""
     log_sum = tl.load(log_sums + row, mask=known, other=0.0)
@@ -86,7 +86,7 @@ def made_again(
     logits = logits_of(q, k, bias, kind_q, kind_k, valid_k, MASKED)
     # a row of padding has no sum worth its name
     weights = tl.where(valid_q[:, None], tl.exp(logits - log_sum[:, None]), 0.0)
-    grad_weights = tl.dot(slope, tl.trans(v), input_precision="ieee")
+    grad_weights = tl.dot(upstream, tl.trans(v), input_precision="ieee")
     return weights, weights * (grad_weights - mean[:, None])
 
 
@@ -113,17 +113,17 @@ def keys_back(
             qkv, window, block * BLOCK, head, stride_b, stride_h, stride_w, stride_n, stride_d,
             height, width, channels, windows, per_map, columns, shift_y, shift_x, scale, WH, WW, BLOCK, BD,
         )  # fmt: skip
-        slope = upstream_of(
+        upstream = upstream_of(
             grad, window, head, query_y, query_x, valid_q, channels, per_map, grad_b, grad_h, grad_w, grad_c, BD
         ).to(q.dtype)  # fmt: skip
         if HAS_BIAS:
             bias = bias_of(table + head * table_n, table_e, place_q, place_k, WH, WW)
         row = (window * heads + head) * (WH * WW) + place_q
-        weights, grad_logits = made_again(
-            q, k, v, slope, bias, kind_q, kind_k, valid_q, valid_k, place_q < WH * WW, row, log_sums, means, MASKED
+        weights, grad_logits = recompute_weights(
+            q, k, v, upstream, bias, kind_q, kind_k, valid_q, valid_k, place_q < WH * WW, row, log_sums, means, MASKED
         )
         grad_logits = grad_logits.to(q.dtype)
-        grad_v = tl.dot(tl.trans(weights.to(q.dtype)), slope, grad_v, input_precision="ieee")
+        grad_v = tl.dot(tl.trans(weights.to(q.dtype)), upstream, grad_v, input_precision="ieee")
         grad_k = tl.dot(tl.trans(grad_logits), q, grad_k, input_precision="ieee")
     store_rows(grad_qkv, grad_k, 1, window, head, y, x, valid_k, height, width, heads, channels, per_map, BD)
     store_rows(grad_qkv, grad_v, 2, window, head, y, x, valid_k, height, width, heads, channels, per_map, BD)
@@ -152,15 +152,15 @@ def bias_back(
             qkv, window, first_q, head, stride_b, stride_h, stride_w, stride_n, stride_d,
             height, width, channels, windows, per_map, columns, shift_y, shift_x, scale, WH, WW, BLOCK, BD,
         )  # fmt: skip
-        slope = upstream_of(grad, window, head, y, x, valid_q, channels, per_map, grad_b, grad_h, grad_w, grad_c, BD)
+        upstream = upstream_of(grad, window, head, y, x, valid_q, channels, per_map, grad_b, grad_h, grad_w, grad_c, BD)
         k, v, _place_k, _key_y, _key_x, kind_k, valid_k = keys_of(
             qkv, window, first_k, head, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d,
             height, width, channels, windows, per_map, columns, shift_y, shift_x, WH, WW, BLOCK, BD,
         )  # fmt: skip
         row = (window * heads + head) * (WH * WW) + place_q
         known = place_q < tl.where(window < windows, WH * WW, 0)
-        _weights, grad_logits = made_again(
-            q, k, v, slope.to(q.dtype), bias, kind_q, kind_k, valid_q, valid_k, known, row, log_sums, means, MASKED
+        _weights, grad_logits = recompute_weights(
+            q, k, v, upstream.to(q.dtype), bias, kind_q, kind_k, valid_q, valid_k, known, row, log_sums, means, MASKED
         )
         part += grad_logits
     store_bias(parts, part, chunk, head, heads, first_q + first, first_k + first, WH * WW)

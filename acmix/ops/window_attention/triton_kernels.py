@@ -212,18 +212,18 @@ def backward(
         )  # fmt: skip
         base = qkv + (window // per_map).to(tl.int64) * stride_b + head * stride_n
         q = scaled(load_rows(base, y, x, valid, channels, stride_h, stride_w, stride_d, BD), scale)
-        slope = upstream_of(
+        upstream = upstream_of(
             grad, window, head, y, x, valid, channels, per_map, grad_b, grad_h, grad_w, grad_c, BD
         ).to(q.dtype)  # fmt: skip
         logits = logits_of(q, k, bias, kind, kind, valid, MASKED)
         weights = tl.exp(logits - tl.max(logits, axis=1)[:, None])
         weights = weights / tl.sum(weights, axis=1)[:, None]
-        grad_weights = tl.dot(slope, tl.trans(v), input_precision="ieee")
+        grad_weights = tl.dot(upstream, tl.trans(v), input_precision="ieee")
         mean = tl.sum(weights * grad_weights, axis=1)
         grad_logits = weights * (grad_weights - mean[:, None])
         if HAS_BIAS:
             bias_part += grad_logits
-        grad_v = tl.dot(tl.trans(weights.to(q.dtype)), slope, input_precision="ieee")
+        grad_v = tl.dot(tl.trans(weights.to(q.dtype)), upstream, input_precision="ieee")
         grad_logits = grad_logits.to(q.dtype)
         grad_q = tl.dot(grad_logits, k, input_precision="ieee") * scale
         grad_k = tl.dot(tl.trans(grad_logits), q, input_precision="ieee")
