@@ -42,6 +42,10 @@ class ACmix1d(ACmixLayer):
     def project_input(self, x: Tensor) -> Tensor:
         return F.conv1d(x, *self.weight_and_bias()).transpose(1, 2).contiguous()  # (B, L, 3·C)
 
+    def gmacs(self, length: int) -> float:
+        """10⁹ multiply-adds for one sequence: what torch's FlopCounterMode counts, halved."""
+        return self.gmacs_of(length)
+
     def positions(self, qkv: Tensor) -> Tensor:
         line = evenly_spaced(qkv.shape[2], self.position.weight)[None, None]  # (1, 1, L)
         return self.position(line).transpose(1, 2)  # (1, L, D)

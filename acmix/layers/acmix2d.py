@@ -90,7 +90,7 @@ class ACmixLayer(Mixed):
     def folded(self, gate: float = 1.0) -> FoldedACmix:
         return FoldedACmix(self, gate)
 
-    def gmacs(self, *sides: int) -> float:
+    def gmacs_of(self, *sides: int) -> float:
         """10⁹ multiply-adds for one input of those sides in pixels: what torch's FlopCounterMode counts, halved."""
         pixels, out_pixels = math.prod(sides), math.prod((side - 1) // self.stride + 1 for side in sides)
         count = pixels * 3 * self.in_channels * self.out_channels
@@ -140,6 +140,10 @@ class ACmix2d(ACmixLayer):
         weight, bias = self.weight_and_bias()
         # a product of matrices gives adjacent channels, which the operators read, whatever the input's memory format
         return F.linear(x.flatten(2).transpose(1, 2), weight.flatten(1), bias)  # (B, H·W, 3·C)
+
+    def gmacs(self, height: int, width: int) -> float:
+        """10⁹ multiply-adds for one input map of height × width pixels: what torch's FlopCounterMode counts, halved."""
+        return self.gmacs_of(height, width)
 
     def positions(self, qkv: Tensor) -> Tensor:
         height, width = qkv.shape[1:3]
