@@ -132,7 +132,7 @@ def test_half_precision_needs_a_gpu_and_formats_have_names() -> None:
     assert Precision("bf16", CPU).dtype == torch.bfloat16
     with pytest.raises(UsageError, match="precision=fp16 needs a GPU; use fp32 or bf16 on a CPU"):
         Precision("fp16", CPU)
-    with pytest.raises(UsageError, match="train.precision='fp8'; expected auto, fp32, bf16, fp16"):
+    with pytest.raises(UsageError, match=r"train\.precision='fp8'; expected auto, fp32, bf16, fp16"):
         Precision("fp8", CPU)
 
 
