@@ -39,7 +39,7 @@ esac
 if (($# == 0)); then
     module=acmix.tools.demo
 else
-    (($# >= 3)) || fail "$# arguments; expected none or at least 3: bash run.sh N CONFIG DATA_DIR [key=value ...]"
+    (($# >= 3)) || fail "got only: $*; expected no arguments, or at least 3: bash run.sh N CONFIG DATA_DIR [key=value ...]"
     [[ $1 =~ ^[1-9][0-9]*$ ]] || fail "N is '$1'; expected a number of processes, 1 or more"
     module=acmix.train.launch
 fi

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -198,7 +199,7 @@ def complete(tree: dict[str, Any], overrides: list[str] | tuple[str, ...], where
     """Applies `section.key=value` overrides to a tree of plain dictionaries, checks it and returns it typed."""
     for override in overrides:
         apply_override(tree, override)
-    return validate(tree, where)
+    return validate(tree, where, typed=[override.partition("=")[0].strip() for override in overrides])
 
 
 def find(source: str | os.PathLike[str]) -> Path:
@@ -238,12 +239,25 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     node[parts[-1]] = value
 
 
-def validate(tree: dict[str, Any], where: str = "configuration") -> Config:
-    """Checks a tree of plain dictionaries and returns it typed."""
+def validate(tree: dict[str, Any], where: str = "configuration", typed: Sequence[str] = ()) -> Config:
+    """Checks a tree of plain dictionaries and returns it typed.
+
+    Args:
+        tree: sections of settings.
+        where: what holds them, for messages.
+        typed: keys that do not come from there but from the command line.
+
+    Raises:
+        UsageError: an unknown key, a value of the wrong type.
+    """
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise UsageError(f"{where}: {describe(error.errors()[0])}") from None
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"]) + "."
+        if any(f"{each}.".startswith(key) or key.startswith(f"{each}.") for each in typed):
+            where = "the command line"
+        raise UsageError(f"{where}: {describe(problem)}") from None
 
 
 def describe(problem: Any) -> str:

@@ -134,3 +134,20 @@ def test_fine_tuning_is_found_with_and_without_its_folder_and_is_short_and_gentl
 def test_what_is_no_configuration_is_refused(name):
     with pytest.raises(config.UsageError, match="no configuration"):
         config.find(name)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.epocs=1", "the command line: unknown key 'train.epocs'; did you mean 'train.epochs'?"),
+        ("trane.epochs=1", "the command line: unknown key 'trane'; did you mean 'train'?"),
+        ("train.epochs=abc", "the command line: train.epochs='abc': input should be a valid integer"),
+        ("train.batch_size=3", "digits.yaml: unknown key 'data.sise'; did you mean"),
+    ],
+)
+def test_a_wrong_setting_is_laid_to_where_it_was_written(override, said, tmp_path):
+    file = tmp_path / "digits.yaml"
+    file.write_text("data: {sise: 3}" if "data.sise" in said else "data: {img_size: 32}", encoding="utf-8")
+    with pytest.raises(config.UsageError) as error:
+        config.load(file, [override])
+    assert said in str(error.value)

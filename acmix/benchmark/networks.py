@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -103,10 +104,12 @@ def check_arguments(names: Sequence[str], phase: str, against: Sequence[str], ba
         raise UsageError(f"no model to measure; name one, for example {acmix.list_models()[0]}")
     for name in names:
         if name not in acmix.list_models() and (against or not timm.is_model(name)):
-            raise UsageError(f"no model {name!r} in this library; `acmix models` lists them")
+            near = difflib.get_close_matches(name, acmix.list_models(), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "`acmix models` lists them"
+            raise UsageError(f"no model {name!r} in this library; {hint}")
     for peer in against:
         if peer not in PEERS:
-            raise UsageError(f"no peer {peer!r}; expected one of {', '.join(PEERS)}")
+            raise UsageError(f"no peer {peer!r}; expected one of {', '.join(PEERS)}, or all")
     check_batch_size(batch_size)
     if phase == "train" and batch_size % 2:
         raise UsageError(f"batch size {batch_size}: mixup mixes images in pairs; choose an even number from 2 up")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any, Protocol
 
 from torch import nn
 
 from acmix.errors import UsageError
-from acmix.models import create_model
+from acmix.models import create_model, list_models
 from acmix.models.registry import takes_img_size
 from acmix.models.upgrade import add_conv_path, timm_model
 
@@ -54,6 +55,10 @@ def build_model(config: Settings, *, download: bool = False, **overrides: Any) -
     """
     settings = config.model
     ours = settings.name.startswith("acmix_")
+    if ours and settings.name not in list_models():
+        near = difflib.get_close_matches(settings.name, list_models(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "`acmix models` lists them"
+        raise UsageError(f"model.name={settings.name!r}: no such model; {hint}")
     if settings.pretrained and ours:
         raise UsageError(
             f"model.pretrained: {settings.name!r} has no weights to download; use model.checkpoint=FILE, or "

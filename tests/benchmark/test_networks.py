@@ -138,7 +138,7 @@ def test_an_operator_s_parts_count_as_the_operator() -> None:
     ("options", "said"),
     [
         (dict(names=["resnet50"], against=["timm"]), "no model 'resnet50' in this library"),
-        (dict(names=[], against=["natten"]), "no peer 'natten'; expected one of timm, plain, reference"),
+        (dict(names=[], against=["natten"]), "no peer 'natten'; expected one of timm, plain, reference, or all"),
         (dict(names=[], against=["timm"], processes=2), "pairs are measured on one card"),
         (dict(names=[], compiled=True, processes=2), "pairs are measured on one card"),
         (dict(names=[], against=["timm"], batch_size=0), "batch size 0; expected at least one image"),

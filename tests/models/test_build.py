@@ -11,7 +11,7 @@ from tests.support.tiny import CLASSES, tiny_config
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("model.name=acmix_swin_huge", "cannot build model 'acmix_swin_huge'"),
+        ("model.name=acmix_resnet51", "no such model; did you mean 'acmix_resnet50'?"),
         ("model.args={embed: 12}", "unexpected keyword argument 'embed'"),
         ("model.args={depths: [1, 1], num_heads: [1]}", "expected one entry a stage"),
         ("model.args={embed_dim: 10, depths: [1], num_heads: [3]}", "cannot build model"),
