@@ -44,9 +44,6 @@ class ConvPath(Foldable):
     Source: ACmix, "Improved shift and summation"; what "channel" shares is our reading of its ablation.
     """
 
-    # also for layers that were pickled before there were ablations
-    conv_kernels = "full"
-
     def __init__(
         self,
         heads: int,

@@ -80,7 +80,7 @@ class FoldedACmix(nn.Module):
     def __init__(self, layer: Any, gate: float = 1.0) -> None:
         super().__init__()
         self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
-        self.heads, self.head_dim = layer.heads, layer.head_dim
+        self.heads, self.head_dim, self.sides = layer.heads, layer.head_dim, layer.sides
         self.attention_size = ops.pair(layer.on_a_map(layer.attention_size))
         self.stride, self.dilation = layer.stride, layer.dilation
 
@@ -98,11 +98,6 @@ class FoldedACmix(nn.Module):
         self.conv_path = layer.conv_path.folded(gate * of_conv, of_values)
         # of p along x, and along y where there is one; a constant in p is nothing that softmax sees
         self.slope = rounded(exact(layer.position.weight).flatten(1).T, layer.position.weight)  # (2, D) or (1, D)
-
-    @property
-    def sides(self) -> str:
-        """Letters of the input's sides: no attribute, which layers that were pickled before it do not hold."""
-        return "HW" if len(self.slope) == 2 else "L"
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, I, H, W) -> (B, C, Ho, Wo), or (B, I, L) -> (B, C, Lo); see `ACmix2d` and `ACmix1d`."""

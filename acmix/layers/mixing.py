@@ -85,11 +85,6 @@ class Mixed(Foldable):
         mixing: None for an attention alone.
     """
 
-    # also for layers that were pickled before there were ablations, as ultralytics' checkpoints are
-    has_attention = True
-    fixed_rate: float | None = None
-    # whether both rates lie in the weights already
-    is_folded = False
     rate_attention: nn.Parameter
     rate_conv: nn.Parameter
     rate_logits: nn.Parameter
@@ -100,6 +95,9 @@ class Mixed(Foldable):
     def __init__(self, mixing: Mixing | None) -> None:
         super().__init__()
         self.has_attention = mixing is None or mixing.path != "convolution"
+        self.fixed_rate: float | None = None
+        # whether both rates lie in the weights already
+        self.is_folded = False
 
     def add_path(self, mixing: Mixing | None, heads: int, head_dim: int, **geometry: Any) -> None:
         """Makes the convolution path and the rates, behind what the attention is made of.

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-import acmix
 from acmix.layers import ACmix1d, ACmix2d
 from acmix.testing import oracle_local
 from tests.support.processes import python
@@ -374,22 +373,6 @@ def test_the_layer_trains() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.3 * losses[0]
-
-
-@pytest.mark.parametrize(("kind", "size"), [(ACmix2d, (6, 5)), (ACmix1d, (7,))])
-def test_a_layer_pickled_by_version_0_1_0_gives_the_same_and_folds(kind: type[ACmix2d | ACmix1d], size: tuple) -> None:
-    module = kind(8, 8)
-    x = torch.randn(2, 8, *size)
-    out, folded = module(x), acmix.fold(module)(x)
-    # that version kept neither on a layer of its own, and both in the class
-    vars(module).pop("is_folded", None)
-    vars(module).pop("fixed_rate", None)
-    assert set(vars(module)) <= set(vars(nn.Module())) | {"has_attention", "in_channels", "out_channels", "heads"} | {
-        "head_dim", "attention_size", "conv_size", "stride", "dilation"
-    }  # fmt: skip
-    torch.testing.assert_close(module(x), out, rtol=0, atol=0)
-    torch.testing.assert_close(acmix.fold(module)(x), folded, rtol=0, atol=0)
-    assert "sides" not in vars(acmix.fold(module))
 
 
 def test_multiply_adds_take_the_sides_of_the_layer_by_name() -> None:
