@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from acmix.config import Config, validate
 from acmix.errors import UsageError
@@ -102,10 +102,17 @@ def load_weights(model: nn.Module, state: dict[str, Any], where: str) -> None:
     """
     ours = model.state_dict()
     missing, unknown = sorted(ours.keys() - state.keys()), sorted(state.keys() - ours.keys())
-    shapes = sorted(key for key in ours.keys() & state.keys() if ours[key].shape != state[key].shape)
+    others = sorted(key for key, value in state.items() if not isinstance(value, Tensor))
+    shared = (ours.keys() & state.keys()) - set(others)
+    shapes = sorted(key for key in shared if ours[key].shape != state[key].shape)
     problems = [
         f"{len(keys)} {what} (first: {keys[0]})"
-        for keys, what in ((missing, "missing"), (unknown, "unknown"), (shapes, "of another shape"))
+        for keys, what in (
+            (missing, "missing"),
+            (unknown, "unknown"),
+            (shapes, "of another shape"),
+            (others, "no tensors"),
+        )
         if keys
     ]
     if problems:

@@ -177,6 +177,8 @@ def test_sources_that_cannot_be_read_are_refused(tmp_path):
     refused(tmp_path / "absent.pth", tmp_path / "new.pt", "no file")
     refused(tmp_path / "short.pth", tmp_path / "new.pt", "truncated")
     refused(tmp_path / "broken.yaml", tmp_path / "new.yaml", "not YAML")
+    (tmp_path / "broken.yaml").write_text("model: " + "[" * 3000)
+    refused(tmp_path / "broken.yaml", tmp_path / "new.yaml", "not YAML")
     refused(tmp_path / "list.yaml", tmp_path / "new.yaml", "list")
     refused(tmp_path / "unknown.yaml", tmp_path / "new.yaml", "model.name")
     refused(tmp_path / "empty.pth", tmp_path / "new.pt", "expected a tensor")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from acmix.train.checkpoint import read, restore_model
+from acmix.errors import UsageError
+from acmix.train.checkpoint import load_weights, read, restore_model
 from acmix.train.loop import train
 from tests.support.tiny import last, tiny_config
 
@@ -35,3 +36,10 @@ def test_a_checkpoint_to_start_from_gives_its_weights_and_may_be_gone_later(
     assert max((ours[key] - theirs[key]).abs().max().item() for key in theirs) < 1e-9
     Path(start).unlink()
     train(settings.model_copy(update={"train": settings.train.model_copy(update={"epochs": 2})}), tmp_path / "run")
+
+
+def test_weights_that_are_no_tensors_are_refused_in_one_line() -> None:
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(UsageError) as caught:
+        load_weights(model, {**model.state_dict(), "bias": 3}, "some.pt")
+    assert str(caught.value) == "some.pt holds the weights of another model: 1 no tensors (first: bias)"
