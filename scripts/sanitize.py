@@ -14,18 +14,14 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import torch
 
-import torch  # noqa: E402
-
-from acmix.errors import UsageError  # noqa: E402
-from acmix.ops import build, dispatch  # noqa: E402
-from acmix.ops.compiler import CannotBuild, call, find_compiler  # noqa: E402
-from acmix.testing.cases_cpu import FULL_CASES, WIDE_CASES  # noqa: E402
-from acmix.testing.judge import results_of  # noqa: E402
+from acmix.errors import UsageError
+from acmix.ops import build, dispatch
+from acmix.ops.compiler import CannotBuild, call, find_compiler
+from acmix.testing.cases_cpu import FULL_CASES, WIDE_CASES
+from acmix.testing.judge import results_of
 
 # -O1, since checks in unrolled loops take minutes to optimise; a finding does not end the process, so all are told
 FLAGS = ("-O1", "-g1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fsanitize-recover=address")
