@@ -70,7 +70,10 @@ def test_with_and_without_a_peer_it_is_one_measurement(
         options = dict(batch_size=2, img_size=32, seconds=0.0, against=against, csv=file, say=said[form].append)
         assert command.models(phase, ["acmix_resnet26"], **options)  # type: ignore[arg-type]
         rows[form] = list(csv.DictReader(file.open(encoding="utf-8")))
-    for (alone, labels), (beside, theirs) in zip(fed["alone"], fed["beside"], strict=False):
+    assert fed["alone"]
+    # the peer's batches come on top
+    same_turns = fed["beside"][: len(fed["alone"])]
+    for (alone, labels), (beside, theirs) in zip(fed["alone"], same_turns, strict=True):
         assert torch.equal(alone, beside)
         assert torch.equal(labels, theirs)
     assert [*checked["alone"], "plain"] == checked["beside"]

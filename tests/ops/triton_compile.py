@@ -89,7 +89,7 @@ def compile_kernel(
     function = kernel
     while not isinstance(function, JITFunction):
         function = function.fn
-    given = {**dict(zip(function.arg_names, values, strict=False)), **named}
+    given = {**dict(zip(function.arg_names[: len(values)], values, strict=True)), **named}
     signature, constants = {}, {}
     for parameter in function.params:
         signature[parameter.name] = "constexpr" if parameter.is_constexpr else kind_of(given[parameter.name])
