@@ -187,14 +187,21 @@ class Block(TransformerBlock):
 
     def forward(self, x: Tensor, *more: Any) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        # A side that one window covers is not shifted. No comparison, which would fix a size that export leaves open;
-        # torch.compile of PyTorch 2.9 knows Python's min and max of an open size, and not torch's of a number.
-        least, most = (min, max) if torch.compiler.is_dynamo_compiling() else (torch.sym_min, torch.sym_max)
         rows, columns = (
-            least(step, step * most(length - side, 0))
+            shift_of(length, side, step)
             for length, side, step in zip(x.shape[1:3], self.window, self.shift, strict=True)
         )
         return super().forward(x, (rows, columns), *more)
+
+
+def shift_of(length: Any, window: int, step: int) -> Any:
+    """The shift along a side of a map: none where one window covers it."""
+    # No comparison, which would fix a size that export leaves open. In a trace, a size is a tensor.
+    if isinstance(length, Tensor):
+        return step * (length - window).clamp(0, 1)
+    # torch.compile of PyTorch 2.9 knows Python's min and max of an open size, and not torch's of a number.
+    least, most = (min, max) if torch.compiler.is_dynamo_compiling() else (torch.sym_min, torch.sym_max)
+    return least(step, step * most(length - window, 0))
 
 
 class PatchMerging(nn.Module):

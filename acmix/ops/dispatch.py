@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from acmix.errors import UsageError
 from acmix.ops import build, library, triton_launch
+from acmix.ops.leaving import any_size, leaves_pytorch
 
 COMPUTES = ("forward", "backward", "why_not")
 # the modules of an operator's folder, and what each defines
@@ -30,6 +31,8 @@ PARTS = {
     "triton": COMPUTES,
     "cases": ("CASES", "NETWORKS"),
 }
+# what a folder may have besides; without it, graphs that leave PyTorch hold the reference
+PORTABLE = "portable"
 
 # by name, in the order of the alphabet: the public function, and the modules of its folder
 OPERATORS: dict[str, Operator] = {}
@@ -107,6 +110,8 @@ def find_operators(package: str) -> dict[str, Operator]:
             parts[part] = import_module(f"{package}.{name}.{part}")
             for missing in (each for each in needed if not hasattr(parts[part], each)):
                 raise ImportError(f"operator {name!r} lacks {missing!r} in {package}.{name}.{part}")
+        if PORTABLE in there:
+            parts[PORTABLE] = import_module(f"{package}.{name}.{PORTABLE}")
         found[name] = Operator(name, getattr(folder, name), parts)
     return found
 
@@ -123,15 +128,10 @@ def load_operators(package: str) -> None:
 def run(operator: str, arguments: Any) -> Tensor:
     """Computes an operator: one node of a graph for PyTorch, and its definition in a graph that leaves PyTorch."""
     if leaves_pytorch():
-        return OPERATORS[operator].parts["reference"].forward(arguments)
+        parts = OPERATORS[operator].parts
+        with any_size():
+            return parts.get(PORTABLE, parts["reference"]).forward(arguments)
     return getattr(torch.ops.acmix, operator)(*arguments)
-
-
-def leaves_pytorch() -> bool:
-    """Whether a graph is being made for a runtime that knows nothing of our operators."""
-    if torch.compiler.is_dynamo_compiling():
-        return False
-    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
 
 
 def forward(operator: str, arguments: Any) -> Tensor:

@@ -45,9 +45,14 @@ def reflected(side: int, reach: int, device: torch.device) -> Tensor:
 
     Where reflection padding is allowed (reach < side) this is it; a line of one pixel repeats that pixel.
     """
+    return mirrored(torch.arange(-reach, side + reach, device=device), side)
+
+
+def mirrored(position: Tensor, side: int) -> Tensor:
+    """The pixels that stand at positions in and around a line that is mirrored so."""
     # tensors all the way, no branch: in a traced graph the side may be any
-    period = torch.arange(side, device=device)[-1:].mul(2).clamp(min=1)  # (1,)
-    position = torch.arange(-reach, side + reach, device=device).remainder(period)
+    period = torch.arange(side, device=position.device)[-1:].mul(2).clamp(min=1)  # (1,)
+    position = position.remainder(period)
     return torch.minimum(position, period - position)
 
 

@@ -1,4 +1,4 @@
-"""ACmix2d in graphs: those for PyTorch hold our operators, those for other runtimes PyTorch's own; sizes stay free."""
+"""ACmix2d in graphs that leave PyTorch: they hold PyTorch's own operators, few of them, and sizes stay free."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def test_a_trace_needs_nothing_of_ours_and_takes_any_size() -> None:
         torch.testing.assert_close(loaded(x), layer(x), rtol=1e-5, atol=1e-6)
 
 
-def test_an_exported_program_holds_our_operators_and_takes_any_size() -> None:
+def test_an_exported_program_needs_nothing_of_ours_and_takes_any_size() -> None:
     layer, x = layer_and_input()
     rows, columns = torch.export.Dim("rows", min=3), torch.export.Dim("columns", min=3)
     program = torch.export.export(
         layer, (x,), dynamic_shapes={"x": {0: torch.export.Dim("batch"), 2: rows, 3: columns}}
     )
-    assert {"acmix.conv_path.default", "acmix.local_attention.default"} <= {str(n.target) for n in program.graph.nodes}
+    assert not [node for node in program.graph.nodes if "acmix" in str(node.target)]
     for size in SIZES[:3]:
         x = torch.randn(size)
         torch.testing.assert_close(program.module()(x), layer(x))

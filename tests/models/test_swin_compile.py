@@ -47,11 +47,11 @@ def test_another_batch_or_size_does_not_compile_again(model):
 )
 def test_an_exported_model_takes_any_batch_and_size(model, sizes):
     exported = torch.export.export(model, (torch.randn(2, 3, 64, 64),), dynamic_shapes=(sizes,))
-    operators = [str(node.target) for node in exported.graph.nodes if "acmix" in str(node.target)]
-    assert len(operators) == 2 * 4
+    # it holds PyTorch's own operators, so that it loads where acmix is not installed
+    assert not [node for node in exported.graph.nodes if "acmix" in str(node.target)]
     shapes = [(3, 3, 64, 64), (1, 3, 64, 64)]
     # smaller than a window, larger than when exported, no multiple of anything
     shapes += [(2, 3, 16, 16), (1, 3, 96, 80), (3, 3, 49, 130)] if 2 in sizes else []
     for shape in shapes:
         x = torch.randn(shape)
-        assert torch.equal(exported.module()(x), model(x))
+        torch.testing.assert_close(exported.module()(x), model(x), rtol=1e-5, atol=1e-6)

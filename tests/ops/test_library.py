@@ -89,11 +89,11 @@ def test_an_exported_operator_takes_any_batch_and_size(case):
     if "position" in sizes:
         sizes["position"] = images
     exported = torch.export.export(Module(), (tensors,), dynamic_shapes=(sizes,))
-    operators = [str(node.target) for node in exported.graph.nodes if "acmix" in str(node.target)]
-    assert len(operators) == 1
+    # it holds PyTorch's own operators, so that it loads where acmix is not installed
+    assert not [node for node in exported.graph.nodes if "acmix" in str(node.target)]
     for size in ((3, 7, 6), (1, 4, 6), (2, 9, 6)):
         other = detached(replace(case, map_size=size))
-        assert torch.equal(exported.module()(other), case.call(other))
+        torch.testing.assert_close(exported.module()(other), case.call(other), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", CASES, ids=label)

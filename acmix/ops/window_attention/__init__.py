@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from acmix.ops.checks import autocast, expect, pair
+from acmix.ops.dispatch import run
 from acmix.ops.window_attention.spec import Arguments
 
 
@@ -55,6 +55,5 @@ def window_attention(
             f"bias_table has shape {tuple(bias_table.shape)}; expected ({entries}, {qkv.shape[4]}): "
             f"differences of positions in a ({wh}, {ww}) window, heads",
         )
-    factor: float = qkv.shape[5] ** -0.5 if scale is None else scale
-    # not by `run`: a trace of the reference would keep this map's masks, and be wrong at other sizes
-    return torch.ops.acmix.window_attention(*Arguments(autocast(qkv), bias_table, (wh, ww), (rows, columns), factor))
+    factor = float(qkv.shape[5] ** -0.5 if scale is None else scale)
+    return run("window_attention", Arguments(autocast(qkv), bias_table, (wh, ww), (rows, columns), factor))
