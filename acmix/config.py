@@ -24,11 +24,13 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
 )
 
 from acmix.errors import UsageError
 
 Fraction = Field(ge=0.0, le=1.0)
+NO_COLOUR = 'expected a colour\'s name, "#rrggbb" or [red, green, blue] from 0 to 255'
 
 
 class Section(BaseModel):
@@ -74,8 +76,39 @@ class Data(Section):
     crop_pct: float = Field(default=0.875, gt=0.0, le=1.0)
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    # what transparent pixels are laid on: a colour's name, "#rrggbb", or [red, green, blue] from 0 to 255
+    background: str | tuple[int, int, int] = "white"
+    # the value that is white in grey of more than 8 bits, such as 4095; None: by the rule in acmix/data/pixels.py
+    white: PositiveFloat | None = None
     # reading processes for each training process; None: the cores at hand shared out, at most 8
     workers: NonNegativeInt | None = None
+
+    @field_validator("background", mode="plain")
+    @classmethod
+    def is_a_colour(cls, given: Any) -> Any:
+        """Refuses what is no colour."""
+        if isinstance(given, str):
+            rgb_of(given)
+            return given
+        if isinstance(given, (list, tuple)) and len(given) == 3 and all(type(v) is int and 0 <= v < 256 for v in given):
+            return tuple(given)
+        raise ValueError(NO_COLOUR)
+
+    @property
+    def background_rgb(self) -> tuple[int, int, int]:
+        """The background as red, green and blue, 0 to 255."""
+        return rgb_of(self.background) if isinstance(self.background, str) else self.background
+
+
+def rgb_of(colour: str) -> tuple[int, int, int]:
+    """A colour's name or "#rrggbb" as red, green and blue; ValueError where it is neither."""
+    from PIL import ImageColor
+
+    try:
+        red, green, blue = ImageColor.getrgb(colour)
+    except ValueError:
+        raise ValueError(NO_COLOUR) from None
+    return red, green, blue
 
 
 class Augment(Section):

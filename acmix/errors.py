@@ -1,8 +1,16 @@
-"""The one exception a user's own input can cause. This module imports nothing of ours; every other may import it."""
+"""The one exception a user's own input can cause. Every module may import it."""
+
+from __future__ import annotations
+
+from acmix.names import shown
 
 
 class UsageError(ValueError):
     """Says in one line what was wrong, what was expected and what to do next.
 
-    The command line prints the message alone, without a traceback, and exits with status 2.
+    The command line prints the message alone, without a traceback, and exits with status 2. Names in the message may
+    hold anything; the line is safe to print.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shown(message))

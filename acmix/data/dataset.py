@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from acmix.config import Augment, Config, Data
-from acmix.data.image import evaluation_transform, read_image, training_transform
+from acmix.data.image import evaluation_transform, read_image, reader, training_transform
 from acmix.data.sources import Source, open_source
 from acmix.errors import UsageError
 
@@ -63,9 +64,16 @@ def seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(before[2])
 
 
-def check_classes(config: Config, classes: list[str]) -> None:
-    """Refuses data with another number of classes than the model has."""
+def check_classes(config: Config, classes: list[str], targets: np.ndarray | None = None) -> None:
+    """Refuses data with another number of classes than the model has; `targets` are the labels, where known."""
     if len(classes) != config.model.num_classes:
+        if targets is not None and classes == [str(label) for label in range(len(classes))] and targets.min() > 0:
+            first, last = targets.min(), targets.max()
+            raise UsageError(
+                f"the labels run from {first} to {last}, but the first class is 0; subtract {first} from each label and"
+                f" set model.num_classes={last - first + 1}"
+                f" (if there are classes without images below {first}: model.num_classes={len(classes)})"
+            )
         raise UsageError(
             f"the data has {len(classes)} classes, but model.num_classes is {config.model.num_classes};"
             f" add model.num_classes={len(classes)}"
@@ -87,11 +95,17 @@ class ImageDataset(Dataset[Row]):
     training: bool
     blank_shape: tuple[int, int, int]
     seed: int
+    read: Callable[[Any], Image.Image] = read_image
 
     @property
     def classes(self) -> list[str]:
         """The names of the classes; a label is a position in it."""
         return self.source.classes
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Lines on what was left out of the split, if anything."""
+        return self.source.notes
 
     def __len__(self) -> int:
         return len(self.source)
@@ -119,7 +133,7 @@ class ImageDataset(Dataset[Row]):
         try:
             opened = self.source.open(index)
             with nullcontext(opened) if isinstance(opened, str) else opened as file:
-                picture = read_image(file)
+                picture = self.read(file)
         except (UsageError, OSError):
             return None
         with seeded(sample_seed):
@@ -151,4 +165,5 @@ def open_dataset(data: Data, augment: Augment | None, split: str, *, in_chans: i
         training=augment is not None,
         blank_shape=(in_chans, data.img_size, data.img_size),
         seed=seed,
+        read=reader(data),
     )

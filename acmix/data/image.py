@@ -4,76 +4,60 @@ from __future__ import annotations
 
 import itertools
 import os
-import struct
-import tarfile
+import stat
 import warnings
-import zlib
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import IO, Any
 
-import numpy as np
 from PIL import Image
 from timm.data import auto_augment
 from timm.data.transforms_factory import create_transform
 from torchvision import transforms
 
 from acmix.config import Augment, Data
+from acmix.data.pixels import DECODE_ERRORS, WHITE, Colour, UnknownScaleError, raw_mode, to_rgb
 from acmix.errors import UsageError
 
-# everything Pillow's decoders are known to raise on damaged bytes
-DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    tarfile.TarError,
-    Image.DecompressionBombError,
-)
 
-
-def read_image(source: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
-    """Reads one image to the last byte and returns it as RGB, whatever its mode.
+def read_image(
+    source: str | os.PathLike[str] | IO[bytes], *, background: Colour = WHITE, white: float | None = None
+) -> Image.Image:
+    """Reads one image to the last byte and returns it as RGB, whatever its mode; of a film, the first picture.
 
     Args:
         source: a path, or an open binary file.
+        background: what transparent pixels are laid on: red, green and blue, 0 to 255.
+        white: the value that is white in grey of more than 8 bits; None: as `acmix.data.pixels` says.
 
     Returns:
-        The picture, mode "RGB", 8 bits a channel. 16-bit grey values are divided by 256; transparency is dropped.
+        The picture, mode "RGB", 8 bits a channel, turned as its EXIF orientation says.
 
     Raises:
-        UsageError: no such file, an empty or truncated one, or not an image.
+        UsageError: no such file, no regular one, an empty or truncated one, not an image, or one whose values have no
+            known scale.
     """
     path = source if isinstance(source, str | os.PathLike) else getattr(source, "name", "the image")
     try:
+        if isinstance(source, str | os.PathLike) and not stat.S_ISREG(os.stat(source).st_mode):
+            # to open a pipe may wait for ever
+            raise OSError("a pipe, a socket or a device, an image file was expected")
         with warnings.catch_warnings():
-            # damaged EXIF, palettes with transparency: the pixels are unaffected
+            # damaged EXIF, sizes between Pillow's limit and twice that: the pixels are unaffected
             warnings.simplefilter("ignore")
             with Image.open(source) as image:
+                stored = raw_mode(image)
                 image.load()
-                return to_rgb(image)
+                return to_rgb(image, background, white, stored=stored)
+    except UnknownScaleError as error:
+        raise UsageError(f"cannot read image {path}: {error}") from None
     except DECODE_ERRORS as error:
         raise UsageError(f"cannot read image {path}: {why_unreadable(path, error)}; replace or remove it") from None
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture as 8-bit RGB.
-
-    Pillow clips 16-bit grey to 255, which turns nearly every pixel white, so these modes are scaled here.
-    """
-    if image.mode == "RGB":
-        return image.copy()
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        grey = np.clip(np.asarray(image).astype(np.int64) // 256, 0, 255).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if image.mode == "F":
-        return image.convert("L").convert("RGB")
-    return image.convert("RGB")
+def reader(data: Data) -> Callable[[str | os.PathLike[str] | IO[bytes]], Image.Image]:
+    """`read_image` with a configuration's background and white."""
+    return partial(read_image, background=data.background_rgb, white=data.white)
 
 
 def why_unreadable(path: Any, error: Exception) -> str:
@@ -81,12 +65,14 @@ def why_unreadable(path: Any, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(path, str | os.PathLike):
-        if Path(path).is_dir():
+        if os.path.isdir(path):
             return "it is a folder, an image file was expected"
-        if Path(path).is_file() and Path(path).stat().st_size == 0:
+        if os.path.isfile(path) and os.path.getsize(path) == 0:
             return "the file is empty"
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image in a known format"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
 
 

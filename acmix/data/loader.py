@@ -99,7 +99,7 @@ def train_loader(config: Config, *, rank: int = 0, world_size: int = 1, pin_memo
 
         return TrainLoader(stream, steps, read_stream)
     dataset = open_dataset(config.data, config.augment, "train", in_chans=config.model.in_chans, seed=train.seed)
-    check_classes(config, dataset.classes)
+    check_classes(config, dataset.classes, dataset.source.targets)
     steps = count_steps(config, len(dataset), world_size)
     order = TrainOrder(config, len(dataset), steps, rank=rank, world_size=world_size)
     loader = make_loader(dataset, order, workers=workers, pin_memory=pin_memory, persistent=True)
@@ -141,7 +141,7 @@ def val_loader(
         batches = ceil_div(ceil_div(len(stream), world_size), batch_size)
         return ValLoader(stream, batches, lambda: read_evaluation(stream, workers=workers, pin_memory=pin_memory))
     dataset = open_dataset(config.data, None, "val", in_chans=config.model.in_chans, seed=config.train.seed)
-    check_classes(config, dataset.classes)
+    check_classes(config, dataset.classes, dataset.source.targets)
     order = ValOrder(len(dataset), batch_size, rank=rank, world_size=world_size)
     loader = make_loader(dataset, order, workers=workers, pin_memory=pin_memory, persistent=False)
     return ValLoader(dataset, len(order), lambda: iter(loader))

@@ -6,9 +6,7 @@ A source knows the class names, and for every index the file's name, its label a
 from __future__ import annotations
 
 import os
-import tarfile
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,12 +14,12 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 from timm.data.readers.reader_factory import create_reader
-from timm.utils.misc import natural_key
 
 from acmix.config import Data
+from acmix.data.lists import list_classes, read_list
+from acmix.data.scan import LeftOut, entries, is_folder, is_passed_over, natural_key, walk_images
+from acmix.data.tars import Pieces, read_tar
 from acmix.errors import UsageError
-
-EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
 
 
 class Source(Protocol):
@@ -30,6 +28,16 @@ class Source(Protocol):
     @property
     def classes(self) -> list[str]:
         """The names of the classes."""
+        ...
+
+    @property
+    def targets(self) -> np.ndarray:
+        """The labels of all rows."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a user should hear of: lines, of which most splits have none."""
         ...
 
     def __len__(self) -> int: ...
@@ -94,11 +102,11 @@ def data_folder(data: Data) -> Path:
     if not data.dir:
         raise UsageError("no data folder is given; add --data DIR, a folder with train/<class>/ and val/<class>/")
     root = Path(data.dir).expanduser()
-    if not root.exists():
+    if not os.path.exists(root):
         raise UsageError(f"no data folder {root}; expected a folder with train/<class>/ and val/<class>/")
     if not root.is_dir():
         raise UsageError(f"{root} is a file; expected a folder with train/ and val/, or train.tar and val.tar")
-    if next(root.iterdir(), None) is None:
+    if not entries(root):
         raise UsageError(f"data folder {root} is empty; expected train/<class>/ and val/<class>/ in it")
     return root
 
@@ -112,6 +120,7 @@ class Files:
     # relative to root; one array of bytes, so that reading processes share it instead of copying a million strings
     paths: np.ndarray
     targets: np.ndarray
+    notes: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -134,7 +143,8 @@ def open_folder(root: Path, split: str, train_split: str) -> Files:
     folder = root / split
     if not folder.is_dir():
         raise UsageError(f"{root} has no {split}/ folder; expected {split}/<class>/<image files> in it")
-    images = {name: list(walk_images(folder / name)) for name in subfolders(folder)}
+    left_out = LeftOut()
+    images = {name: list(walk_images(folder / name, left_out)) for name in subfolders(folder)}
     images = {name: sorted(paths) for name, paths in images.items() if paths}
     if not images:
         raise UsageError(f"{folder} holds no images; expected {split}/<class>/ folders with image files in them")
@@ -144,21 +154,13 @@ def open_folder(root: Path, split: str, train_split: str) -> Files:
     number = class_numbers(classes, images, where=str(folder), train=f"{train_split}/")
     paths = [os.fsencode(os.path.join(name, path)) for name in images for path in images[name]]
     targets = [number[name] for name in images for _ in images[name]]
-    return Files(classes, folder, np.array(paths), np.array(targets, dtype=np.int64))
+    return Files(classes, folder, np.array(paths), np.array(targets, dtype=np.int64), left_out.notes())
 
 
 def subfolders(folder: Path) -> list[str]:
     """Visible folders, in timm's order: class10 after class9."""
-    names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
+    names = [entry.name for entry in entries(folder) if is_folder(entry) and not is_passed_over(entry.name)]
     return sorted(names, key=lambda name: (natural_key(name), name))
-
-
-def walk_images(folder: Path) -> Iterator[str]:
-    """Image files below a folder, relative to it."""
-    for parent, _, files in os.walk(folder, followlinks=True):
-        for name in files:
-            if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith("."):
-                yield os.path.relpath(os.path.join(parent, name), folder)
 
 
 def class_numbers(classes: list[str], found: Iterable[str], *, where: str, train: str) -> dict[str, int]:
@@ -191,69 +193,19 @@ def open_list(root: Path, split: str, train_split: str) -> Files:
     return Files(classes, root, encoded, np.array(targets, dtype=np.int64))
 
 
-def read_list(root: Path, split: str) -> tuple[list[str], list[int]]:
-    """The paths, relative to root, and the labels of a list file."""
-    file = root / f"{split}_list.txt"
-    if not file.is_file():
-        raise UsageError(f"{root} has no {file.name}; expected lines of `path label` in it, as in the other list file")
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise UsageError(f"{file} is not UTF-8 text; expected lines of `path label`") from None
-    # one listing a folder instead of one question a file: a million questions are slow over a network
-    listings: dict[str, set[str]] = {}
-    paths, targets = [], []
-    for line_number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{file} line {line_number}"
-        path, _, label = line.strip().replace("\t", " ").rpartition(" ")
-        if not path or not label.isascii() or not label.isdigit():
-            raise UsageError(f"{where}: {line.strip()!r} is not of the form `path label`, e.g. `cat/001.jpg 7`")
-        path = path.strip()
-        candidates = [path, os.path.join(split, path)]
-        there = [each for each in candidates if exists(os.path.join(root, each), listings)]
-        if not there:
-            raise UsageError(f"{where}: no file {path}, neither in {root} nor in {root / split}")
-        paths.append(there[0])
-        targets.append(int(label))
-    if not paths:
-        raise UsageError(f"{file} lists no images; expected lines of `path label`")
-    return paths, targets
-
-
-def exists(path: str, listings: dict[str, set[str]]) -> bool:
-    """Whether a file is there, by a listing of its folder."""
-    parent, name = os.path.split(path)
-    if parent not in listings:
-        listings[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
-    return name in listings[parent]
-
-
-def list_classes(paths: list[str], targets: list[int]) -> list[str]:
-    """Names for 0 to the largest label: the images' folder where that names one class only, else the number."""
-    folders: dict[int, set[str]] = defaultdict(set)
-    for path, target in zip(paths, targets, strict=True):
-        folders[target].add(os.path.basename(os.path.dirname(path)))
-    count = max(targets) + 1
-    names = [next(iter(folders[label])) for label in range(count) if len(folders[label]) == 1]
-    if len(names) == count and len(set(names)) == count:
-        return names
-    return [str(label) for label in range(count)]
-
-
 class Tar:
-    """ROOT/SPLIT.tar, read in place by timm; a class is a folder in it, or a tar file in it."""
+    """ROOT/SPLIT.tar, read in place; a class is a folder in it, or a tar file in it."""
 
     def __init__(self, root: Path, split: str, train_split: str):
         self.file = root / f"{split}.tar"
-        self.reader, found = tar_reader(self.file)
-        self.classes = found
+        self.index = read_tar(self.file)
+        self.classes, self.notes = self.index.classes, self.index.notes
         if split != train_split and (root / f"{train_split}.tar").is_file():
-            _, self.classes = tar_reader(root / f"{train_split}.tar")
+            self.classes = read_tar(root / f"{train_split}.tar").classes
+        found = self.index.classes
         number = class_numbers(self.classes, found, where=str(self.file), train=f"{train_split}.tar")
-        self.targets = np.array([number[found[label]] for label in self.reader.targets], dtype=np.int64)
-        self.opened_by = os.getpid()
+        self.targets = np.array([number[name] for name in found], dtype=np.int64)[self.index.labels]
+        self.pieces = Pieces(self.file)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -262,40 +214,16 @@ class Tar:
         return int(self.targets[index])
 
     def name(self, index: int) -> str:
-        return f"{self.file}:{self.reader.filename(index)}"
+        return f"{self.file}:{os.fsdecode(bytes(self.index.names[index]))}"
 
     def open(self, index: int) -> IO[bytes]:
-        if self.opened_by != os.getpid():
-            # a file handle made before a fork shares its position with the parent: every process opens its own
-            self.forget_handles(self.reader.tar_state)
-            self.opened_by = os.getpid()
-        return self.reader[index][0]
-
-    def forget_handles(self, state: Any) -> None:
-        state.reset()
-        for child in state.children.values():
-            self.forget_handles(child)
-
-
-def tar_reader(file: Path) -> tuple[Any, list[str]]:
-    """timm's reader of a tar file and the class names in it."""
-    try:
-        # timm keeps an index beside a tar above 10 GB, which needs a folder that can be written to
-        index = None if os.access(file.parent, os.W_OK) else False
-        reader: Any = create_reader("", root=str(file), cache_tarinfo=index)
-    except tarfile.TarError as error:
-        raise UsageError(f"{file} is not a tar file: {error}; expected <class>/<image> in it") from None
-    except ValueError:
-        # timm unpacks an empty list
-        raise UsageError(f"{file} holds no images; expected <class>/<image> in it") from None
-    classes = sorted(reader.class_name_to_idx, key=reader.class_name_to_idx.__getitem__)
-    if "" in classes:
-        raise UsageError(f"{file} holds images outside of any folder; expected <class>/<image> in it")
-    return reader, classes
+        return self.pieces.read(int(self.index.starts[index]), int(self.index.sizes[index]))
 
 
 class HuggingFace:
     """A data set of Hugging Face `datasets`, read by timm: a name on the hub, or a local folder."""
+
+    notes: Sequence[str] = ()
 
     def __init__(self, data: Data, split: str):
         name = split_name(data, split)

@@ -7,7 +7,8 @@ the same: every process reads the whole split and keeps each world_size-th row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from acmix.config import Config, Data
 from acmix.data.batch import Batch, collate
 from acmix.data.dataset import PADDING, Row, ceil_div, check_classes, seed_of, seeded
-from acmix.data.image import evaluation_transform, to_rgb, training_transform
+from acmix.data.image import evaluation_transform, training_transform
+from acmix.data.pixels import to_rgb
 from acmix.data.sources import data_folder, need_package, split_name
 from acmix.data.worker import start_worker
 from acmix.errors import UsageError
@@ -34,6 +36,8 @@ def is_stream(data: Data) -> bool:
 
 class StreamDataset(IterableDataset[Any]):
     """A split of a stream, as one process reads it; yields rows, or a message where it cannot go on."""
+
+    notes: Sequence[str] = ()
 
     def __init__(
         self,
@@ -51,6 +55,7 @@ class StreamDataset(IterableDataset[Any]):
         self.where = where
         self.split = split
         self.transform = transform
+        self.to_rgb = partial(to_rgb, background=config.data.background_rgb, white=config.data.white)
         self.num_classes = config.model.num_classes
         self.blank_shape = (config.model.in_chans, config.data.img_size, config.data.img_size)
         self.seed = config.train.seed
@@ -92,7 +97,7 @@ class StreamDataset(IterableDataset[Any]):
         for count, (picture, target) in enumerate(self.reader):
             index = count * workers + worker
             with seeded(seed_of(self.seed, self.epoch.value, self.rank, index)):
-                yield Row(self.transform(to_rgb(picture)), self.label(target), 1.0, -1, index)
+                yield Row(self.transform(self.to_rgb(picture)), self.label(target), 1.0, -1, index)
 
     def evaluation_rows(self) -> Iterator[Row]:
         """Every world_size-th row; a missing row counts as an unreadable file, of weight 0."""
@@ -101,7 +106,7 @@ class StreamDataset(IterableDataset[Any]):
             if index >= len(self):
                 raise ValueError(f"it holds more than the declared {len(self)} samples")
             if index % self.world_size == self.rank:
-                yield Row(self.transform(to_rgb(picture)), self.label(target), 1.0, -1, index)
+                yield Row(self.transform(self.to_rgb(picture)), self.label(target), 1.0, -1, index)
         share = ceil_div(len(self), self.world_size)
         for missing in range(index + 1, share * self.world_size):
             if missing % self.world_size == self.rank:
@@ -110,7 +115,8 @@ class StreamDataset(IterableDataset[Any]):
 
     def label(self, target: Any) -> int:
         if not 0 <= int(target) < self.num_classes:
-            raise ValueError(f"label {target} is out of range; model.num_classes={self.num_classes}")
+            hint = "; labels count from 0" if int(target) == self.num_classes else ""
+            raise ValueError(f"label {target} is out of range; model.num_classes={self.num_classes}{hint}")
         return int(target)
 
 

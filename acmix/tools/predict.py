@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from acmix.data import evaluation_transform, read_image
+from acmix.data import evaluation_transform
+from acmix.data.image import reader
 from acmix.errors import UsageError
 from acmix.train.checkpoint import restore_model
 from acmix.train.device import this_device
@@ -46,9 +47,10 @@ def predict(checkpoint: Path, images: Sequence[str], top: int = 5) -> Iterator[P
     device = this_device()
     restored = restore_model(checkpoint, device)
     transform = evaluation_transform(restored.config.data, restored.config.model.in_chans)
+    read = reader(restored.config.data)
     for image in images:
         try:
-            pixels: Any = transform(read_image(image))  # (in_chans, h, w)
+            pixels: Any = transform(read(image))  # (in_chans, h, w)
         except UsageError as error:
             yield Prediction(image, [], str(error))
             continue

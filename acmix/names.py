@@ -1,0 +1,50 @@
+"""How a name that somebody else chose is shown: as it is, on one line, whatever is in it.
+
+File, folder and class names may hold line breaks, escape sequences of terminals, characters that turn the direction of
+writing, and bytes that are no UTF-8 (which Python keeps as lone surrogates). This module imports nothing of ours; every
+other may import it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+# control characters, line and paragraph separators, direction marks and overrides, the byte order mark, surrogates
+UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
+SHORT = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
+
+
+def shown(text: object) -> str:
+    r"""The text for one line of a terminal or a page: `a\nb` for a line break, `\xff` for a byte that is no UTF-8.
+
+    Everything else stays as it is. Text that was shown once does not change when it is shown again.
+    """
+    return UNSHOWABLE.sub(escaped, str(text))
+
+
+def escaped(found: re.Match[str]) -> str:
+    """One character as Python writes it; a byte that is no UTF-8 as that byte."""
+    character = found[0]
+    number = ord(character)
+    # os.fsdecode keeps the byte 0xNN as U+DCNN
+    number = number - 0xDC00 if 0xDC80 <= number <= 0xDCFF else number
+    return SHORT.get(character) or (f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}")
+
+
+def to_json(value: Any, **options: Any) -> str:
+    """JSON that every reader takes: strings without lone surrogates, which are bytes that are no UTF-8."""
+    return json.dumps(whole(value), **options)
+
+
+def whole(value: Any) -> Any:
+    """The same value with every surrogate in its strings shown; JSON itself escapes what else is odd."""
+    if isinstance(value, str):
+        return SURROGATE.sub(escaped, value)
+    if isinstance(value, dict):
+        return {whole(key): whole(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [whole(item) for item in value]
+    return value
