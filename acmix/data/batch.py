@@ -67,17 +67,21 @@ class UnreadableFiles:
     def __init__(self) -> None:
         self.by_split: dict[str, set[str]] = {}
         self.sizes: dict[str, int] = {}
+        # what is wrong with the first one of a split
+        self.reasons: dict[str, str] = {}
 
     def add(self, batch: Batch, dataset: Named) -> None:
         """Notes the files a batch failed to read.
 
         Args:
             batch: as a loader gave it.
-            dataset: the loader's dataset, for the names and the size of the split.
+            dataset: the loader's dataset, for the names and the size of the split; it may say `why(index)`.
         """
         self.sizes[dataset.split] = len(dataset)
         for index in batch.failed.tolist():
             if index >= 0:
+                if dataset.split not in self.reasons and hasattr(dataset, "why"):
+                    self.reasons[dataset.split] = dataset.why(index)
                 self.by_split.setdefault(dataset.split, set()).add(dataset.name(index))
 
     @property
@@ -90,9 +94,10 @@ class UnreadableFiles:
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
             return
         everyone: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everyone, (self.by_split, self.sizes))
-        for by_split, sizes in everyone:
+        dist.all_gather_object(everyone, (self.by_split, self.sizes, self.reasons))
+        for by_split, sizes, reasons in everyone:
             self.sizes.update(sizes)
+            self.reasons = {**reasons, **self.reasons}
             for split, names in by_split.items():
                 self.by_split.setdefault(split, set()).update(names)
 
@@ -101,7 +106,9 @@ class UnreadableFiles:
         for split, names in self.by_split.items():
             if len(names) > UNREADABLE_SHARE * self.sizes[split]:
                 some = ", ".join(sorted(names)[:3])
+                reason = self.reasons.get(split, "")
                 raise UsageError(
                     f"{len(names)} of the {self.sizes[split]} {split} images are unreadable, over"
                     f" {UNREADABLE_SHARE:.0%}: {some}{', ...' if len(names) > 3 else ''}; replace or remove them"
+                    f"{f' ({reason})' if reason else ''}"
                 )

@@ -131,13 +131,25 @@ class ImageDataset(Dataset[Row]):
     def image(self, index: int, sample_seed: int) -> torch.Tensor | None:
         """A row's picture as (in_chans, H, W), or None where the file is unreadable."""
         try:
-            opened = self.source.open(index)
-            with nullcontext(opened) if isinstance(opened, str) else opened as file:
-                picture = self.read(file)
+            picture = self.picture(index)
         except (UsageError, OSError):
             return None
         with seeded(sample_seed):
             return self.transform(picture)
+
+    def picture(self, index: int) -> Image.Image:
+        """A row's picture as it lies in its file; UsageError or OSError where that is unreadable."""
+        opened = self.source.open(index)
+        with nullcontext(opened) if isinstance(opened, str) else opened as file:
+            return self.read(file)
+
+    def why(self, index: int) -> str:
+        """Why a row cannot be read; "" where it can."""
+        try:
+            self.picture(index)
+        except (UsageError, OSError) as error:
+            return str(error)
+        return ""
 
 
 def open_dataset(data: Data, augment: Augment | None, split: str, *, in_chans: int = 3, seed: int = 0) -> ImageDataset:

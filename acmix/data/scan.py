@@ -109,9 +109,7 @@ def walk_images(folder: Path, left_out: LeftOut | None = None) -> Iterator[str]:
         UsageError: a folder cannot be listed.
     """
     left_out = LeftOut() if left_out is None else left_out
-    real = os.path.realpath(folder)
-    above = {identity(each) for each in (real, *map(str, Path(real).parents))}
-    yield from walk(str(folder), "", frozenset(above), folder.name, left_out)
+    yield from walk(str(folder), "", lineage(str(folder)), folder.name, left_out)
 
 
 def walk(folder: str, below: str, above: frozenset[tuple[int, int]], top: str, left_out: LeftOut) -> Iterator[str]:
@@ -132,7 +130,7 @@ def walk(folder: str, below: str, above: frozenset[tuple[int, int]], top: str, l
         if here in above:
             left_out.loops.append(os.path.join(top, path))
         else:
-            yield from walk(place, path, above | {here}, top, left_out)
+            yield from walk(place, path, above | (lineage(place) if os.path.islink(place) else {here}), top, left_out)
 
 
 def entries(folder: str | Path) -> list[os.DirEntry[str]]:
@@ -165,7 +163,16 @@ def is_image_entry(entry: os.DirEntry[str]) -> bool:
     return bool(kind) and entry.is_symlink() and not os.path.exists(entry.path)
 
 
+def lineage(folder: str) -> frozenset[tuple[int, int]]:
+    """A folder and those that it really lies in."""
+    real = Path(os.path.realpath(folder))
+    return frozenset(identity(str(each)) for each in (real, *real.parents))
+
+
 def identity(folder: str) -> tuple[int, int]:
     """What tells a folder from every other, whatever path leads to it."""
-    found = os.stat(folder)
+    try:
+        found = os.stat(folder)
+    except OSError as error:
+        raise UsageError(f"cannot list the folder {folder}: {error.strerror}; check its permissions") from None
     return found.st_dev, found.st_ino

@@ -187,7 +187,7 @@ def open_list(root: Path, split: str, train_split: str) -> Files:
         if target >= len(classes):
             raise UsageError(
                 f"{root / split}_list.txt: label {target} of {path} is out of range; {train_split}_list.txt has"
-                f" {len(classes)} classes, 0 to {len(classes) - 1}"
+                f" {len(classes)} classes, 0 to {len(classes) - 1}{'; labels count from 0' if min(targets) else ''}"
             )
     encoded = np.array([os.fsencode(path) for path in paths])
     return Files(classes, root, encoded, np.array(targets, dtype=np.int64))

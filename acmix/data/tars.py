@@ -125,18 +125,18 @@ def gather(content: IO[bytes], found: Found, *, inside: PurePosixPath, start: in
             # tarfile would keep every entry it has seen
             tar.members = []
             place = PurePosixPath(entry.name)
-            if any(map(is_passed_over, place.parts)) or not (entry.isreg() or entry.issym() or entry.islnk()):
+            if entry.isdir() or any(map(is_passed_over, place.parts)):
                 continue
             folder = (inside / place).parent.name
-            if not entry.isreg():
+            if entry.issym() or entry.islnk():
                 target = entry.linkname if entry.islnk() else os.path.join(place.parent, entry.linkname)
                 found.links.append((entry.name, folder, os.path.normpath(target)))
                 continue
             first = start + entry.offset_data
-            if place.suffix.lower() == ".tar":
+            if entry.isreg() and place.suffix.lower() == ".tar":
                 inner: Any = tar.extractfile(entry)
                 gather(inner, found, inside=inside / place.with_suffix(""), start=first)
-            elif not entry.issparse() and is_picture(tar, entry):
+            elif entry.isreg() and not entry.issparse() and is_picture(tar, entry):
                 found.members.append(Member(entry.name, folder, first, entry.size))
             else:
                 found.left_out.no_images.append(entry.name)

@@ -22,12 +22,14 @@ class Evaluated:
         result: accuracy and loss.
         model: name of the network.
         unreadable: files that could not be read; they are not counted.
+        notes: lines on what was left out of the split.
         is_first: whether this process is the one to print.
     """
 
     result: Evaluation
     model: str
     unreadable: list[str]
+    notes: list[str]
     is_first: bool
 
 
@@ -55,16 +57,22 @@ def evaluate_checkpoint(
         loader = val_loader(config, rank=world.rank, world_size=world.size, batch_size=batch_size)
         check_classes(restored.classes, list(loader.dataset.classes), checkpoint, data)
         unreadable = UnreadableFiles()
-        result = evaluate(
-            restored.model,
-            loader,
-            world.device,
-            autocast=Precision(precision, world.device).autocast,
-            on_batch=lambda batch: unreadable.add(batch, loader.dataset),
-        )
+        try:
+            result = evaluate(
+                restored.model,
+                loader,
+                world.device,
+                autocast=Precision(precision, world.device).autocast,
+                on_batch=lambda batch: unreadable.add(batch, loader.dataset),
+            )
+        except UsageError:
+            # where no image could be read, the files' own trouble says more
+            unreadable.gather()
+            unreadable.check()
+            raise
         unreadable.gather()
         unreadable.check()
-        return Evaluated(result, config.model.name, unreadable.names, world.is_first)
+        return Evaluated(result, config.model.name, unreadable.names, list(loader.dataset.notes), world.is_first)
 
 
 def check_classes(trained: list[str], found: list[str], checkpoint: Path, data: str) -> None:

@@ -365,6 +365,9 @@ class Run:
             f"{made_by['device']} · {self.global_batch_size} images a step · {self.steps_per_epoch} steps × "
             f"{self.config.train.epochs} epochs · {len(self.train_batches.dataset)} training images"
         )
+        for dataset in (self.train_batches.dataset, self.val_batches.dataset):
+            for note in dataset.notes:
+                self.log.say(f"{dataset.split}: {note}")
 
     def summary(self) -> dict[str, Any]:
         """The run in numbers; top1 and top5 are those of best.pt."""
