@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from acmix.layers.acmix2d import ACmixLayer
 from acmix.layers.maps import evenly_spaced
+from acmix.layers.plain import is_plain
 
 
 class ACmix1d(ACmixLayer):
@@ -47,5 +48,6 @@ class ACmix1d(ACmixLayer):
         return self.gmacs_of(length)
 
     def positions(self, qkv: Tensor) -> Tensor:
-        line = evenly_spaced(qkv.shape[2], self.position.weight)[None, None]  # (1, 1, L)
+        like = self.position.weight if is_plain(self.position, nn.Conv1d) else qkv
+        line = evenly_spaced(qkv.shape[2], like)[None, None]  # (1, 1, L)
         return self.position(line).transpose(1, 2)  # (1, L, D)

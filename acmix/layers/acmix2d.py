@@ -17,6 +17,7 @@ from acmix.layers.checks import check_numbers, choose_heads
 from acmix.layers.fold import FoldedACmix
 from acmix.layers.maps import arranged_as, check_shape, evenly_spaced, sides_of
 from acmix.layers.mixing import Mixed, Mixing, mixed
+from acmix.layers.plain import has_plain_weights, is_plain
 
 
 class ACmixLayer(Mixed):
@@ -57,8 +58,16 @@ class ACmixLayer(Mixed):
         """A size that operators take: that of a neighbourhood or a kernel."""
         return size if len(self.sides) == 2 else (1, size)
 
-    def project_input(self, x: Tensor) -> Tensor:
+    def projected(self, x: Tensor) -> Tensor:
         """(B, I, H, W) or (B, I, L) -> (B, H·W, 3·C), adjacent channels."""
+        projections = (self.query, self.key, self.value)
+        if all(is_plain(each, self.projection) and is_product(each, self.in_channels) for each in projections):
+            return self.project_input(x)
+        maps = torch.cat([each(x) for each in projections], 1)  # (B, 3·C, H, W) or (B, 3·C, L)
+        return maps.flatten(2).transpose(1, 2).contiguous()
+
+    def project_input(self, x: Tensor) -> Tensor:
+        """`projected` by one product with the weights of all three."""
         raise NotImplementedError
 
     def positions(self, qkv: Tensor) -> Tensor:
@@ -69,13 +78,13 @@ class ACmixLayer(Mixed):
         """Those of the three projections as one: (3·C, I, 1, …) and (3·C,)."""
         projections = (self.query, self.key, self.value)
         weight = torch.cat([each.weight for each in projections])
-        return weight, torch.cat([each.bias for each in projections if each.bias is not None])
+        return weight, torch.cat([each.bias for each in projections])  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, I, H, W) -> (B, C, Ho, Wo) in the memory format of x, Ho = ceil(H/stride); or (B, I, L) -> (B, C, Lo)."""
         check_shape(x, self.in_channels, self.sides)
         # not `unflatten`, behind which an ONNX graph no longer knows that H and W may be any
-        qkv = self.project_input(x).view(-1, *sides_of(x), 3, self.heads, self.head_dim)  # (B, H, W, 3, N, D)
+        qkv = self.projected(x).view(-1, *sides_of(x), 3, self.heads, self.head_dim)  # (B, H, W, 3, N, D)
         rate_attention, rate_conv = self.rates()
         conv = None if self.conv_path is None else self.conv_path(qkv.flatten(3, 4), rate=rate_conv)  # (B, Ho, Wo, C)
         out = mixed(self.attend(qkv), conv, rate_attention) if self.has_attention else conv  # (B, Ho, Wo, C)
@@ -89,6 +98,11 @@ class ACmixLayer(Mixed):
 
     def folded(self, gate: float = 1.0) -> FoldedACmix:
         return FoldedACmix(self, gate)
+
+    def rates_fit(self) -> bool:
+        read = {self.query: self.in_channels, self.key: self.in_channels, self.value: self.in_channels}
+        read[self.position] = len(self.sides)
+        return all(has_plain_weights(each, self.projection) and is_product(each, count) for each, count in read.items())
 
     def gmacs_of(self, *sides: int) -> float:
         """10⁹ multiply-adds for one input of those sides in pixels: what torch's FlopCounterMode counts, halved."""
@@ -106,6 +120,13 @@ class ACmixLayer(Mixed):
             f"{self.in_channels}, {self.out_channels}, heads={self.heads}, attention_size={self.attention_size}, "
             f"conv_size={self.conv_size}, stride={self.stride}, dilation={self.dilation}"
         )
+
+
+def is_product(conv: nn.Conv1d | nn.Conv2d, channels: int) -> bool:
+    """Whether a convolution is a product with a matrix of so many columns, and a bias: a 1×1 one and nothing more."""
+    one, none = (1,) * len(conv.kernel_size), (0,) * len(conv.kernel_size)
+    geometry = (conv.kernel_size, conv.stride, conv.padding, conv.groups, conv.in_channels)
+    return geometry == (one, one, none, 1, channels) and conv.bias is not None
 
 
 class ACmix2d(ACmixLayer):
@@ -147,7 +168,10 @@ class ACmix2d(ACmixLayer):
 
     def positions(self, qkv: Tensor) -> Tensor:
         height, width = qkv.shape[1:3]
-        weight = self.position.weight
-        x = evenly_spaced(width, weight).expand(height, width)
-        y = evenly_spaced(height, weight)[:, None].expand(height, width)
-        return F.linear(torch.stack([x, y], -1), weight.flatten(1), self.position.bias)  # (H, W, D)
+        plain = is_plain(self.position, nn.Conv2d) and is_product(self.position, 2)
+        like = self.position.weight if plain else qkv
+        x = evenly_spaced(width, like).expand(height, width)
+        y = evenly_spaced(height, like)[:, None].expand(height, width)
+        if plain:
+            return F.linear(torch.stack([x, y], -1), like.flatten(1), self.position.bias)  # (H, W, D)
+        return self.position(torch.stack([x, y])[None])[0].permute(1, 2, 0).contiguous()

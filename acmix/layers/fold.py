@@ -6,7 +6,6 @@ Shapes: B batch · H, W map, of one row where the input is a sequence · Ho, Wo 
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from acmix import ops
 from acmix.errors import UsageError
-from acmix.layers.foldable import Foldable, exact, rounded, take_row
+from acmix.layers.foldable import Foldable, copied, exact, rounded, take_row
 from acmix.layers.maps import arranged_as, check_shape, evenly_spaced, sides_of
 from acmix.layers.mixing import fits_into_values, mixed
 
@@ -33,7 +32,11 @@ def fold(model: nn.Module) -> nn.Module:
     stays a factor at run time if there is no `proj`.
 
     It is meant for inference: gradients flow, but they are those of the folded weights. The state dict is another one,
-    so fold after loading, not before. Compile or export the result, not what goes in. Hooks on ACmix layers are lost.
+    so fold after loading, not before. Compile or export the result, not what goes in.
+
+    A layer stays as it is where somebody put something on it that would be lost: hooks, pruning or a parametrisation
+    on the layer, its `conv_path` or a module whose weights are to hold the rates, or another module in such a place, as
+    an adapter or a quantised layer. Its parts are still folded each for itself.
 
     Args:
         model: any module; it stays as it is. One without ACmix layers gives a plain copy, a folded one the same again.
@@ -50,7 +53,7 @@ def fold(model: nn.Module) -> nn.Module:
         raise UsageError("fold got a compiled model; fold the model first, then call torch.compile on the result")
     if any(parameter.is_meta for parameter in model.parameters()):
         raise UsageError("fold got a model on the device 'meta'; load its weights first")
-    folded = folded_form(copy.deepcopy(model), {})
+    folded = folded_form(copied(model), {})
     folded.zero_grad(set_to_none=True)
     return folded.eval()
 

@@ -8,6 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from acmix.layers.plain import is_untouched
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -19,14 +21,22 @@ class Foldable(nn.Module):
         raise NotImplementedError
 
     def can_fold(self) -> bool:
-        """Whether `folded` gives what this module gives."""
-        parts = [type(each) for each in self.modules() if isinstance(each, Foldable)]
-        return all(issubclass(definer(part, "folded"), definer(part, "forward")) for part in parts)
+        """Whether `folded` gives what this module gives, and loses nothing that somebody put on it."""
+        parts = [each for each in self.modules() if isinstance(each, Foldable)]
+        kinds = [type(each) for each in parts]
+        known = all(issubclass(definer(kind, "folded"), definer(kind, "forward")) for kind in kinds)
+        return known and all(map(is_untouched, parts))
 
 
 def definer(kind: type, method: str) -> type:
     """The class that a method comes from."""
     return next(each for each in kind.__mro__ if method in vars(each))
+
+
+def copied(module: M) -> M:
+    """A deep copy, also where pruning or an old spectral norm left a weight that PyTorch does not copy: no leaf."""
+    tensors = [value for each in module.modules() for value in vars(each).values() if isinstance(value, Tensor)]
+    return copy.deepcopy(module, {id(each): each.detach().clone() for each in tensors if not each.is_leaf})
 
 
 def twin(module: M) -> M:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acmix.errors import UsageError
 from acmix.layers.checks import head_dim_of
 from acmix.layers.mixing import Mixed, Mixing, with_conv
+from acmix.layers.softmax import softmax_attention
 
 if TYPE_CHECKING:
     from timm.layers.attention import Attention
@@ -79,8 +79,7 @@ class GlobalAttention(Mixed):
             return with_conv(x.new_zeros(x.shape), conv)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, N, L, D) each
         q, k = self.q_norm(q), self.k_norm(k)
-        dropped = self.attn_drop.p if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropped, is_causal=is_causal)
+        out = softmax_attention(q, k, v, self.attn_drop, attn_mask, is_causal)  # (B, N, L, D)
         out = self.project(self.norm(out.transpose(1, 2).flatten(2)), rate_attention)  # (B, L, C)
         return self.proj_drop(with_conv(out, conv))
 

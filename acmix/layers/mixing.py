@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from acmix.errors import UsageError
 from acmix.layers.conv_path import INITS, KERNELS, ConvPath
 from acmix.layers.foldable import Foldable, exact, rounded, twin
+from acmix.layers.plain import has_plain_weights, is_plain
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -134,19 +135,27 @@ class Mixed(Foldable):
             return attention, conv
         if self.fixed_rate is not None:
             # made on the device, in no state dict
-            rate = self.conv_path.fc_weight.new_full((1,), self.fixed_rate)
+            like = self.conv_path.fc_weight
+            rate = torch.full((1,), self.fixed_rate, dtype=like.dtype, device=like.device)
             return rate, rate
         return self.rate_attention, self.rate_conv
 
     def project(self, attention: Tensor, rate: Tensor | None) -> Tensor:
-        """rate · proj(attention), (…, C) -> (…, C): the rate goes into weights, which are smaller than the map."""
-        if rate is None:
-            return self.proj(attention)
-        bias = self.proj.bias
-        return F.linear(attention, rate * self.proj.weight, None if bias is None else rate * bias)
+        """rate · proj(attention), (…, C) -> (…, C)."""
+        if rate is not None and is_plain(self.proj, nn.Linear):
+            # weights are smaller than the map
+            bias = self.proj.bias
+            return F.linear(attention, rate * self.proj.weight, None if bias is None else rate * bias)
+        out = self.proj(attention)
+        # autocast leaves the rate in float32, and so the sum that is its gradient
+        return out if rate is None else (rate * out).to(out.dtype)
 
     def can_fold(self) -> bool:
-        return super().can_fold() and self.rates()[0] is not None
+        return super().can_fold() and self.rates()[0] is not None and self.rates_fit()
+
+    def rates_fit(self) -> bool:
+        """Whether the weights that are to hold the rates may be read: nobody wrapped their modules."""
+        return has_plain_weights(self.proj, nn.Linear)
 
     def rate_numbers(self) -> tuple[float, float]:
         """The numbers α and β, where there are two paths."""

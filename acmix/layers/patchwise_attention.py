@@ -15,6 +15,7 @@ from acmix.errors import UsageError
 from acmix.layers.foldable import exact, rounded, twin
 from acmix.layers.maps import arranged_as, evenly_spaced
 from acmix.layers.mixing import Mixed, Mixing, fits_into_values, mixed
+from acmix.layers.plain import has_plain_weights, may_overwrite
 from acmix.ops.neighbours import neighbours
 
 # pieces of R channels that q, k and v hold together: one, one and four; and as many outputs as v has
@@ -99,6 +100,9 @@ class VectorAttention(Mixed):
         layer.conv_path = self.conv_path.folded(of_conv, of_attention)
         return layer
 
+    def rates_fit(self) -> bool:
+        return has_plain_weights(self.qkv, nn.Linear)
+
     def extra_repr(self) -> str:
         return f"{16 * self.width}, size={self.size}, groups={self.groups}"
 
@@ -117,8 +121,8 @@ class PatchwiseAttention(VectorAttention):
 
     def weigh(self, query: Tensor, key: Tensor) -> Tensor:
         inner = torch.cat([query, *neighbours(key, (self.size, self.size))], 3)  # (B, H, W, R·(1 + O))
-        inner = F.relu(normed(self.norm1, inner), inplace=True)
-        inner = F.relu(normed(self.norm2, self.reduce(inner)), inplace=True)  # (B, H, W, G)
+        inner = F.relu(normed(self.norm1, inner), inplace=may_overwrite(self.norm1))
+        inner = F.relu(normed(self.norm2, self.reduce(inner)), inplace=may_overwrite(self.norm2))  # (B, H, W, G)
         return self.expand(inner).unflatten(3, (-1, self.groups))  # (B, H, W, O, G)
 
 
@@ -142,8 +146,8 @@ class PairwiseAttention(VectorAttention):
         query, key = torch.cat([query, place], 3), torch.cat([key, place], 3)  # (B, H, W, R + 2)
         pairs = torch.stack([query - each for each in neighbours(key, (self.size, self.size))], 3)
         pairs = pairs.flatten(2, 3)  # (B, H, W·O, R + 2)
-        pairs = F.relu(normed(self.norm1, pairs), inplace=True)
-        pairs = F.relu(normed(self.norm2, self.reduce(pairs)), inplace=True)
+        pairs = F.relu(normed(self.norm1, pairs), inplace=may_overwrite(self.norm1))
+        pairs = F.relu(normed(self.norm2, self.reduce(pairs)), inplace=may_overwrite(self.norm2))
         logits = self.expand(pairs).unflatten(2, (-1, self.size**2))  # (B, H, W, O, G)
         return logits.softmax(3)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from acmix.layers.checks import head_dim_of
 from acmix.layers.mixing import Mixed, Mixing, with_conv
+from acmix.layers.softmax import softmax_attention
 
 if TYPE_CHECKING:
     from timm.models.pvt_v2 import Attention
@@ -84,8 +85,7 @@ class ReductionAttention(Mixed):
         if not self.has_attention:
             return with_conv(x.new_zeros(x.shape), conv)
         k, v = kv.transpose(1, 2).split(self.heads, 1)  # (B, N, T + h·w, D) each
-        dropped = self.attn_drop.p if self.training else 0.0
-        out = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, dropout_p=dropped)  # (B, N, L, D)
+        out = softmax_attention(q.transpose(1, 2), k, v, self.attn_drop)  # (B, N, L, D)
         out = self.project(out.transpose(1, 2).flatten(2), rate_attention)  # (B, L, C)
         return self.proj_drop(with_conv(out, conv))
 

@@ -15,6 +15,7 @@ from acmix.errors import UsageError
 from acmix.layers.acmix2d import ACmix2d
 from acmix.layers.fold import FoldedGatedACmix
 from acmix.layers.foldable import Foldable, exact, take_row
+from acmix.layers.plain import has_plain_weights
 
 Select = Callable[[str, nn.Conv2d], bool] | Sequence[str] | str | None
 
@@ -32,7 +33,7 @@ class GatedACmix2d(Foldable):
     def __init__(self, conv: nn.Conv2d, acmix: ACmix2d) -> None:
         super().__init__()
         self.conv, self.acmix = conv, acmix
-        self.gate = nn.Parameter(conv.weight.new_zeros(1))
+        self.gate = nn.Parameter(torch.zeros(1, dtype=conv.weight.dtype, device=conv.weight.device))
         self.register_load_state_dict_pre_hook(take_convolution)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,7 +78,8 @@ def replace_conv(
     - "transferred": an ACmix2d that is the convolution (rates 0 and 1). For each d, the kernels of its output channels
       d·N … d·N + N − 1, a matrix of N·k² × I, must have a rank of at most min(3·N, k²), and there must be no bias,
       as at the border a projection's bias is not the convolution's. A stem's three colours always fit.
-    - "gated": a GatedACmix2d, which keeps the convolution and adds gate·ACmix2d, the gate starting at 0.
+    - "gated": a GatedACmix2d, which keeps the convolution, with its hooks and whatever makes its weights, and adds
+      gate·ACmix2d, the gate starting at 0.
 
     Args:
         model: changed in place.
@@ -91,11 +93,13 @@ def replace_conv(
         The model; or what took its place, where the model is itself a convolution.
 
     Raises:
-        ValueError: nothing is selected, or a selected convolution is one that ACmix2d cannot stand in for.
+        ValueError: nothing is selected, or a selected convolution is one that ACmix2d cannot stand in for, or one
+            whose hooks or parametrisations would be lost.
     """
     chosen = selected(model, select)
     for name, conv in chosen.items():
         check_conv(name, conv)
+        check_loss(name, conv, identity)
     made: dict[nn.Module, nn.Module] = {}  # a convolution that stands in two places stays one layer
     for name, conv in chosen.items():
         if conv not in made:
@@ -165,6 +169,16 @@ def check_conv(name: str, conv: nn.Conv2d) -> None:
         raise UsageError(f"{where} has padding_mode={conv.padding_mode!r}; expected 'zeros'{rest}")
 
 
+def check_loss(name: str, conv: nn.Conv2d, identity: bool) -> None:
+    """Refuses a convolution that somebody put something on, where a new layer would take its place."""
+    if not identity and not has_plain_weights(conv, nn.Conv2d):
+        where = f"convolution {name!r}" if name else "the convolution"
+        raise UsageError(
+            f"{where} has hooks, pruned or parametrised weights, which a new layer would lose; take them off, select "
+            "the others, or use identity=True, which keeps the convolution beside the new layer"
+        )
+
+
 def stand_in(conv: nn.Conv2d, identity: bool, *, heads: int | str, attention_size: int) -> nn.Module:
     """The layer that takes a convolution's place."""
     acmix = ACmix2d(
@@ -188,7 +202,7 @@ def stand_in(conv: nn.Conv2d, identity: bool, *, heads: int | str, attention_siz
 @torch.no_grad()
 def transfer(conv: nn.Conv2d, acmix: ACmix2d) -> bool:
     """Makes ACmix2d the convolution itself, or leaves it alone and returns False where it cannot be."""
-    if conv.bias is not None and bool(conv.bias.any()):
+    if not has_plain_weights(conv, nn.Conv2d) or (conv.bias is not None and bool(conv.bias.any())):
         return False
     path, heads, width = acmix.conv_path, acmix.heads, acmix.head_dim
     assert path is not None

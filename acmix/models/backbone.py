@@ -73,6 +73,12 @@ class Backbone(nn.Module):
         """What the module of that name makes of what the one before it gave."""
         return self.get_submodule(name)(state)
 
+    def all_steps(self, state: Any) -> Any:
+        """What the last step makes of what `embed` gave; one module that holds all steps is called."""
+        for name in self.steps:
+            state = self.step(name, state)
+        return state
+
     def normed(self, state: Any) -> Any:
         """The state with the last norm applied."""
         return state
@@ -87,10 +93,7 @@ class Backbone(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, h, w) -> the last features, normalised, as the head reads them."""
-        state = self.embed(x)
-        for name in self.steps:
-            state = self.step(name, state)
-        return self.features(self.normed(state))
+        return self.features(self.normed(self.all_steps(self.embed(x))))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """The last features -> (B, num_classes), or the pooled features (B, C)."""

@@ -16,6 +16,7 @@ from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
 from acmix.layers import ACmix2d, Mixing
+from acmix.layers.plain import activated, may_overwrite
 from acmix.models.backbone import Backbone, LayerPatterns
 from acmix.models.blocks import Blocks, drop_path_of
 from acmix.models.registry import register_variants
@@ -72,7 +73,7 @@ class ResNet(Backbone):
         self.drop_rate = drop_rate
         self.conv1 = nn.Conv2d(in_chans, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.act1 = nn.ReLU(inplace=True)
+        self.act1 = nn.ReLU()  # in place all the same where nobody watches: see `activated`
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.add_step("act1", width, 2)
         rates: Any = calculate_drop_path_rates(drop_path_rate, list(layers), stagewise=True)
@@ -101,6 +102,8 @@ class ResNet(Backbone):
         return self.bn1(self.conv1(x.contiguous(memory_format=torch.channels_last)))
 
     def step(self, name: str, state: Tensor) -> Tensor:
+        if name == "act1":
+            return activated(self.act1, state, self.bn1)
         return super().step(name, self.maxpool(state) if name == "layer1" else state)
 
 
@@ -123,7 +126,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(inner)
         self.conv3 = nn.Conv2d(inner, inner * EXPANSION, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(inner * EXPANSION)
-        self.act = nn.ReLU(inplace=True)
+        self.act = nn.ReLU()
         self.drop_path = drop_path_of(drop_path)
         self.downsample = None
         if stride != 1 or channels != inner * EXPANSION:
@@ -135,10 +138,12 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 4·inner, ceil(H/stride), ceil(W/stride))."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.act(self.bn1(self.conv1(x)))  # (B, inner, H, W)
-        x = self.act(self.bn2(self.conv2(x)))  # (B, inner, ceil(H/stride), ceil(W/stride))
+        x = activated(self.act, self.bn1(self.conv1(x)), self.bn1)  # (B, inner, H, W)
+        x = activated(self.act, self.bn2(self.conv2(x)), self.bn2)  # (B, inner, ceil(H/stride), ceil(W/stride))
         x = self.drop_path(self.bn3(self.conv3(x)))
-        return self.act(x.add_(shortcut))  # in place: neither a norm's nor a drop's gradient needs what it gave
+        # in place: neither a norm's nor a drop's gradient needs what it gave
+        x = x.add_(shortcut) if may_overwrite(self.bn3, self.drop_path) else x + shortcut
+        return activated(self.act, x)
 
 
 def middle_layer(inner: int, stride: int, heads: int | str, attention_size: int, mixing: Mixing | None) -> nn.Module:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from acmix.errors import UsageError
 from acmix.layers import Mixing, PairwiseAttention, PatchwiseAttention
+from acmix.layers.plain import activated, may_overwrite
 from acmix.models.backbone import Backbone, LayerPatterns
 from acmix.models.blocks import Blocks, drop_path_of
 from acmix.models.registry import register_variants
@@ -85,9 +86,7 @@ class SelfAttentionNetwork(Backbone):
             )
         mixing.check_stages(len(layers))
         self.drop_rate = drop_rate
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_chans, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
-        )
+        self.stem = Stem(nn.Conv2d(in_chans, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
         rates: Any = calculate_drop_path_rates(drop_path_rate, list(layers), stagewise=True)
         stages = []
         before = channels = width
@@ -114,6 +113,14 @@ class SelfAttentionNetwork(Backbone):
         return self.stem(x.contiguous(memory_format=torch.channels_last))
 
 
+class Stem(nn.Sequential):
+    """A convolution, a norm and a ReLU, which works in place where nobody watches the norm."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        conv, norm, act = self
+        return activated(act, norm(conv(input)), norm)
+
+
 class Stage(nn.Module):
     """A 2×2 maximum, a 1×1 convolution, blocks, a norm and a ReLU.
 
@@ -132,7 +139,7 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, before, H, W) -> (B, C, ceil(H/2), ceil(W/2))."""
         x = self.blocks(self.linear(F.max_pool2d(x, 2, ceil_mode=True)))
-        return F.relu(self.norm(x), inplace=True)
+        return F.relu(self.norm(x), inplace=may_overwrite(self.norm))
 
 
 class Block(nn.Module):
@@ -154,8 +161,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        inner = self.attn(F.relu(self.norm1(x), inplace=True))  # (B, C/4, H, W)
-        return x + self.drop_path(self.expand(F.relu(self.norm2(inner), inplace=True)))
+        inner = self.attn(F.relu(self.norm1(x), inplace=may_overwrite(self.norm1)))  # (B, C/4, H, W)
+        inner = F.relu(self.norm2(inner), inplace=may_overwrite(self.norm2))
+        return x + self.drop_path(self.expand(inner))
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

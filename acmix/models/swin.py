@@ -135,6 +135,9 @@ class SwinTransformer(Backbone):
         """(B, in_chans, h, w) -> (B, ceil(h/patch), ceil(w/patch), C); zeros fill the last patches."""
         return self.patch_embed(padded(x, self.patch_size))
 
+    def all_steps(self, state: Tensor) -> Tensor:
+        return self.layers(state)
+
     def normed(self, state: Tensor) -> Tensor:
         return self.norm(state)
 

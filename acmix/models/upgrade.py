@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import os
 import pickle
@@ -17,6 +16,8 @@ from torch import nn
 
 from acmix.errors import UsageError
 from acmix.layers import GlobalAttention, Mixed, Mixing, ReductionAttention
+from acmix.layers.foldable import copied
+from acmix.layers.plain import is_untouched
 from acmix.models.swin import SwinTransformer
 
 FAMILIES = "timm's Swin (version 1), ViT or DeiT, and PVT v2"
@@ -62,7 +63,7 @@ def add_conv_path(
             )
         model = name_or_model
         check_plain(model)
-        model = copy.deepcopy(model)
+        model = copied(model)
     upgraded = upgrade(model, mixing)
     if freeze:
         freeze_old(upgraded)
@@ -83,13 +84,18 @@ def upgrade(model: nn.Module, mixing: Mixing) -> nn.Module:
         for block in (block for stage in model.stages for block in stage.blocks):  # type: ignore[union-attr]
             parts = block.attn
             mixed = ReductionAttention(parts.dim, parts.num_heads, mixing=mixing, parts=parts)
-            block.attn = mixed.to(parts.q.weight).train(block.training)
+            block.attn = instead_of(parts, mixed)
         return model
     raise UsageError(f"{type(model).__name__} cannot be upgraded; expected one of {FAMILIES}")
 
 
 def swin(model: swin_transformer.SwinTransformer, mixing: Mixing) -> SwinTransformer:
     """Our Swin with the sizes and weights of timm's."""
+    for name, module in model.named_modules():
+        check_untouched(name, module)
+        if name and type(module).__module__.partition(".")[0] not in ("timm", "torch"):
+            kind = type(module).__name__
+            raise UsageError(f"{name!r} is a {kind}, which would be lost; add the convolution paths first, then wrap")
     stages: Any = list(model.layers)
     embed: Any = model.patch_embed
     first = stages[0].blocks[0]
@@ -148,8 +154,23 @@ def vit(model: vision_transformer.VisionTransformer, mixing: Mixing) -> nn.Modul
         mixed = GlobalAttention(
             parts.attn_dim, parts.num_heads, mixing=mixing, parts=parts, grid=tuple(embed.grid_size)
         )
-        block.attn = mixed.to(parts.qkv.weight).train(block.training)
+        block.attn = instead_of(parts, mixed)
     return model
+
+
+def instead_of(parts: nn.Module, mixed: Mixed) -> Mixed:
+    """Mixed attention made of timm's: on its device, in its dtype and mode."""
+    check_untouched("attn", parts)
+    like = next(parts.parameters(), None)  # whatever their modules are: adapters, or quantised layers without any
+    return (mixed if like is None else mixed.to(like.device, like.dtype)).train(parts.training)
+
+
+def check_untouched(name: str, module: nn.Module) -> None:
+    """Refuses hooks and parametrisations on a module that another one takes the place of."""
+    if not is_untouched(module):
+        raise UsageError(
+            f"{name!r} has hooks or a parametrisation, which would be lost; add the convolution paths first, then those"
+        )
 
 
 def freeze_old(model: nn.Module) -> None:

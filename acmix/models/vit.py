@@ -115,6 +115,9 @@ class VisionTransformer(TokenBackbone):
     def step(self, name: str, state: Tokens) -> Tokens:
         return Tokens(self.blocks.run(self.get_submodule(name), *state), state.grid)
 
+    def all_steps(self, state: Tokens) -> Tokens:
+        return Tokens(self.blocks(*state), state.grid)
+
     def pooled(self, x: Tensor) -> Tensor:
         return self.fc_norm(super().pooled(x))
 
