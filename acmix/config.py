@@ -48,8 +48,10 @@ class Model(Section):
     drop_path_rate: float = Field(default=0.0, ge=0.0, lt=1.0)
     # False builds the baseline: the same network without the convolution path
     conv_path: bool = True
-    # weights to start from: one of our checkpoints, or an official one
+    # weights to start from, whatever fits of them: ours, released, timm's, torchvision's; goes before `pretrained`
     checkpoint: str | None = None
+    # its classifier. auto: taken where it is for the data's classes, else new; keep: its rows as they are; new
+    head: Literal["auto", "keep", "new"] = "auto"
     # a timm model's own weights to start from: true downloads them, a path reads a file of them
     pretrained: bool | str = False
     # gives a timm Swin, ViT or PVT v2 convolution paths that change nothing at first

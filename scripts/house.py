@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "integrations": {"layers"},
     "models": {"layers", "ops"},
     "heads": {"models", "layers", "ops"},
-    "released": {"models", "config"},
+    "released": {"models", "layers", "config"},
     # readers and tasks take their own sections of the configuration
     "data": {"config"},
     "tasks": {"heads", "models", "layers", "ops", "data", "config"},

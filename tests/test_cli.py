@@ -120,7 +120,7 @@ def test_evaluate_refuses_data_of_other_classes(acmix, data: Path, best: Path, t
         (images / split / "class_01").rename(images / split / "zebra")
     status, _, errors = acmix("evaluate", best, "--data", images)
     assert status == 2
-    one_error(errors, "was trained on other classes", "'class_01' where there is 'class_02'")
+    one_error(errors, "was trained on other classes", "it does not know 'zebra', but 'class_00', 'class_01'")
 
 
 def test_a_converted_official_checkpoint_evaluates_and_predicts(acmix, data: Path, tmp_path: Path) -> None:

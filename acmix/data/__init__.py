@@ -1,6 +1,7 @@
 """Bytes to batches; knows no model."""
 
 from acmix.data.batch import Batch, UnreadableFiles
+from acmix.data.classes import Trained
 from acmix.data.dataset import ImageDataset, open_dataset
 from acmix.data.image import evaluation_transform, read_image
 from acmix.data.loader import TrainLoader, ValLoader, train_loader, val_loader
@@ -11,6 +12,7 @@ __all__ = [
     "ImageDataset",
     "StreamDataset",
     "TrainLoader",
+    "Trained",
     "UnreadableFiles",
     "ValLoader",
     "evaluation_transform",

@@ -22,6 +22,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from acmix.config import Augment, Config, Data
+from acmix.data.classes import Trained, open_trained
 from acmix.data.image import evaluation_transform, read_image, reader, training_transform
 from acmix.data.sources import Source, open_source
 from acmix.errors import UsageError
@@ -152,7 +153,15 @@ class ImageDataset(Dataset[Row]):
         return ""
 
 
-def open_dataset(data: Data, augment: Augment | None, split: str, *, in_chans: int = 3, seed: int = 0) -> ImageDataset:
+def open_dataset(
+    data: Data,
+    augment: Augment | None,
+    split: str,
+    *,
+    in_chans: int = 3,
+    seed: int = 0,
+    trained: Trained | None = None,
+) -> ImageDataset:
     """Opens a split of a data set.
 
     Args:
@@ -162,6 +171,7 @@ def open_dataset(data: Data, augment: Augment | None, split: str, *, in_chans: i
         split: "train" or "val".
         in_chans: channels of the pictures, 3 or 1 (grey).
         seed: of the augmentation where rows are asked for by a bare index.
+        trained: the classes of a model, whose labels the rows then have; None: those of the training split.
 
     Returns:
         The split, with `classes`, `len()` and `name(index)`.
@@ -171,7 +181,7 @@ def open_dataset(data: Data, augment: Augment | None, split: str, *, in_chans: i
     """
     transform = evaluation_transform(data, in_chans) if augment is None else training_transform(data, augment, in_chans)
     return ImageDataset(
-        source=open_source(data, split),
+        source=open_source(data, split) if trained is None else open_trained(data, split, trained),
         split=split,
         transform=transform,
         training=augment is not None,

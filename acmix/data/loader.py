@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from acmix.config import Config
 from acmix.data.batch import Batch, collate
+from acmix.data.classes import Trained
 from acmix.data.dataset import PADDING, ImageDataset, ceil_div, check_classes, open_dataset, seed_of
 from acmix.data.stream import StreamDataset, is_stream, open_stream, read_evaluation, read_training
 from acmix.data.worker import cores, start_worker
@@ -118,6 +119,7 @@ def val_loader(
     world_size: int = 1,
     pin_memory: bool = False,
     batch_size: int | None = None,
+    trained: Trained | None = None,
 ) -> ValLoader:
     """Opens the validation split for one process.
 
@@ -127,6 +129,7 @@ def val_loader(
         world_size: number of processes.
         pin_memory: whether batches lie in page-locked memory.
         batch_size: images a process and forward pass.
+        trained: the classes of the model that is evaluated, which decide about labels; None: the training split's.
 
     Returns:
         An iterable of batches with `len()`, equal on every process.
@@ -137,10 +140,11 @@ def val_loader(
     batch_size = batch_size or config.train.batch_size
     workers = worker_count(config)
     if is_stream(config.data):
-        stream = open_stream(config, "val", rank=rank, world_size=world_size, batch_size=batch_size)
+        stream = open_stream(config, "val", rank=rank, world_size=world_size, batch_size=batch_size, trained=trained)
         batches = ceil_div(ceil_div(len(stream), world_size), batch_size)
         return ValLoader(stream, batches, lambda: read_evaluation(stream, workers=workers, pin_memory=pin_memory))
-    dataset = open_dataset(config.data, None, "val", in_chans=config.model.in_chans, seed=config.train.seed)
+    settings: Any = dict(in_chans=config.model.in_chans, seed=config.train.seed, trained=trained)
+    dataset = open_dataset(config.data, None, "val", **settings)
     check_classes(config, dataset.classes, dataset.source.targets)
     order = ValOrder(len(dataset), batch_size, rank=rank, world_size=world_size)
     loader = make_loader(dataset, order, workers=workers, pin_memory=pin_memory, persistent=False)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from acmix.config import Config, Data
 from acmix.data.batch import Batch, collate
+from acmix.data.classes import Trained, labels
 from acmix.data.dataset import PADDING, Row, ceil_div, check_classes, seed_of, seeded
 from acmix.data.image import evaluation_transform, training_transform
 from acmix.data.pixels import to_rgb
@@ -63,8 +64,9 @@ class StreamDataset(IterableDataset[Any]):
         self.rank = rank
         self.world_size = world_size
         self.epoch = SharedCount()
-        known = sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__)
-        self.classes = known or [str(label) for label in range(self.num_classes)]
+        self.classes = class_names(reader) or [str(label) for label in range(self.num_classes)]
+        # the label for each of the stream's own; None: the same
+        self.table: list[int] | None = None
 
     def __len__(self) -> int:
         return self.reader.num_samples
@@ -113,15 +115,26 @@ class StreamDataset(IterableDataset[Any]):
                 failed, asked = (missing, missing) if missing < len(self) else (-1, PADDING)
                 yield Row(torch.zeros(self.blank_shape), 0, 0.0, failed, asked)
 
+    def follow(self, trained: Trained) -> None:
+        """Gives rows the labels that a model means."""
+        self.table = labels(self.classes, trained, self.where)
+        self.classes = list(trained.names)
+
     def label(self, target: Any) -> int:
-        if not 0 <= int(target) < self.num_classes:
+        if not 0 <= int(target) < (self.num_classes if self.table is None else len(self.table)):
             hint = "; labels count from 0" if int(target) == self.num_classes else ""
             raise ValueError(f"label {target} is out of range; model.num_classes={self.num_classes}{hint}")
-        return int(target)
+        return int(target) if self.table is None else self.table[int(target)]
 
 
 def open_stream(
-    config: Config, split: str, *, rank: int, world_size: int, batch_size: int | None = None
+    config: Config,
+    split: str,
+    *,
+    rank: int,
+    world_size: int,
+    batch_size: int | None = None,
+    trained: Trained | None = None,
 ) -> StreamDataset:
     """Opens a split of a stream.
 
@@ -132,6 +145,7 @@ def open_stream(
         rank: this process.
         world_size: number of processes.
         batch_size: rows a batch; None: train.batch_size.
+        trained: the classes of a model, whose labels the rows then have; None: the stream's own.
 
     Returns:
         The split, for `read_training` or `read_evaluation`.
@@ -152,6 +166,8 @@ def open_stream(
     stream = StreamDataset(
         reader, where, split, transform, config=config, batch_size=batch_size, rank=rank, world_size=world_size
     )
+    if trained is not None:
+        stream.follow(trained)
     check_classes(config, stream.classes)
     if training and world_size > shard_count(reader, world_size):
         raise UsageError(
@@ -190,6 +206,20 @@ def stream_reader(config: Config, split: str, batch_size: int) -> Any:
     if not reader.num_samples:
         raise UsageError(f"the number of samples of {data.format} split {name!r} is unknown; write {name}|SAMPLES")
     return reader
+
+
+def class_names(reader: Any) -> list[str]:
+    """What a stream calls its classes, by label; nothing where it has no names."""
+    if reader.class_to_idx:
+        return sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__)
+    if not hasattr(reader, "builder"):
+        return []
+    try:
+        # a folder of images tells its classes where it is opened, after timm asked
+        features = reader.builder.as_streaming_dataset(split=reader.split).features
+    except STREAM_ERRORS:
+        return []
+    return list(getattr((features or {}).get("label"), "names", None) or [])
 
 
 def shard_count(reader: Any, default: int) -> int:

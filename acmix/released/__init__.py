@@ -10,18 +10,24 @@
 | `weight_table` | what those two tables are made of |
 | `checkpoint` | the configuration that goes with released weights, and a whole released checkpoint of ours |
 | `safe_load` | reads a checkpoint file without running anything that it holds |
+| `unwrap` | takes the weights out of a file's entries and from behind prefixes |
+| `start` | starts a model from the weights that fit it, and reports on each |
+| `start_names`, `start_shapes`, `start_head` | how they are renamed and resized; whose classes a classifier's rows are |
 """
 
+from acmix.released.start import Started, start_from
 from acmix.released.weights import architecture, from_official, to_official
 from acmix.released.yaml_read import is_official, load_config, read_official
 from acmix.released.yaml_write import write_official
 
 __all__ = [
+    "Started",
     "architecture",
     "from_official",
     "is_official",
     "load_config",
     "read_official",
+    "start_from",
     "to_official",
     "write_official",
 ]

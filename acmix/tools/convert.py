@@ -108,7 +108,9 @@ def _convert_official(content: dict[str, Any], destination: Path, source: Path, 
         "format": FORMAT,
         "version": VERSION,
         "config": settings.model_dump(mode="json"),
+        # the released code sorts the names of folders as text, and keeps none of them
         "classes": [str(number) for number in range(settings.model.num_classes)],
+        "named": False,
         "step": 0,
         "epoch": 0,
         "metrics": {},
@@ -126,7 +128,7 @@ def _convert_ours(content: dict[str, Any], destination: Path, source: Path, name
     # as evaluation does: the average of the weights where one was kept
     weights = content.get("average") or content.get("model") or {}
     if destination.suffix.lower() == TENSORS:
-        keys = ("format", "version", "config", "classes", "step", "epoch", "metrics")
+        keys = ("format", "version", "config", "classes", "named", "step", "epoch", "metrics")
         _write_ours({key: content[key] for key in keys if key in content} | {"model": weights}, destination)
         return f"our weights as safetensors, {_described(settings, weights)}"
     released = write_checkpoint(weights, settings)

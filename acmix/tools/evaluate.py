@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from acmix.data import UnreadableFiles, val_loader
-from acmix.errors import UsageError
+from acmix.data import Trained, UnreadableFiles, val_loader
 from acmix.tasks import Evaluation
 from acmix.tasks.classify import evaluate
 from acmix.train.checkpoint import restore_model
@@ -40,7 +39,8 @@ def evaluate_checkpoint(
 
     Args:
         checkpoint: best.pt, last.pt, or what `acmix convert` wrote.
-        data: as for training.
+        data: as for training. The checkpoint's names of classes decide: the split may lack some of them, and `train/`
+            may be missing.
         batch_size: images a process and forward pass; the run's own by default.
         workers: reading processes; the run's own by default.
         precision: "auto", "fp32", "bf16" or "fp16".
@@ -54,8 +54,8 @@ def evaluate_checkpoint(
         if workers is not None:
             updates["workers"] = workers
         config = restored.config.model_copy(update={"data": restored.config.data.model_copy(update=updates)})
-        loader = val_loader(config, rank=world.rank, world_size=world.size, batch_size=batch_size)
-        check_classes(restored.classes, list(loader.dataset.classes), checkpoint, data)
+        trained = Trained(restored.classes, restored.are_named, str(checkpoint))
+        loader = val_loader(config, rank=world.rank, world_size=world.size, batch_size=batch_size, trained=trained)
         unreadable = UnreadableFiles()
         try:
             result = evaluate(
@@ -73,15 +73,3 @@ def evaluate_checkpoint(
         unreadable.gather()
         unreadable.check()
         return Evaluated(result, config.model.name, unreadable.names, list(loader.dataset.notes), world.is_first)
-
-
-def check_classes(trained: list[str], found: list[str], checkpoint: Path, data: str) -> None:
-    """Refuses data whose labels mean something else; released weights know their classes by number alone."""
-    numbered = [str(label) for label in range(len(trained))]
-    different = [(a, b) for a, b in zip(trained, found, strict=True) if a != b]
-    if different and numbered not in (trained, found):
-        first, other = different[0]
-        raise UsageError(
-            f"{checkpoint} was trained on other classes than those of {data}: {first!r} where there is {other!r}; "
-            "give the data it was trained for"
-        )

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from acmix import config as configuration
 from acmix.config import Config
-from acmix.data import ImageDataset, val_loader
+from acmix.data import Trained, val_loader
 from acmix.errors import UsageError
 from acmix.tools import report_sections as sections
 from acmix.tools.charts import COLOURS
@@ -104,11 +104,7 @@ def predict_validation(run_dir: Path, config: Config, data: str | None, samples:
         config = config.model_copy(update={"data": config.data.model_copy(update={"dir": data})})
     try:
         restored = restore_model(checkpoint, device=this_device())
-        loader = val_loader(config, rank=0, world_size=1)
-        if isinstance(loader.dataset, ImageDataset) and loader.dataset.classes != list(restored.classes):
-            raise UsageError(
-                f"{config.data.dir} has other classes than the model was trained on; give --data its images"
-            )
+        loader = val_loader(config, trained=Trained(restored.classes, restored.are_named, str(checkpoint)))
         return collect_predictions(restored.model, loader, restored.classes, samples)
     except UsageError as error:
         return f"No predictions could be made: {error}"

@@ -3,6 +3,7 @@
 A checkpoint is a dictionary of tensors and plain values alone:
 
     format "acmix" · version · config · classes · model · step · epoch · metrics       in every one
+    named                       false where `classes` are numbers in place of names that nobody knows
     optimizer · scaler · average · epochs_ended · best · meter · unreadable(_of) ·
     steps_per_epoch · global_batch_size                                                 in last.pt, to go on from
 """
@@ -20,11 +21,12 @@ from torch import Tensor, nn
 from acmix.config import Config, validate
 from acmix.errors import UsageError
 from acmix.models.build import build_model
-from acmix.released import from_official
 from acmix.released.safe_load import safe_load
+from acmix.released.start_head import are_names
+from acmix.released.unwrap import FORMAT
 from acmix.train.files import replaced_whole
 
-FORMAT, VERSION = "acmix", 1
+VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,14 @@ class Restored:
         model: in evaluation mode.
         config: of the run that made it.
         classes: names, in the order of the model's outputs.
+        are_named: whether they are names; weights of the released code know their classes by number alone.
         contents: the whole checkpoint.
     """
 
     model: nn.Module
     config: Config
     classes: list[str]
+    are_named: bool
     contents: dict[str, Any]
 
 
@@ -85,13 +89,31 @@ def restore_model(path: str | os.PathLike[str], device: str | torch.device = "cp
         device: where to put the model.
 
     Raises:
-        UsageError: as `read`, or the weights do not fit the model that the file names.
+        UsageError: as `read`, or the weights or the names of the classes do not fit the model that the file names.
     """
     contents = read(path)
     config = validate(contents["config"], where=str(path))
     model = build_model(config)
     load_weights(model, contents.get("average") or contents["model"], str(path))
-    return Restored(model.to(device).eval(), config, contents["classes"], contents)
+    classes = contents["classes"]
+    check_names(classes, getattr(model, "num_classes", config.model.num_classes), path)
+    return Restored(model.to(device).eval(), config, classes, are_names(contents), contents)
+
+
+def check_names(classes: list[Any], outputs: int, path: str | os.PathLike[str]) -> None:
+    """Refuses a checkpoint whose names of classes are not one for each output.
+
+    Raises:
+        UsageError: there are more or fewer of them, one stands twice, or one is no text.
+    """
+    hint = "give a checkpoint that acmix wrote"
+    if len(classes) != outputs:
+        raise UsageError(f"{path} names {len(classes)} classes for {outputs} outputs; {hint}")
+    if wrong := [name for name in classes if not isinstance(name, str)]:
+        raise UsageError(f"{path} names a class {wrong[0]!r}; expected text; {hint}")
+    if len({*classes}) < len(classes):
+        twice = next(name for name in classes if classes.count(name) > 1)
+        raise UsageError(f"{path} names two classes {twice!r}; {hint}")
 
 
 def load_weights(model: nn.Module, state: dict[str, Any], where: str) -> None:
@@ -118,18 +140,3 @@ def load_weights(model: nn.Module, state: dict[str, Any], where: str) -> None:
     if problems:
         raise UsageError(f"{where} holds the weights of another model: {', '.join(problems)}")
     model.load_state_dict(state)
-
-
-def load_start(model: nn.Module, path: str, name: str) -> None:
-    """Loads the weights a run starts from: one of our checkpoints, or an official one.
-
-    Raises:
-        UsageError: the file cannot be read or does not fit.
-    """
-    contents = safe_load(path)
-    state = contents.get("average") or contents.get("model", contents)
-    if not isinstance(state, dict):
-        raise UsageError(f"{path} holds no weights; give another model.checkpoint")
-    if contents.get("format") != FORMAT:
-        state = from_official(state, name)
-    load_weights(model, state, path)

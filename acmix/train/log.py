@@ -80,6 +80,10 @@ class RunLog:
         """Prints a line above the progress bar."""
         self.console.print(text, markup=False)
 
+    def show(self, table: Any) -> None:
+        """Prints a table above the progress bar."""
+        self.console.print(table, soft_wrap=False)
+
     def write(self, event: str, **fields: Any) -> None:
         """Appends a record at once, so that a kill loses none."""
         if self.file is not None:

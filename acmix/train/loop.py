@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from acmix.config import Config, dump
 from acmix.data import Batch, train_loader, val_loader
+from acmix.data.classes import as_trained
 from acmix.errors import UsageError
 from acmix.tasks import Classification, Evaluation
 from acmix.tasks.classify import evaluate
@@ -83,11 +84,11 @@ class Run:
         with together(world):
             loader_arguments: Any = dict(rank=world.rank, world_size=world.size, pin_memory=pins_memory(world.device))
             self.train_batches = train_loader(config, **loader_arguments)
-            self.val_batches = val_loader(config, **loader_arguments)
+            classes = list(self.train_batches.dataset.classes)
+            self.val_batches = val_loader(config, **loader_arguments, trained=as_trained(config.data, classes))
             self.steps_per_epoch = self.train_batches.steps_per_epoch
             self.total_steps = settings.epochs * self.steps_per_epoch
             seed_everything(settings.seed)
-            classes = list(self.train_batches.dataset.classes)
             self.state = State(config, output, world, classes=classes, steps_per_epoch=self.steps_per_epoch)
             self.global_batch_size = self.state.global_batch_size
             self.schedule = Schedule(self.state.optimizer, config, self.steps_per_epoch, self.global_batch_size)
@@ -356,8 +357,11 @@ class Run:
             parameters=self.state.parameters,
             steps_per_epoch=self.steps_per_epoch,
             first_step=self.first_step,
+            **({} if self.state.started is None else {"weights": self.state.started.record()}),
         )
         self.log.say(in_words(choices))
+        if self.state.started is not None:
+            self.log.show(self.state.started.table())
         if self.first_step:
             self.log.say(f"{self.output}: resuming after step {self.first_step} of {self.total_steps}")
         self.log.say(

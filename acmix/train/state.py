@@ -13,10 +13,13 @@ from torch import nn
 
 from acmix.config import Config
 from acmix.data import UnreadableFiles
+from acmix.data.classes import labels_follow_names
 from acmix.data.loader import worker_count
 from acmix.errors import UsageError
 from acmix.models.build import build_model
 from acmix.ops import dispatch
+from acmix.released.start import Started, start_from
+from acmix.released.start_head import classifier_keys
 from acmix.train import checkpoint
 from acmix.train.distributed import World, together
 from acmix.train.meter import Meter
@@ -44,10 +47,10 @@ class State:
         self.global_batch_size = settings.batch_size * settings.accumulation * world.size
         self.last, self.best_path = (folder / "checkpoints" / name for name in ("last.pt", "best.pt"))
 
-        self.model = build_model(config, download=not self.last.is_file())
+        is_new = not self.last.is_file()
+        self.model = build_model(config, download=is_new and not config.model.checkpoint)
         self.memory_format = memory_format(self.model, settings.channels_last, world.device)
-        if config.model.checkpoint and not self.last.is_file():
-            checkpoint.load_start(self.model, config.model.checkpoint, config.model.name)
+        self.started = start(self.model, config, classes) if is_new and config.model.checkpoint else None
         self.model.to(world.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         if settings.gradient_checkpointing:
             keep_less_for_backward(self.model, config.model.name)
@@ -191,6 +194,29 @@ class State:
         self.unreadable.by_split = {split: set(names) for split, names in saved["unreadable"].items()}
         self.unreadable.sizes.update(saved["unreadable_of"])
         self.saved_at = self.step, self.epochs_ended
+
+
+def start(model: nn.Module, config: Config, classes: list[str]) -> Started:
+    """Loads what `model.checkpoint` has for a new run.
+
+    Raises:
+        UsageError: it does not fit, or a classifier that nothing would train is new.
+    """
+    settings = config.model
+    assert settings.checkpoint
+    started = start_from(
+        model,
+        settings.checkpoint,
+        classes=classes,
+        sorted_names=labels_follow_names(config.data),
+        head=settings.head,
+    )
+    if settings.freeze and (new := [key for key in classifier_keys(model, started.drawn) if key in started.drawn]):
+        raise UsageError(
+            f"model.freeze=true trains the paths alone, but the classifier would be new ({started.drawn[new[0]]}); "
+            "set model.freeze=false"
+        )
+    return started
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], where: str) -> None:

@@ -282,7 +282,7 @@ def test_the_page_says_that_the_checkpoint_is_missing_or_damaged(run, damage):
 
 def test_the_page_says_that_the_data_has_other_classes(run, tmp_path):
     other = make_image_folder(tmp_path / "other", CLASSES, 1, 1, size=40)
-    assert "has other classes than the model was trained on" in read(report(run, data=str(other))).words
+    assert "was trained on other classes than those of" in read(report(run, data=str(other))).words
 
 
 def test_an_unfinished_baseline_run_is_reported_too(tmp_path, data):
