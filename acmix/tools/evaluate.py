@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from acmix.data import Trained, UnreadableFiles, val_loader
+from acmix.errors import UsageError
 from acmix.tasks import Evaluation
 from acmix.tasks.classify import evaluate
 from acmix.train.checkpoint import restore_model

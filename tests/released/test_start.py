@@ -219,6 +219,7 @@ def test_another_number_of_classes_has_a_new_classifier_and_the_rest_of_the_file
         start_from(mine, file, head="keep")
 
 
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
 def test_another_window_is_resized_as_timm_does(file: Path) -> None:
     weights = theirs(SWIN).state_dict()
     mine = ours(SWIN, window_size=8, img_size=128)
@@ -316,6 +317,7 @@ def refused(model: nn.Module, weights: Any, file: Path) -> str:
     return str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse")
 def test_what_does_not_fit_is_refused_in_one_line_and_changes_nothing(file: Path) -> None:
     weights = theirs(SWIN).state_dict()
     paths = ours(SWIN, conv_path=True).state_dict()
