@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from acmix import ops
 from acmix.layers.checks import check_numbers, choose_heads
 from acmix.layers.fold import FoldedACmix
+from acmix.layers.graphs import whole
 from acmix.layers.maps import arranged_as, check_shape, evenly_spaced, sides_of
 from acmix.layers.mixing import Mixed, Mixing, mixed
 from acmix.layers.plain import has_plain_weights, is_plain
@@ -80,6 +81,7 @@ class ACmixLayer(Mixed):
         weight = torch.cat([each.weight for each in projections])
         return weight, torch.cat([each.bias for each in projections])  # type: ignore[misc]
 
+    @whole
     def forward(self, x: Tensor) -> Tensor:
         """(B, I, H, W) -> (B, C, Ho, Wo) in the memory format of x, Ho = ceil(H/stride); or (B, I, L) -> (B, C, Lo)."""
         check_shape(x, self.in_channels, self.sides)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from acmix import ops
 from acmix.errors import UsageError
 from acmix.layers.foldable import Foldable, exact, rounded, twin
+from acmix.layers.graphs import whole
 
 KERNELS = ("full", "channel", "frozen", "shifts")
 INITS = ("shift", "random")
@@ -104,6 +105,7 @@ class ConvPath(Foldable):
             # S[:, t] is one-hot at (t // kx, t % kx)
             self.kernels.copy_(torch.eye(self.kernels.shape[1]).view(self.kernels.shape[1:]).expand_as(self.kernels))
 
+    @whole
     def forward(self, pieces: Tensor, shift: int | Sequence[int] = 0, rate: Tensor | None = None) -> Tensor:
         """(B, H, W, P, D) -> (B, ceil(H/stride), ceil(W/stride), N·D), channels d-major.
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from acmix import ops
 from acmix.errors import UsageError
 from acmix.layers.foldable import Foldable, copied, exact, rounded, take_row
+from acmix.layers.graphs import refuse_script, whole
 from acmix.layers.maps import arranged_as, check_shape, evenly_spaced, sides_of
 from acmix.layers.mixing import fits_into_values, mixed
 
@@ -80,6 +81,8 @@ class FoldedACmix(nn.Module):
         gate: a factor of all it gives.
     """
 
+    __prepare_scriptable__ = refuse_script
+
     def __init__(self, layer: Any, gate: float = 1.0) -> None:
         super().__init__()
         self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
@@ -102,6 +105,7 @@ class FoldedACmix(nn.Module):
         # of p along x, and along y where there is one; a constant in p is nothing that softmax sees
         self.slope = rounded(exact(layer.position.weight).flatten(1).T, layer.position.weight)  # (2, D) or (1, D)
 
+    @whole
     def forward(self, x: Tensor) -> Tensor:
         """(B, I, H, W) -> (B, C, Ho, Wo), or (B, I, L) -> (B, C, Lo); see `ACmix2d` and `ACmix1d`."""
         check_shape(x, self.in_channels, self.sides)

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from acmix.layers.graphs import refuse_script
 from acmix.layers.plain import is_untouched
 
 M = TypeVar("M", bound=nn.Module)
@@ -15,6 +16,8 @@ M = TypeVar("M", bound=nn.Module)
 
 class Foldable(nn.Module):
     """A module that can be folded. A subclass that computes something else is left alone, unless it says how."""
+
+    __prepare_scriptable__ = refuse_script
 
     def folded(self) -> nn.Module:
         """What gives the same in fewer operations; this module stays as it is, and what need not change is shared."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from acmix.errors import UsageError
 from acmix.layers.checks import head_dim_of
+from acmix.layers.graphs import whole
 from acmix.layers.mixing import Mixed, Mixing, with_conv
 from acmix.layers.softmax import softmax_attention
 
@@ -63,6 +64,7 @@ class GlobalAttention(Mixed):
                 setattr(self, name, getattr(parts, name))
         self.add_path(mixing, heads, self.head_dim)
 
+    @whole
     def forward(
         self, x: Tensor, grid: tuple[int, int] | None = None, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from acmix import ops
 from acmix.errors import UsageError
 from acmix.layers.foldable import exact, rounded, twin
+from acmix.layers.graphs import whole
 from acmix.layers.maps import arranged_as, evenly_spaced
 from acmix.layers.mixing import Mixed, Mixing, fits_into_values, mixed
 from acmix.layers.plain import has_plain_weights, may_overwrite
@@ -68,6 +69,7 @@ class VectorAttention(Mixed):
         """(B, H, W, R) each -> (B, H, W, O, G)."""
         raise NotImplementedError
 
+    @whole
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, V, H, W) in the memory format of the input."""
         rate_attention, rate_conv = self.rates()

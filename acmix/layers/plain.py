@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.fx import Proxy
 from torch.nn.modules import module as torch_module
 
 # tensors that hold their own numbers, and what tracers put in their place; DTensor and quantised tensors are neither
@@ -69,6 +70,7 @@ def may_overwrite(*givers: nn.Module) -> bool:
 
 def activated(act: nn.Module, x: Tensor, *givers: nn.Module) -> Tensor:
     """act(x), where x may be overwritten if nobody watches the modules that gave it, and act is a ReLU of ours."""
-    if is_own(act, nn.ReLU) and may_overwrite(*givers):
+    # a graph that torch.fx traces shows modules by their names
+    if not isinstance(x, Proxy) and is_own(act, nn.ReLU) and may_overwrite(*givers):
         return F.relu(x, inplace=True)
     return act(x)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acmix.layers.checks import head_dim_of
+from acmix.layers.graphs import whole
 from acmix.layers.mixing import Mixed, Mixing, with_conv
 from acmix.layers.softmax import softmax_attention
 
@@ -70,6 +71,7 @@ class ReductionAttention(Mixed):
                 setattr(self, name, getattr(parts, name) or nn.Identity())
         self.add_path(mixing, heads, self.head_dim)
 
+    @whole
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, T + H·W, C) -> the same, for a map of (H, W) pixels; T > 0 goes with a reduction of 1."""
         rate_attention, rate_conv = self.rates()

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from acmix import ops
 from acmix.errors import UsageError
 from acmix.layers.checks import head_dim_of
+from acmix.layers.graphs import whole
 from acmix.layers.mixing import Mixed, Mixing, mixed
+from acmix.ops.window_attention import reference
+from acmix.ops.window_attention.spec import Arguments
 
 
 class WindowAttention(Mixed):
@@ -25,10 +28,14 @@ class WindowAttention(Mixed):
         heads: N.
         window: (rows, columns) of a window, in pixels.
         qkv_bias: whether the shared projection has a bias.
+        attn_drop: dropout of the attention's weights in training, by plain PyTorch: slower than without.
         mixing: of the two paths; None for attention alone.
 
     Source: ACmix, "Integration of self-attention and convolution"; Swin Transformer.
     """
+
+    # also of layers that were pickled before there was any
+    attn_drop = 0.0
 
     def __init__(
         self,
@@ -37,12 +44,14 @@ class WindowAttention(Mixed):
         window: tuple[int, int],
         *,
         qkv_bias: bool = True,
+        attn_drop: float = 0.0,
         mixing: Mixing | None = Mixing(),  # noqa: B008  frozen
     ) -> None:
         if min(window) < 1:
             raise UsageError(f"window={window}; both sides must be at least 1")
         super().__init__(mixing)
         self.heads, self.head_dim, self.window = heads, head_dim_of(dim, heads), window
+        self.attn_drop = attn_drop
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         if self.has_attention:
             self.proj = nn.Linear(dim, dim)
@@ -51,6 +60,7 @@ class WindowAttention(Mixed):
             nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.add_path(mixing, heads, self.head_dim)
 
+    @whole
     def forward(self, x: Tensor, shift: tuple[int, int] = (0, 0)) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C); both paths see the map rolled by −shift and give it rolled back."""
         rate_attention, rate_conv = self.rates()
@@ -58,9 +68,12 @@ class WindowAttention(Mixed):
         conv = None if self.conv_path is None else self.conv_path(qkv.flatten(3, 4), shift, rate=rate_conv)
         if not self.has_attention:
             return conv  # type: ignore[return-value]
-        out = ops.window_attention(
-            qkv, self.relative_position_bias_table, window=self.window, shift=shift
-        )  # (B, H, W, C)
+        table = self.relative_position_bias_table
+        if self.training and self.attn_drop:
+            arguments = Arguments(qkv, table, self.window, shift, self.head_dim**-0.5)
+            out = reference.forward(arguments, self.attn_drop)  # (B, H, W, C)
+        else:
+            out = ops.window_attention(qkv, table, window=self.window, shift=shift)  # (B, H, W, C)
         return mixed(self.project(out, rate_attention), conv)
 
     def folded(self) -> WindowAttention:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from timm.layers import create_classifier
 from timm.models._features import feature_take_indices
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from acmix.errors import UsageError
 from acmix.layers import rate_names
+from acmix.layers.graphs import refuse_script
 from acmix.models.blocks import Blocks
 
 
@@ -46,12 +48,21 @@ class Backbone(nn.Module):
     # names of the layer that reads the image, and of the last one
     first_conv: str
     classifier: str = "fc"
+    # what `forward_features` gives, and what `forward_intermediates` can give
+    output_fmt: str = "NCHW"
     output_formats: tuple[str, ...] = ("NCHW",)
+    # stride of the last map in the images, at the usual depth; None where tokens follow
+    last_stride: int | None = 32
+    # whether the network is its children one after the other, as timm's FeatureListNet and FeatureDictNet take it
+    is_sequence: bool = True
     # how the names end of parameters that are not decayed, besides the rates
     not_decayed: tuple[str, ...] = ()
     layer_patterns: LayerPatterns
+    # channels of the last features, and those that the classifier reads, which pooling may multiply
     num_features: int
+    head_hidden_size: int
     drop_rate: float
+    __prepare_scriptable__ = refuse_script
 
     def __init__(self, in_chans: int, num_classes: int) -> None:
         super().__init__()
@@ -76,7 +87,11 @@ class Backbone(nn.Module):
     def all_steps(self, state: Any) -> Any:
         """What the last step makes of what `embed` gave; one module that holds all steps is called."""
         for name in self.steps:
-            state = self.step(name, state)
+            state = self.behind(name, self.step(name, state))
+        return state
+
+    def behind(self, name: str, state: Any) -> Any:
+        """What follows a module behind which a map is taken, before the next step."""
         return state
 
     def normed(self, state: Any) -> Any:
@@ -126,19 +141,32 @@ class Backbone(nn.Module):
         Returns:
             The maps, and unless `intermediates_only` the last features before them.
         """
-        if output_fmt not in self.output_formats:
-            raise UsageError(f"output_fmt={output_fmt!r}; expected {' or '.join(map(repr, self.output_formats))}")
+        self.check_output_fmt(output_fmt)
+        last, states = self.states(x, indices, norm=norm, stop_early=stop_early)
+        maps = [self.as_map(state, output_fmt) for state in states]
+        return maps if intermediates_only else (self.features(last), maps)
+
+    def states(
+        self, x: Tensor, indices: int | list[int] | None, *, norm: bool, stop_early: bool
+    ) -> tuple[Any, list[Any]]:
+        """The last state, and those that maps are wanted of; the arguments are those of `forward_intermediates`."""
         wanted, last = feature_take_indices(len(self.steps), indices)
-        maps: list[Tensor] = []
+        steps = self.steps[: last + 1] if stop_early else self.steps
+        # the last norm is for features of its own width, the last ones that nothing was cut off of among them
+        fits = [info["num_chs"] == self.num_features for info in self.feature_info]
+        found: list[Any] = []
         state = self.embed(x)
-        for i, name in enumerate(self.steps):
-            if stop_early and i > last:
-                break
+        for i, name in enumerate(steps):
             state = self.step(name, state)
             if i in wanted:
-                fits = self.feature_info[i]["num_chs"] == self.num_features
-                maps.append(self.as_map(self.normed(state) if norm and fits else state, output_fmt))
-        return maps if intermediates_only else (self.features(self.normed(state)), maps)
+                found.append(self.normed(state) if norm and fits[i] else state)
+            state = self.behind(name, state)
+        return (self.normed(state) if fits[len(steps) - 1] else state), found
+
+    def check_output_fmt(self, output_fmt: str) -> None:
+        """Refuses a format that maps do not come in."""
+        if output_fmt not in self.output_formats:
+            raise UsageError(f"output_fmt={output_fmt!r}; expected {' or '.join(map(repr, self.output_formats))}")
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -149,19 +177,37 @@ class Backbone(nn.Module):
             parent, _, child = name.rpartition(".")
             delattr(self.get_submodule(parent), child)
         del self.steps[last + 1 :]
-        if prune_norm and hasattr(self, "norm"):
+        width = self.feature_info[last]["num_chs"]
+        # a norm and a head of another width do not fit what is left
+        fits = width == self.num_features
+        if (prune_norm or not fits) and hasattr(self, "norm"):
             self.norm = nn.Identity()
-        if prune_head:
+        self.num_features = self.head_hidden_size = width
+        if prune_head or not fits:
             self.reset_classifier(0, "")
         return wanted
 
     def get_classifier(self) -> nn.Module:
         return self.get_submodule(self.classifier)
 
-    def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
-        """Puts a new classifier in place; 0 classes leave the pooled features."""
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Puts a new classifier in place, where the network is and in its dtype.
+
+        Args:
+            num_classes: classes; 0 leaves the pooled features.
+            global_pool: how the map is pooled; as before where None.
+        """
+        pool = self.global_pool.pool_type if global_pool is None else global_pool
         self.num_classes = num_classes
-        self.global_pool, self.fc, *_ = create_classifier(self.num_features, num_classes, pool_type=global_pool)
+        self.global_pool, self.fc, *_ = create_classifier(self.num_features, num_classes, pool_type=pool or "")
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        self.fitted(self.global_pool, self.fc)
+
+    def fitted(self, *modules: nn.Module) -> None:
+        """Takes new modules to the network's device, dtype and mode."""
+        like = next((each for each in self.parameters() if each.is_floating_point()), torch.empty(0))
+        for module in modules:
+            module.to(like.device, like.dtype).train(self.training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keeps only each block's input for the backward pass and computes the rest again."""

@@ -20,8 +20,10 @@ from acmix.layers import Mixing, ReductionAttention
 from acmix.models.backbone import LayerPatterns
 from acmix.models.blocks import Blocks, TransformerBlock, init_linear, padded
 from acmix.models.registry import register_variants
-from acmix.models.tokens import TokenBackbone, Tokens, check_pool, positions
+from acmix.models.tokens import TokenBackbone, Tokens, check_pool, map_of, positions
 from acmix.ops import pair
+
+torch.fx.wrap("positions")
 
 
 class PyramidVisionTransformer(TokenBackbone):
@@ -41,6 +43,7 @@ class PyramidVisionTransformer(TokenBackbone):
         mlp_ratios: hidden over outer width of the MLPs in each stage.
         reductions: side of the patches that stand for their pixels as keys and values, in each stage.
         qkv_bias: whether the projections of q, k and v have biases.
+        attn_drop_rate: dropout of the attention's weights.
         drop_rate: dropout before the classifier.
         proj_drop_rate: dropout in the MLPs and behind the attention.
         drop_path_rate: chance to skip the last block; falls linearly to 0 at the first.
@@ -75,6 +78,7 @@ class PyramidVisionTransformer(TokenBackbone):
         qkv_bias: bool = True,
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         conv_path: bool = True,
         mixing: Mixing = Mixing(),  # noqa: B008  frozen
@@ -103,6 +107,7 @@ class PyramidVisionTransformer(TokenBackbone):
                 seen = i < len(depths) - 1 or j < depths[i] - 1 or global_pool != "token"
                 mixed = mixing.at(i) if conv_path and seen else None
                 attention = ReductionAttention(dim, num_heads[i], reductions[i], qkv_bias=qkv_bias, mixing=mixed)
+                attention.attn_drop.p = attn_drop_rate
                 ratio = mlp_ratios[i]
                 block = TransformerBlock(dim, attention, mlp_ratio=ratio, drop=proj_drop_rate, drop_path=rates[i][j])
                 blocks.append(block)
@@ -110,7 +115,7 @@ class PyramidVisionTransformer(TokenBackbone):
             stages.append(Stage(channels, dim, patch, side, blocks, class_token=last and global_pool == "token"))
             channels, stride = dim, stride * patch
             self.add_step(f"stages.{i}", dim, stride)
-        self.stages = nn.ModuleList(stages)
+        self.stages = nn.Sequential(*stages)
         self.norm = nn.LayerNorm(self.num_features, eps=1e-6)
         self.make_head(global_pool, drop_rate)
         self.apply(init_linear)
@@ -118,8 +123,8 @@ class PyramidVisionTransformer(TokenBackbone):
     def embed(self, x: Tensor) -> Tensor:
         return x
 
-    def step(self, name: str, state: Tensor | Tokens) -> Tokens:
-        return self.get_submodule(name)(self.as_map(state) if isinstance(state, Tokens) else state)
+    def all_steps(self, state: Tensor) -> Tokens:
+        return self.stages(state)
 
     def check_pool(self, global_pool: str) -> None:
         if global_pool == "token" != self.global_pool:
@@ -159,8 +164,9 @@ class Stage(nn.Module):
                 nn.init.trunc_normal_(learned, std=0.02)
         self.blocks = Blocks(*blocks)
 
-    def forward(self, x: Tensor) -> Tokens:
-        """(B, channels, h, w) -> (B, L, C), and the grid (ceil(h/patch), ceil(w/patch))."""
+    def forward(self, x: Tensor | Tokens) -> Tokens:
+        """(B, channels, h, w), or its tokens -> (B, L, C), and the grid (ceil(h/patch), ceil(w/patch))."""
+        x = map_of(x) if isinstance(x, Tokens) else x
         x = self.patch_embed(padded(x, self.patch))  # (B, C, H, W)
         grid = (x.shape[2], x.shape[3])
         tokens = self.patch_norm(x.flatten(2).transpose(1, 2))  # (B, H·W, C)

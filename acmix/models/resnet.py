@@ -15,6 +15,7 @@ import torch
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
+from acmix.errors import UsageError
 from acmix.layers import ACmix2d, Mixing
 from acmix.layers.plain import activated, may_overwrite
 from acmix.models.backbone import Backbone, LayerPatterns
@@ -23,6 +24,8 @@ from acmix.models.registry import register_variants
 
 # a bottleneck gives this many times its inner channels
 EXPANSION = 4
+# strides that the last map can have
+STRIDES = (8, 16, 32)
 
 
 class ResNet(Backbone):
@@ -35,6 +38,8 @@ class ResNet(Backbone):
         in_chans: channels of the images.
         num_classes: classes; 0 leaves the pooled features.
         global_pool: how the map is pooled, "avg", "max", … or "".
+        output_stride: 32, or 16 or 8 for larger last maps: a stage that would go beyond keeps its map's size, and its
+            layers reach as far as they would by dilation.
         width: channels of the stem and inside the first stage's bottlenecks; each next stage has twice as many.
         heads: attention heads of every ACmix2d; unused without a convolution path, as is attention_size.
         attention_size: pixels on the side of a neighbourhood, odd.
@@ -57,6 +62,7 @@ class ResNet(Backbone):
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = "avg",
+        output_stride: int | None = None,
         width: int = 64,
         heads: int | str = 4,
         attention_size: int = 7,
@@ -70,6 +76,8 @@ class ResNet(Backbone):
         mixing.check_stages(len(layers))
         if not layers or min(layers) < 1:
             raise ValueError(f"layers={tuple(layers)}; expected the bottlenecks of each stage, at least one a stage")
+        if output_stride not in (None, *STRIDES):
+            raise UsageError(f"output_stride={output_stride!r}; expected one of {', '.join(map(str, STRIDES))}")
         self.drop_rate = drop_rate
         self.conv1 = nn.Conv2d(in_chans, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -77,17 +85,24 @@ class ResNet(Backbone):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.add_step("act1", width, 2)
         rates: Any = calculate_drop_path_rates(drop_path_rate, list(layers), stagewise=True)
-        channels = width
+        channels, reduction, dilation = width, 4, 1
         for i, depth in enumerate(layers):
             inner = width * 2**i
+            mixed = mixing.at(i) if conv_path else None
+            stride, first_dilation = (2 if i > 0 else 1), dilation
+            if output_stride is not None and reduction * stride > output_stride:
+                # neighbours lie where they would on the smaller map, from the second layer on
+                stride, dilation = 1, dilation * stride
+            reduction *= stride
             blocks = []
             for j in range(depth):
-                stride = 2 if i > 0 and j == 0 else 1
-                middle = middle_layer(inner, stride, heads, attention_size, mixing.at(i) if conv_path else None)
-                blocks.append(Bottleneck(channels, inner, middle, stride=stride, drop_path=rates[i][j]))
+                first = j == 0
+                geometry = dict(stride=stride if first else 1, dilation=first_dilation if first else dilation)
+                middle = middle_layer(inner, heads, attention_size, mixed, **geometry)
+                blocks.append(Bottleneck(channels, inner, middle, stride=geometry["stride"], drop_path=rates[i][j]))
                 channels = inner * EXPANSION
             self.add_module(f"layer{i + 1}", Blocks(*blocks))
-            self.add_step(f"layer{i + 1}", channels, 4 * 2**i)
+            self.add_step(f"layer{i + 1}", channels, reduction)
         self.num_features = self.head_hidden_size = channels
         self.reset_classifier(num_classes, global_pool)
         self.apply(init_weights)
@@ -102,9 +117,18 @@ class ResNet(Backbone):
         return self.bn1(self.conv1(x.contiguous(memory_format=torch.channels_last)))
 
     def step(self, name: str, state: Tensor) -> Tensor:
-        if name == "act1":
-            return activated(self.act1, state, self.bn1)
-        return super().step(name, self.maxpool(state) if name == "layer1" else state)
+        return activated(self.act1, state, self.bn1) if name == "act1" else super().step(name, state)
+
+    def behind(self, name: str, state: Tensor) -> Tensor:
+        return self.maxpool(state) if name == "act1" else state
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        wanted = super().prune_intermediate_layers(indices, prune_norm, prune_head)
+        if self.steps == ["act1"]:
+            self.maxpool = nn.Identity()
+        return wanted
 
 
 class Bottleneck(nn.Module):
@@ -146,11 +170,14 @@ class Bottleneck(nn.Module):
         return activated(self.act, x)
 
 
-def middle_layer(inner: int, stride: int, heads: int | str, attention_size: int, mixing: Mixing | None) -> nn.Module:
+def middle_layer(
+    inner: int, heads: int | str, attention_size: int, mixing: Mixing | None, *, stride: int, dilation: int
+) -> nn.Module:
     """What stands between a bottleneck's two 1×1 convolutions: ACmix, or the 3×3 convolution it replaces."""
+    geometry = dict(stride=stride, dilation=dilation)
     if mixing is not None:
-        return ACmix2d(inner, inner, heads=heads, attention_size=attention_size, stride=stride, mixing=mixing)
-    return nn.Conv2d(inner, inner, 3, stride=stride, padding=1, bias=False)
+        return ACmix2d(inner, inner, heads=heads, attention_size=attention_size, mixing=mixing, **geometry)
+    return nn.Conv2d(inner, inner, 3, padding=dilation, bias=False, **geometry)
 
 
 def init_weights(module: nn.Module) -> None:

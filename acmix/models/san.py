@@ -99,7 +99,7 @@ class SelfAttentionNetwork(Backbone):
             stages.append(Stage(before, channels, blocks))
             before = channels
             self.add_step(f"stages.{i}", channels, 2 ** (i + 1))
-        self.stages = nn.ModuleList(stages)
+        self.stages = nn.Sequential(*stages)
         self.num_features = self.head_hidden_size = channels
         self.reset_classifier(num_classes, global_pool)
         if zero_init_residual:
@@ -111,6 +111,9 @@ class SelfAttentionNetwork(Backbone):
         """(B, in_chans, h, w) -> (B, width, h, w)."""
         # channels last from here on: norms, products and attention all read adjacent channels
         return self.stem(x.contiguous(memory_format=torch.channels_last))
+
+    def all_steps(self, state: Tensor) -> Tensor:
+        return self.stages(state)
 
 
 class Stem(nn.Sequential):

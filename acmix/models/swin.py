@@ -22,7 +22,12 @@ from acmix.layers import Mixing, WindowAttention
 from acmix.models.backbone import Backbone, LayerPatterns
 from acmix.models.blocks import Blocks, TransformerBlock, init_linear, missing, padded
 from acmix.models.registry import register_variants
+from acmix.models.windows import refit, scaled_windows, sides_of_stages, windows_from_ratio, windows_of
 from acmix.ops import pair
+
+# what depends on sizes is one node each of a graph that torch.fx traces
+torch.fx.wrap("shifts")
+torch.fx.wrap("check_size")
 
 
 class SwinTransformer(Backbone):
@@ -40,11 +45,15 @@ class SwinTransformer(Backbone):
         embed_dim: channels of the first stage; each next one has twice as many.
         depths: blocks in each stage.
         num_heads: attention heads in each stage.
-        window_size: side of the windows in pixels of the map, or (rows, columns).
+        window_size: side of the windows in pixels of the map, or (rows, columns); or one of these for each stage.
+        always_partition: let windows be larger than the map, and shift them there too.
+        strict_img_size: refuse images of another size than `img_size`.
+        dynamic_img_size: take any size whatever `strict_img_size` says; timm's other name for it.
         mlp_ratio: hidden over outer width of the MLPs.
         qkv_bias: whether the shared projection has a bias.
         drop_rate: dropout before the classifier.
         proj_drop_rate: dropout in the MLPs and after the attention.
+        attn_drop_rate: dropout of the attention's weights.
         drop_path_rate: chance to skip the last block; falls linearly to 0 at the first.
         conv_path: False gives plain Swin.
         mixing: of the two paths, where there are two; `create_model` also takes its fields one by one.
@@ -53,6 +62,8 @@ class SwinTransformer(Backbone):
     """
 
     first_conv, classifier = "patch_embed.proj", "head.fc"
+    strict_img_size = False
+    output_fmt = "NHWC"
     output_formats = ("NCHW", "NHWC")
     not_decayed = ("relative_position_bias_table",)
     layer_patterns = LayerPatterns(
@@ -75,11 +86,15 @@ class SwinTransformer(Backbone):
         embed_dim: int = 96,
         depths: Sequence[int] = (2, 2, 6, 2),
         num_heads: Sequence[int] = (3, 6, 12, 24),
-        window_size: int | tuple[int, int] = 7,
+        window_size: int | Sequence[int] | Sequence[int | tuple[int, int]] = 7,
+        always_partition: bool = False,
+        strict_img_size: bool = False,
+        dynamic_img_size: bool = False,
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         conv_path: bool = True,
         mixing: Mixing = Mixing(),  # noqa: B008  frozen
@@ -89,6 +104,7 @@ class SwinTransformer(Backbone):
         if len(depths) != len(num_heads):
             raise UsageError(f"depths={tuple(depths)} and num_heads={tuple(num_heads)}; expected one entry a stage")
         self.global_pool, self.patch_size = global_pool, pair(patch_size)
+        self.strict_img_size = strict_img_size and not dynamic_img_size
         self.num_features = self.head_hidden_size = embed_dim * 2 ** (len(depths) - 1)
         self.patch_embed = PatchEmbed(
             img_size,
@@ -101,38 +117,49 @@ class SwinTransformer(Backbone):
             dynamic_img_pad=True,
         )
         rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-        side = [-(-length // patch_size) for length in pair(img_size)]
-        window = pair(window_size)
+        # what `set_input_size` keeps the proportions of
+        self.windows, self.grid = windows_of(window_size, len(depths)), self.grid_of(pair(img_size))
+        sides = sides_of_stages(self.grid, len(depths))
         stages = []
         for i, depth in enumerate(depths):
-            dim, fitted = embed_dim * 2**i, (min(window[0], side[0]), min(window[1], side[1]))
+            dim = embed_dim * 2**i
             downsample = PatchMerging(dim // 2) if i else nn.Identity()
             blocks = []
             for j in range(depth):
                 block = Block(
                     dim,
                     num_heads[i],
-                    fitted,
+                    self.windows[i],
                     shifted=j % 2 == 1,
+                    side=sides[i],
+                    always_partition=always_partition,
                     mlp_ratio=mlp_ratio,
                     qkv_bias=qkv_bias,
                     proj_drop=proj_drop_rate,
+                    attn_drop=attn_drop_rate,
                     drop_path=rates[i][j],
                     mixing=mixing.at(i) if conv_path else None,
                 )
                 blocks.append(block)
             stages.append(Stage(downsample, blocks))
-            self.add_step(f"layers.{i}", dim, patch_size * 2**i)
-            side = [-(-s // 2) for s in side]
+            self.add_step(f"layers.{i}", dim, max(self.patch_size) * 2**i)
         self.layers = nn.Sequential(*stages)
         self.norm = nn.LayerNorm(self.num_features)
         self.head = ClassifierHead(
             self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt="NHWC"
         )
+        self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
         self.apply(init_linear)
+
+    def grid_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) of the first stage's map for images of (h, w)."""
+        (h, w), (rows, columns) = size, self.patch_size
+        return -(-h // rows), -(-w // columns)
 
     def embed(self, x: Tensor) -> Tensor:
         """(B, in_chans, h, w) -> (B, ceil(h/patch), ceil(w/patch), C); zeros fill the last patches."""
+        if self.strict_img_size:
+            check_size(x, self.patch_embed.img_size)
         return self.patch_embed(padded(x, self.patch_size))
 
     def all_steps(self, state: Tensor) -> Tensor:
@@ -149,9 +176,57 @@ class SwinTransformer(Backbone):
         return self.head(x, pre_logits=pre_logits)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Puts a new classifier in place; 0 classes leave the pooled features."""
-        self.num_classes = num_classes
+        self.num_classes, self.head.in_features = num_classes, self.num_features
         self.head.reset(num_classes, pool_type=global_pool)
+        self.global_pool = self.head.global_pool.pool_type
+        self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
+        self.fitted(self.head.global_pool, self.head.fc)
+
+    def set_input_size(
+        self,
+        img_size: int | tuple[int, int] | None = None,
+        patch_size: int | tuple[int, int] | None = None,
+        window_size: int | Sequence[int] | Sequence[int | tuple[int, int]] | None = None,
+        window_ratio: int | Sequence[int] | None = None,
+        always_partition: bool | None = None,
+    ) -> None:
+        """Fits windows to another size of images; tables of positions and patches are interpolated as timm does it.
+
+        Args:
+            img_size: side of the images, or (h, w); as before where None, as all that follows.
+            patch_size: side of a patch, or (rows, columns).
+            window_size: as when the model is built. Without it, windows keep their part of the map.
+            window_ratio: the first map's sides over those of the windows, for all stages or for each.
+            always_partition: as when the model is built.
+
+        Raises:
+            UsageError: windows that do not fit the number of stages; the model is as before.
+        """
+        stages: Any = [self.get_submodule(name) for name in self.steps]
+        windows = None if window_size is None else windows_of(window_size, len(stages))
+        if windows is None and window_ratio is not None:
+            windows_from_ratio(window_ratio, (1, 1), len(stages))  # refuses what is wrong before anything changes
+        size = self.patch_embed.img_size if img_size is None else pair(img_size)
+        self.patch_embed.set_input_size(size, None if patch_size is None else pair(patch_size))
+        self.patch_size = self.patch_embed.patch_size
+        grid = self.grid_of(size)
+        if windows is None and window_ratio is not None:
+            windows = windows_from_ratio(window_ratio, grid, len(stages))
+        fitted = scaled_windows(self.windows, self.grid, grid) if windows is None else windows
+        if windows is not None:
+            self.windows, self.grid = windows, grid
+        for stage, window, side in zip(stages, fitted, sides_of_stages(grid, len(stages)), strict=False):
+            for block in stage.blocks:
+                block.fit(window, side, always_partition)
+        for i, info in enumerate(self.feature_info):
+            info["reduction"] = max(self.patch_size) * 2**i
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        wanted = super().prune_intermediate_layers(indices, prune_norm, prune_head)
+        self.windows = self.windows[: len(self.steps)]
+        return wanted
 
 
 class Stage(nn.Module):
@@ -168,7 +243,20 @@ class Stage(nn.Module):
 
 
 class Block(TransformerBlock):
-    """x + attention(norm(x)), then x + mlp(norm(x)), with attention within windows, shifted by half of one or not."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), with attention within windows, shifted by half of one or not.
+
+    Args:
+        dim: C.
+        heads: attention heads.
+        window: (rows, columns) of a window.
+        shifted: whether windows are shifted by half of one.
+        side: (H, W) of the map, beyond which windows do not go; None for no limit.
+        always_partition: let windows be larger than the map, and shift them there too.
+        mlp_ratio, qkv_bias, proj_drop, attn_drop, drop_path, mixing: see `SwinTransformer`.
+    """
+
+    # also of blocks that were pickled before there was a choice
+    always_partition = False
 
     def __init__(
         self,
@@ -177,24 +265,56 @@ class Block(TransformerBlock):
         window: tuple[int, int],
         *,
         shifted: bool,
+        side: tuple[int, int] | None = None,
+        always_partition: bool = False,
         mlp_ratio: float,
         qkv_bias: bool,
         proj_drop: float,
+        attn_drop: float = 0.0,
         drop_path: float,
         mixing: Mixing | None,
     ) -> None:
-        attention = WindowAttention(dim, heads, window, qkv_bias=qkv_bias, mixing=mixing)
+        window = window if side is None or always_partition else smaller(window, side)
+        attention = WindowAttention(dim, heads, window, qkv_bias=qkv_bias, attn_drop=attn_drop, mixing=mixing)
         super().__init__(dim, attention, mlp_ratio=mlp_ratio, drop=proj_drop, drop_path=drop_path, eps=1e-5)
+        self.shifted, self.always_partition = shifted, always_partition
         self.window = window
         self.shift = tuple(side // 2 if shifted else 0 for side in window)
 
+    def fit(self, window: tuple[int, int], side: tuple[int, int], always_partition: bool | None = None) -> None:
+        """Takes other windows for maps of another size."""
+        if always_partition is not None:
+            self.always_partition = always_partition
+        self.window = window if self.always_partition else smaller(window, side)
+        self.shift = tuple(side // 2 if self.shifted else 0 for side in self.window)
+        refit(self.attn, self.window)
+
     def forward(self, x: Tensor, *more: Any) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        rows, columns = (
-            shift_of(length, side, step)
-            for length, side, step in zip(x.shape[1:3], self.window, self.shift, strict=True)
+        shift = self.shift if self.always_partition else shifts(x, self.window, self.shift)
+        return super().forward(x, shift, *more)
+
+
+def smaller(window: tuple[int, int], side: tuple[int, int]) -> tuple[int, int]:
+    """A window no larger than a map."""
+    return min(window[0], side[0]), min(window[1], side[1])
+
+
+def shifts(x: Tensor, window: tuple[int, int], shift: tuple[int, int]) -> tuple[Any, Any]:
+    """The shift along each side of a map (B, H, W, C)."""
+    rows, columns = (
+        shift_of(length, side, step) for length, side, step in zip(x.shape[1:3], window, shift, strict=True)
+    )
+    return rows, columns
+
+
+def check_size(x: Tensor, size: tuple[int, int]) -> None:
+    """Refuses images (B, in_chans, h, w) of another size."""
+    if tuple(x.shape[2:]) != size:
+        raise UsageError(
+            f"images of {tuple(x.shape[2:])}; this model was built with strict_img_size for {size}: "
+            "call set_input_size, or build it without"
         )
-        return super().forward(x, (rows, columns), *more)
 
 
 def shift_of(length: Any, window: int, step: int) -> Any:

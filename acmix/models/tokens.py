@@ -25,6 +25,8 @@ class TokenBackbone(Backbone):
     """A backbone whose state is tokens, with a norm behind the last and a linear head."""
 
     classifier = "head"
+    output_fmt = "NLC"
+    last_stride = None
     not_decayed = ("pos_embed", "cls_token")
     # tokens at the start that a mean leaves out
     outside_mean = 0
@@ -43,8 +45,7 @@ class TokenBackbone(Backbone):
 
     def as_map(self, state: Tokens, output_fmt: str = "NCHW") -> Tensor:
         """(B, C, H, W), or (B, H·W, C) as "NLC"; without the first T."""
-        patches = state.x[:, state.x.shape[1] - state.grid[0] * state.grid[1] :]
-        return patches if output_fmt == "NLC" else patches.unflatten(1, state.grid).permute(0, 3, 1, 2).contiguous()
+        return patches_of(state) if output_fmt == "NLC" else map_of(state)
 
     def pooled(self, x: Tensor) -> Tensor:
         """(B, L, C) -> (B, C); the same where nothing is pooled."""
@@ -61,14 +62,23 @@ class TokenBackbone(Backbone):
         """Refuses a way of pooling that this model was not made for."""
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Puts a new classifier in place; 0 classes leave the pooled features."""
         if global_pool is not None:
             check_pool(global_pool)
             self.check_pool(global_pool)
             self.global_pool = global_pool
         self.num_classes = num_classes
-        like = next(self.parameters())
-        self.head = nn.Linear(self.num_features, num_classes).to(like) if num_classes else nn.Identity()
+        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        self.fitted(self.head)
+
+
+def patches_of(state: Tokens) -> Tensor:
+    """(B, H·W, C): without the first T."""
+    return state.x[:, state.x.shape[1] - state.grid[0] * state.grid[1] :]
+
+
+def map_of(state: Tokens) -> Tensor:
+    """(B, C, H, W)."""
+    return patches_of(state).unflatten(1, state.grid).permute(0, 3, 1, 2).contiguous()
 
 
 def positions(learned: Tensor, grid: tuple[int, int], learned_grid: tuple[int, int], first: int) -> Tensor:

@@ -109,11 +109,13 @@ def swin(model: swin_transformer.SwinTransformer, mixing: Mixing) -> SwinTransfo
         embed_dim=model.embed_dim,
         depths=[len(stage.blocks) for stage in stages],
         num_heads=[stage.blocks[0].attn.num_heads for stage in stages],
-        window_size=tuple(max(stage.blocks[0].window_size[i] for stage in stages) for i in range(2)),  # type: ignore[arg-type]
+        window_size=[tuple(stage.blocks[0].window_size) for stage in stages],
+        always_partition=first.always_partition,
         mlp_ratio=first.mlp.fc1.out_features / first.mlp.fc1.in_features,
         qkv_bias=first.attn.qkv.bias is not None,
         drop_rate=model.head.drop.p if isinstance(model.head.drop, nn.Dropout) else 0.0,
         proj_drop_rate=first.attn.proj_drop.p,
+        attn_drop_rate=first.attn.attn_drop.p,
         drop_path_rate=getattr(stages[-1].blocks[-1].drop_path1, "drop_prob", 0.0),
         mixing=mixing,
     ).to(like)
@@ -121,8 +123,8 @@ def swin(model: swin_transformer.SwinTransformer, mixing: Mixing) -> SwinTransfo
     wrong = [key for key in state if key not in fresh or fresh[key].shape != state[key].shape]
     missing = [key for key in fresh if key not in state and not is_new(key)]
     norms = {each.eps for each in model.modules() if isinstance(each, nn.LayerNorm)}
-    if wrong or missing or first.attn.attn_drop.p or norms != {1e-5}:
-        reason = f"{(wrong + missing)[0]} does not fit" if wrong + missing else "attention is dropped, or norms differ"
+    if wrong or missing or norms != {1e-5}:
+        reason = f"{(wrong + missing)[0]} does not fit" if wrong + missing else "norms differ"
         raise UsageError(f"this Swin cannot be upgraded ({reason}); build it with timm's default settings")
     ours.load_state_dict({**fresh, **state})
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}

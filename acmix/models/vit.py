@@ -22,6 +22,8 @@ from acmix.models.registry import register_variants
 from acmix.models.tokens import TokenBackbone, Tokens, check_pool, positions
 from acmix.ops import pair
 
+torch.fx.wrap("positions")
+
 # patterns of names: a block is a stage of its own
 BLOCKS = [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]
 
@@ -45,6 +47,7 @@ class VisionTransformer(TokenBackbone):
         qkv_bias: whether the shared projection has a bias.
         drop_rate: dropout before the classifier.
         proj_drop_rate: dropout in the MLPs and behind the attention.
+        attn_drop_rate: dropout of the attention's weights.
         drop_path_rate: chance to skip the last block; falls linearly to 0 at the first.
         conv_path: False gives plain ViT.
         mixing: of the two paths, where there are two; `create_model` also takes its fields one by one.
@@ -54,6 +57,10 @@ class VisionTransformer(TokenBackbone):
 
     first_conv = "patch_embed.proj"
     output_formats = ("NCHW", "NLC")
+    is_sequence = False
+    # tokens before the patches
+    num_prefix_tokens, has_class_token = 1, True
+    head_is_cut = False
     outside_mean = 1
     layer_patterns = LayerPatterns(stem=r"^cls_token|^pos_embed|^patch_embed", stages=BLOCKS, blocks=BLOCKS)
 
@@ -71,6 +78,7 @@ class VisionTransformer(TokenBackbone):
         qkv_bias: bool = True,
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         conv_path: bool = True,
         mixing: Mixing = Mixing(),  # noqa: B008  frozen
@@ -92,6 +100,7 @@ class VisionTransformer(TokenBackbone):
             seen = i < depth - 1 or global_pool != "token"
             mixed = mixing.at(i) if conv_path and seen else None
             attention = GlobalAttention(embed_dim, num_heads, qkv_bias=qkv_bias, mixing=mixed)
+            attention.attn_drop.p = attn_drop_rate
             block = TransformerBlock(embed_dim, attention, mlp_ratio=mlp_ratio, drop=proj_drop_rate, drop_path=rates[i])
             blocks.append(block)
             self.add_step(f"blocks.{i}", embed_dim, patch_size)
@@ -118,16 +127,54 @@ class VisionTransformer(TokenBackbone):
     def all_steps(self, state: Tokens) -> Tokens:
         return Tokens(self.blocks(*state), state.grid)
 
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Any] | tuple[Tensor, list[Any]]:
+        """As every network here, with one argument more.
+
+        Args:
+            return_prefix_tokens: give each map with the class token beside it, (B, 1, C).
+        """
+        self.check_output_fmt(output_fmt)
+        last, states = self.states(x, indices, norm=norm, stop_early=stop_early)
+        maps: list[Any] = [self.as_map(state, output_fmt) for state in states]
+        if return_prefix_tokens:
+            maps = [(each, state.x[:, : self.num_prefix_tokens]) for each, state in zip(maps, states, strict=True)]
+        return maps if intermediates_only else (self.features(last), maps)
+
+    def get_intermediate_layers(
+        self,
+        x: Tensor,
+        n: int | list[int] = 1,
+        reshape: bool = False,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+    ) -> list[Any]:
+        """The patches (B, H·W, C) behind the last n blocks, or behind those of these numbers; maps with `reshape`."""
+        given = dict(return_prefix_tokens=return_prefix_tokens, norm=norm, output_fmt="NCHW" if reshape else "NLC")
+        return self.forward_intermediates(x, n, intermediates_only=True, **given)  # type: ignore[arg-type, return-value]
+
     def pooled(self, x: Tensor) -> Tensor:
         return self.fc_norm(super().pooled(x))
 
     def check_pool(self, global_pool: str) -> None:
+        if self.head_is_cut:
+            return
         if "avg" in (global_pool, self.global_pool) and global_pool not in (self.global_pool, ""):
             raise UsageError("global_pool='avg' and 'token' need different norms; choose one when you build the model")
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
+        # with it goes the norm that is for one way of pooling
+        self.head_is_cut = self.head_is_cut or prune_head
         wanted = super().prune_intermediate_layers(indices, prune_norm, prune_head)
         if prune_head:
             self.fc_norm = nn.Identity()

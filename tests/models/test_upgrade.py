@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import partial
 from typing import Any
 
 import pytest
@@ -138,7 +139,7 @@ def test_weights_come_from_a_file_and_a_classifier_of_another_size_is_drawn(tmp_
         (lambda: acmix.add_conv_path(theirs(*VIT)), "has convolution paths already"),
         (lambda: torch.compile(theirs(*VIT)), "is compiled"),
         (lambda: theirs(*VIT, dynamic_img_size=True), "build it with img_size"),
-        (lambda: theirs(*SWIN, attn_drop_rate=0.1), "this Swin cannot be upgraded"),
+        (lambda: theirs(*SWIN, norm_layer=partial(nn.LayerNorm, eps=1e-6)), "this Swin cannot be upgraded"),
         (lambda: nn.Linear(2, 2), "Linear cannot be upgraded"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

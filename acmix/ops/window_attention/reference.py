@@ -24,12 +24,18 @@ def why_not(arguments: Arguments) -> str | None:
     """Nothing is out of its reach."""
 
 
-def forward(arguments: Arguments) -> Tensor:
-    """softmax(scale·q·kᵀ + bias + mask)·v in every window of the rolled map; see `acmix.ops.window_attention`."""
+def forward(arguments: Arguments, dropout: float = 0.0) -> Tensor:
+    """softmax(scale·q·kᵀ + bias + mask)·v in every window of the rolled map; see `acmix.ops.window_attention`.
+
+    Args:
+        arguments: the operator's.
+        dropout: chance to leave out a weight, which no other implementation has.
+    """
     qkv, bias_table, window, shift, scale = arguments
     height, width = qkv.shape[1:3]
     q, k, v = split_windows(roll(qkv, shift), window)  # (B, G, N, L, D) each
     weights = attention_weights(q, k, bias_table, (height, width), window, shift, scale)  # (B, G, N, L, L)
+    weights = F.dropout(weights, dropout) if dropout else weights
     out = (weights.to(v.dtype) @ v).transpose(2, 3)  # (B, G, L, N, D)
     return roll_back(merge_windows(out, (height, width), window), shift).flatten(3).contiguous()  # (B, H, W, C)
 
