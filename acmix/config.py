@@ -8,14 +8,17 @@ the key, and the nearest known one. This module imports nothing of ours but the 
 from __future__ import annotations
 
 import difflib
+import math
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -24,28 +27,71 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from acmix.errors import UsageError
 
-Fraction = Field(ge=0.0, le=1.0)
+# pixels a side: what memory holds of one resized image
+LARGEST_IMG_SIZE, LARGEST_RESIZED = 16_384, 32_768
+# what the weights that a run starts from decide, unless the user does
+WEIGHTS_DECIDE = ("mean", "std", "img_size", "interpolation", "crop_pct")
+# arguments of a model's constructor that are not for `model.args`, and the setting to use; "" where there is none
+NOT_ARGUMENTS = {
+    "model_name": "model.name",
+    "num_classes": "model.num_classes",
+    "in_chans": "model.in_chans",
+    "drop_path_rate": "model.drop_path_rate",
+    "conv_path": "model.conv_path",
+    "checkpoint_path": "model.checkpoint",
+    "pretrained": "model.pretrained",
+    "freeze": "model.freeze",
+    "img_size": "data.img_size",
+    **dict.fromkeys(("device", "dtype", "features_only", "out_indices", "pretrained_cfg"), ""),
+}
+
+
+def ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    """A pair as it is, unless its second value is the smaller one."""
+    if pair[0] > pair[1]:
+        raise ValueError("expected the smaller value first")
+    return pair
+
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+Name = Annotated[str, Field(min_length=1)]
 NO_COLOUR = 'expected a colour\'s name, "#rrggbb" or [red, green, blue] from 0 to 255'
 
 
 class Section(BaseModel):
     """A group of settings: immutable, and closed to keys it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def is_of_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuses yes and no where a number is meant, which Python counts as 1 and 0, and text that no file has."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if annotation is not bool and bool not in get_args(annotation) and any(isinstance(v, bool) for v in values):
+            raise ValueError("expected no yes or no (true, false, on, off) here; put text in quotes")
+        if any(isinstance(v, str) and "\0" in v for v in values):
+            raise ValueError("expected text without null characters")
+        return value
 
 
 class Model(Section):
     """Which network."""
 
-    name: str = "acmix_swin_tiny_patch4_window7_224"
+    name: Name = "acmix_swin_tiny_patch4_window7_224"
     num_classes: PositiveInt = 1000
     in_chans: PositiveInt = 3
-    drop_path_rate: float = Field(default=0.0, ge=0.0, lt=1.0)
+    drop_path_rate: Rate = 0.0
     # False builds the baseline: the same network without the convolution path
     conv_path: bool = True
     # weights to start from, whatever fits of them: ours, released, timm's, torchvision's; goes before `pretrained`
@@ -58,8 +104,24 @@ class Model(Section):
     add_conv_path: bool = False
     # with them, train the new parameters alone
     freeze: bool = False
-    # further arguments of the model's constructor: embed_dim, depths, num_heads, window_size, ...
+    # further arguments of the model's constructor: embed_dim, depths, num_heads, window_size, ...; none that has a
+    # setting of its own
     args: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("args")
+    @classmethod
+    def are_further_arguments(cls, args: dict[str, Any]) -> dict[str, Any]:
+        """Refuses arguments that a setting decides, and numbers that cannot be meant."""
+        for key, value in args.items():
+            where = f"model.args.{key}={value!r}"
+            if key in NOT_ARGUMENTS:
+                use = f"use {NOT_ARGUMENTS[key]}" if NOT_ARGUMENTS[key] else "a run decides that itself"
+                raise ValueError(f"{where}: {key} is no further argument of a model; {use}")
+            if not all(math.isfinite(number) for number in numbers_in(value)):
+                raise ValueError(f"{where}: expected finite numbers")
+            if "drop" in key and isinstance(value, (int, float)) and not 0 <= value < 1:
+                raise ValueError(f"{where}: expected a share from 0 to below 1")
+        return args
 
 
 class Data(Section):
@@ -70,20 +132,40 @@ class Data(Section):
     # auto: train_list.txt if there is one, else a folder a class; otherwise a timm reader: wds/, hfds/NAME, hfids/NAME
     format: str = "auto"
     # names of the splits; hfids/ and wds/ take "name|SAMPLES" where the number of samples is not written beside them
-    train_split: str = "train"
-    val_split: str = "val"
-    img_size: PositiveInt = 224
+    train_split: Name = "train"
+    val_split: Name = "val"
+    # this and the next four keys: where they are not set, or set to auto, the weights that the run starts from decide
+    # (model.pretrained, model.checkpoint); without such weights the values here hold
+    img_size: int = Field(default=224, ge=1, le=LARGEST_IMG_SIZE)
     interpolation: Literal["bicubic", "bilinear", "nearest", "random"] = "bicubic"
     # the share of the resized image's side that evaluation keeps: 224 of 256
-    crop_pct: float = Field(default=0.875, gt=0.0, le=1.0)
+    crop_pct: Share = 0.875
+    # one value a channel, of images from 0 to 1
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    std: tuple[Annotated[float, Field(ge=1e-6)], ...] = (0.229, 0.224, 0.225)
     # what transparent pixels are laid on: a colour's name, "#rrggbb", or [red, green, blue] from 0 to 255
     background: str | tuple[int, int, int] = "white"
     # the value that is white in grey of more than 8 bits, such as 4095; None: by the rule in acmix/data/pixels.py
     white: PositiveFloat | None = None
     # reading processes for each training process; None: the cores at hand shared out, at most 8
-    workers: NonNegativeInt | None = None
+    workers: int | None = Field(default=None, ge=0, le=1024)
+
+    @model_validator(mode="before")
+    @classmethod
+    def auto_is_unset(cls, values: Any) -> Any:
+        """Takes out what the weights are to decide: `model_fields_set` then says so."""
+        if not isinstance(values, dict):
+            return values
+        return {key: value for key, value in values.items() if key not in WEIGHTS_DECIDE or value != "auto"}
+
+    @field_validator("crop_pct")
+    @classmethod
+    def resized_image_is_small_enough(cls, crop_pct: float, info: ValidationInfo) -> float:
+        """Refuses a share of which the whole would not fit into memory."""
+        img_size = info.data.get("img_size", 1)
+        if img_size / crop_pct > LARGEST_RESIZED:
+            raise ValueError(f"evaluation would resize images to {img_size / crop_pct:.0f} px; expected a larger share")
+        return crop_pct
 
     @field_validator("background", mode="plain")
     @classmethod
@@ -116,34 +198,36 @@ def rgb_of(colour: str) -> tuple[int, int, int]:
 class Augment(Section):
     """What happens to a training image, in timm's terms."""
 
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    hflip: float = Field(default=0.5, ge=0.0, le=1.0)
-    vflip: float = Field(default=0.0, ge=0.0, le=1.0)
-    color_jitter: NonNegativeFloat | None = 0.4
+    # of a crop: the smallest and the largest share of the area, and of width / height
+    scale: Annotated[tuple[Share, Share], AfterValidator(ascending)] = (0.08, 1.0)
+    ratio: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(ascending)] = (3 / 4, 4 / 3)
+    hflip: Fraction = 0.5
+    vflip: Fraction = 0.0
+    color_jitter: float | None = Field(default=0.4, ge=0.0, le=100.0)
     auto_augment: str | None = "rand-m9-mstd0.5-inc1"
-    random_erasing: float = Field(default=0.25, ge=0.0, le=1.0)
+    random_erasing: Fraction = 0.25
     random_erasing_mode: Literal["const", "rand", "pixel"] = "pixel"
-    random_erasing_count: PositiveInt = 1
+    random_erasing_count: int = Field(default=1, ge=1, le=1024)
     mixup: NonNegativeFloat = 0.8
     cutmix: NonNegativeFloat = 1.0
-    cutmix_minmax: tuple[float, float] | None = None
-    mixup_prob: float = Field(default=1.0, ge=0.0, le=1.0)
-    mixup_switch_prob: float = Field(default=0.5, ge=0.0, le=1.0)
+    # the smallest and the largest share of a side that cutmix replaces; in place of `cutmix`
+    cutmix_minmax: Annotated[tuple[Fraction, Fraction], AfterValidator(ascending)] | None = None
+    mixup_prob: Fraction = 1.0
+    mixup_switch_prob: Fraction = 0.5
     mixup_mode: Literal["batch", "pair", "elem"] = "batch"
-    label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
+    label_smoothing: Rate = 0.1
 
 
 class Optimizer(Section):
     """What moves the weights; `name` is one of timm's."""
 
-    name: str = "adamw"
+    name: Name = "adamw"
     lr: PositiveFloat = 5e-4
     # the batch that `lr`, `warmup_lr` and `min_lr` are meant for; they scale linearly from it. None: no scaling
     base_batch_size: PositiveInt | None = 512
     weight_decay: NonNegativeFloat = 0.05
-    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: Rate = 0.9
+    betas: tuple[Rate, Rate] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
     # the learning rate of each layer over that of the layer behind it; None: the same for all
     layer_decay: float | None = Field(default=None, gt=0.0, le=1.0)
@@ -219,10 +303,10 @@ def read_tree(path: Path) -> dict[str, Any]:
         UsageError: the file cannot be read, is not YAML, or holds something else.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}; check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
@@ -262,12 +346,12 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     if not equals or not all(parts):
         raise UsageError(f"override {override!r} is not of the form section.key=value, e.g. train.epochs=2")
     try:
-        value = yaml.safe_load(text)
+        value = parse(text)
     except yaml.YAMLError:
         raise UsageError(f"the value in override {override!r} is not YAML; put it in quotes") from None
     node = tree
     for part in parts[:-1]:
-        child = node.setdefault(part, {})
+        child = node[part] = {} if node.get(part) is None else node[part]
         if not isinstance(child, dict):
             raise UsageError(f"override {override!r}: {part!r} is a value, not a section")
         node = child
@@ -297,9 +381,17 @@ def validate(tree: dict[str, Any], where: str = "configuration", typed: Sequence
 
 def describe(problem: Any) -> str:
     """One line for one of pydantic's problems."""
-    key = ".".join(str(part) for part in problem["loc"])
+    # behind a section and its key stand places in lists, and pydantic's names of types
+    key = ".".join(str(part) for part in problem["loc"][:2])
     if problem["type"] != "extra_forbidden":
-        return f"{key}={problem['input']!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+        said = problem["msg"].removeprefix("Value error, ")
+        if said.startswith(f"{key}."):
+            return said
+        if problem["type"] == "missing":
+            said = "expected one value more"
+        quotes = isinstance(problem["input"], (int, float)) and problem["type"] == "string_type"
+        place = f"{key}[{problem['loc'][2]}]" if isinstance(problem["loc"][-1], int) else key
+        return f"{place}={problem['input']!r}: {said[:1].lower()}{said[1:]}{'; put text in quotes' * quotes}"
     near = nearest(key)
     section = key.partition(".")[0] + "."
     there = [known for known in known_keys() if known.startswith(section)] or list(Config.model_fields)
@@ -330,4 +422,71 @@ def known_keys() -> list[str]:
 
 def dump(config: Config) -> str:
     """The configuration as YAML that `load` reads back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=Dumper, sort_keys=False)
+
+
+# --- YAML in which numbers are numbers --------------------------------------------------------------------------------
+
+
+class Loader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML reads it, but for numbers, and with each key once in a mapping.
+
+    YAML 1.1 takes 1e-3 and 1e5 for text, 010 for 8, 1:30 for 90 and 2026-01-31 for a date; here the first three are
+    0.001, 100000.0 and 10, the others text.
+    """
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if key.tag == "tag:yaml.org,2002:str"]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep=deep)
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes what `Loader`, and any reader of YAML 1.1, reads back: text that looks like a number in quotes."""
+
+
+INTEGER, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+DIGITS, EXPONENT = "[0-9](?:_?[0-9])*", "(?:[eE][-+]?[0-9]+)"
+WHOLE = re.compile(f"[-+]?(?:{DIGITS}|0x[0-9a-fA-F]+|0o[0-7]+|0b[01]+)$")
+REAL = re.compile(
+    rf"[-+]?(?:(?:{DIGITS}\.(?:{DIGITS})?|\.{DIGITS}){EXPONENT}?|{DIGITS}{EXPONENT}|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$"
+)
+replaced = (INTEGER, FLOAT, "tag:yaml.org,2002:timestamp")
+Loader.yaml_implicit_resolvers = {
+    first: [entry for entry in entries if entry[0] not in replaced]
+    for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for kind in (Loader, Dumper):
+    kind.add_implicit_resolver(INTEGER, WHOLE, list("-+0123456789"))
+    kind.add_implicit_resolver(FLOAT, REAL, list("-+.0123456789"))
+
+
+def whole_number(loader: Loader, node: Any) -> int:
+    """10, 010 and 1_000 in tens; 0x1F, 0o17 and 0b11 as they say."""
+    text = loader.construct_scalar(node)
+    return int(text, 0) if re.match("[-+]?0[xob]", text) else int(text)
+
+
+Loader.add_constructor(INTEGER, whole_number)
+
+
+def parse(text: str) -> Any:
+    """Reads YAML, without executing anything; numbers in any usual spelling are numbers.
+
+    Raises:
+        yaml.YAMLError: it is none, or nested too deep to read.
+    """
+    try:
+        return yaml.load(text, Loader)
+    except (ValueError, RecursionError) as error:
+        raise yaml.YAMLError(str(error)) from None
+
+
+def numbers_in(value: Any) -> Iterator[float]:
+    """The floating-point numbers in nested lists and dictionaries."""
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from numbers_in(each)

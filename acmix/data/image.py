@@ -17,6 +17,7 @@ from torchvision import transforms
 
 from acmix.config import Augment, Data
 from acmix.data.pixels import DECODE_ERRORS, WHITE, Colour, UnknownScaleError, raw_mode, to_rgb
+from acmix.data.policy import check_policy
 from acmix.errors import UsageError
 
 
@@ -109,6 +110,8 @@ def training_transform(data: Data, augment: Augment, in_chans: int = 3) -> trans
     for `evaluation_transform`, with `augment` for crops, flips and colours.
     """
     mean, std = normalisation(data, in_chans)
+    if augment.auto_augment:
+        check_policy(augment.auto_augment)
     transform = create_transform(
         data.img_size,
         is_training=True,

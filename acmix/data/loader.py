@@ -237,10 +237,17 @@ def count_steps(config: Config, images: int, world_size: int) -> int:
 
 
 def check_mixup(config: Config) -> None:
-    """mixup and cutmix pair the rows of a batch."""
+    """Refuses settings that mixup and cutmix cannot draw from: they pair the rows of a batch."""
     augment, batch_size = config.augment, config.train.batch_size
     if batch_size % 2 and (augment.mixup > 0 or augment.cutmix > 0 or augment.cutmix_minmax):
         raise UsageError(
             f"train.batch_size={batch_size} is odd, but mixup and cutmix need pairs; set it to {batch_size + 1},"
             " or set augment.mixup=0 augment.cutmix=0"
+        )
+    # timm draws whole pixels from the first side to before the second
+    size, shares = config.data.img_size, augment.cutmix_minmax
+    if shares and int(size * shares[0]) >= int(size * shares[1]):
+        raise UsageError(
+            f"augment.cutmix_minmax={list(shares)} leaves no side to draw from at data.img_size={size}; expected shares"
+            " that are a pixel apart, such as [0.2, 0.8]"
         )

@@ -88,5 +88,5 @@ def build_model(config: Settings, *, download: bool = False, **overrides: Any) -
             if "'drop_path_rate'" not in str(error) or kwargs.pop("drop_path_rate"):
                 raise
             return builder(settings.name, **kwargs)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+    except (TypeError, ValueError, AssertionError, RuntimeError, LookupError, AttributeError, ArithmeticError) as error:
         raise UsageError(f"cannot build model {settings.name!r}: {' '.join(str(error).split())}") from error

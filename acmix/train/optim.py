@@ -56,7 +56,7 @@ def create_optimizer(model: nn.Module, config: Config, global_batch_size: int) -
             layer_decay=settings.layer_decay,
             **extra,
         )
-    except (ImportError, AssertionError, RuntimeError, ValueError, TypeError) as error:
+    except (ImportError, AssertionError, RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"optimizer.name={settings.name!r} cannot be used here: {said}; choose another") from error
 
@@ -83,12 +83,13 @@ class Schedule:
         scale = lr_scale(config, global_batch_size)
         total = config.train.epochs * steps_per_epoch
         self.optimizer = optimizer
+        self.warmup_steps = round(min(config.schedule.warmup_epochs, config.train.epochs) * steps_per_epoch)
         self.cosine = CosineLRScheduler(
             optimizer,
             # timm complains about a single step, which begins at the peak anyway
             t_initial=max(total, 2),
             lr_min=config.schedule.min_lr * scale,
-            warmup_t=min(round(config.schedule.warmup_epochs * steps_per_epoch), total),
+            warmup_t=self.warmup_steps,
             warmup_lr_init=config.schedule.warmup_lr * scale,
             cycle_limit=1,
             t_in_epochs=False,
@@ -111,7 +112,7 @@ class Precision:
         device: where the run computes.
 
     Raises:
-        UsageError: fp16 on a CPU, or no such format.
+        UsageError: fp16 on a CPU, bf16 where the device has none, or no such format.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
@@ -121,6 +122,9 @@ class Precision:
             raise UsageError(f"train.precision={name!r}; expected auto, {', '.join(PRECISIONS)}")
         if name == "fp16" and device.type == "cpu":
             raise UsageError("train.precision=fp16 needs a GPU; use fp32 or bf16 on a CPU")
+        supported = getattr(torch.get_device_module(device), "is_bf16_supported", None)
+        if name == "bf16" and device.type != "cpu" and supported is not None and not supported():
+            raise UsageError("train.precision=bf16: this device has no bf16; use auto, fp16 or fp32")
         self.name, self.device = name, device
         self.dtype = PRECISIONS[name]
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
