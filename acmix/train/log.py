@@ -23,6 +23,8 @@ from acmix.errors import UsageError
 from acmix.layers import Mixed
 from acmix.train.device import device_name
 
+# What an import ends in where a package is missing, or fits neither its own parts nor numpy or protobuf.
+IMPORT_ERRORS = (ImportError, AttributeError, TypeError, ValueError, RuntimeError, OSError, SyntaxError)
 # On a terminal that is no terminal, a line this often.
 PLAIN_SECONDS = 10.0
 
@@ -66,15 +68,26 @@ class RunLog:
         """Opens the files, to go on behind what they hold."""
         try:
             self.file = open(self.folder / "log.jsonl", "a", encoding="utf-8")  # noqa: SIM115  closed by close()
-            if tensorboard:
-                from torch.utils.tensorboard import SummaryWriter
-
+            if tensorboard and (writer := self.tensorboard_writer()):
                 # what a killed run told of later steps is told again
-                self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=first_step + 1)
+                self.board = writer(str(self.folder / "tensorboard"), purge_step=first_step + 1)
         except OSError as error:
             raise UsageError(
                 f"cannot write the log in {self.folder}: {error.strerror}; choose another folder"
             ) from error
+
+    def tensorboard_writer(self) -> Any:
+        """What writes event files; None, with a line, where tensorboard or what it stands on cannot be imported."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except IMPORT_ERRORS as error:
+            said = " ".join(str(error).split())[:200] or type(error).__name__
+            self.say(
+                f"no event files for TensorBoard are written, as it cannot be imported ({said}); log.jsonl has the "
+                "same curves; train.tensorboard=false leaves this line out"
+            )
+            return None
+        return SummaryWriter
 
     def say(self, text: str) -> None:
         """Prints a line above the progress bar."""

@@ -33,8 +33,10 @@ from acmix.train.files import write_atomically
 from acmix.train.log import RunLog, duration, in_words, path_rates, provenance, read_summary
 from acmix.train.optim import Schedule
 from acmix.train.plots import draw_curves, draw_paths
+from acmix.train.preparation import settle
 from acmix.train.signals import Stopped, StopRequest
 from acmix.train.state import State, make_folder
+from acmix.train.trial import try_forward
 
 # Pictures of a run under way are no older than this and an epoch; drawing them takes a second.
 DRAW_SECONDS = 60.0
@@ -73,7 +75,7 @@ class Run:
     """
 
     def __init__(self, config: Config, output: Path, world: World, stop: StopRequest) -> None:
-        self.config, self.output, self.world, self.stop = config, output, world, stop
+        self.output, self.world, self.stop = output, world, stop
         settings = config.train
         if settings.deterministic:
             # cuBLAS reads it when it is first used
@@ -82,6 +84,8 @@ class Run:
         # every training batch has the same shape: the search for the fastest convolution happens once
         torch.backends.cudnn.benchmark = not settings.deterministic
         with together(world):
+            config, self.notes = settle(config, output)
+            self.config = config
             loader_arguments: Any = dict(rank=world.rank, world_size=world.size, pin_memory=pins_memory(world.device))
             self.train_batches = train_loader(config, **loader_arguments)
             classes = list(self.train_batches.dataset.classes)
@@ -93,6 +97,7 @@ class Run:
             self.global_batch_size = self.state.global_batch_size
             self.schedule = Schedule(self.state.optimizer, config, self.steps_per_epoch, self.global_batch_size)
             self.task = Classification(config)
+            try_forward(self.state.model, config, world, self.state.precision)
             if world.is_first:
                 make_folder(output)
         self.state.resume()
@@ -329,8 +334,11 @@ class Run:
     def draw(self) -> None:
         """Draws what the log holds so far."""
         self.drawn = time.monotonic()
-        draw_curves(self.output)
-        draw_paths(self.output)
+        try:
+            draw_curves(self.output)
+            draw_paths(self.output)
+        except ImportError as error:
+            self.log.say(f"curves.png and paths.png are not drawn, as matplotlib cannot be imported ({error})")
 
     def note_unreadable(self, batch: Batch, dataset: Any) -> None:
         """Keeps the names of files that could not be read, and notes where they are too many."""
@@ -358,12 +366,18 @@ class Run:
             steps_per_epoch=self.steps_per_epoch,
             first_step=self.first_step,
             **({} if self.state.started is None else {"weights": self.state.started.record()}),
+            notes=self.notes,
+            changes=self.state.changes,
         )
         self.log.say(in_words(choices))
+        for note in self.notes:
+            self.log.say(note)
         if self.state.started is not None:
             self.log.show(self.state.started.table())
         if self.first_step:
             self.log.say(f"{self.output}: resuming after step {self.first_step} of {self.total_steps}")
+        for change in self.state.changes:
+            self.log.say(f"  {change}")
         self.log.say(
             f"{self.config.model.name} · {self.state.parameters:,} parameters · {self.world.size} × "
             f"{made_by['device']} · {self.global_batch_size} images a step · {self.steps_per_epoch} steps × "

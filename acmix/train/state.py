@@ -11,7 +11,7 @@ import torch.distributed as dist
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from acmix.config import Config
+from acmix.config import Config, validate
 from acmix.data import UnreadableFiles
 from acmix.data.classes import labels_follow_names
 from acmix.data.loader import worker_count
@@ -24,6 +24,7 @@ from acmix.train import checkpoint
 from acmix.train.distributed import World, together
 from acmix.train.meter import Meter
 from acmix.train.optim import Precision, create_optimizer
+from acmix.train.resume import describe_changes, refuse_another_network, refuse_another_run
 
 
 class State:
@@ -65,6 +66,8 @@ class State:
         self.best: dict[str, Any] = {}
         self.metrics: dict[str, Any] = {}
         self.saved_at: tuple[int, int] | None = None
+        # lines on settings that differ from those of last.pt
+        self.changes: list[str] = []
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -118,6 +121,7 @@ class State:
         return dict(
             config=self.config.model_dump(mode="json"),
             classes=self.classes,
+            processes=self.world.size,
             step=self.step,
             epoch=self.step // self.steps_per_epoch,
             metrics=self.metrics,
@@ -162,32 +166,46 @@ class State:
                 )
 
     def check_fits(self, saved: dict[str, Any]) -> None:
-        """Refuses a checkpoint that this run cannot go on from."""
-        hint = "choose another output folder, or move this one away"
+        """Refuses a checkpoint that this run cannot go on from, and notes what it goes on with differently."""
+        where, now, hint = str(self.last), self.config, "choose another --output, or move this folder away"
         if lacking := sorted(self.to_go_on().keys() - saved.keys()):
-            raise UsageError(f"{self.last} holds only weights, without {', '.join(lacking)}; {hint}")
-        then, now = saved["config"], self.config
-        for key, was, asked in (
-            ("model.name", then["model"]["name"], now.model.name),
-            ("optimizer.name", then["optimizer"]["name"], now.optimizer.name),
-            ("train.ema_decay", then["train"]["ema_decay"], now.train.ema_decay),
-            ("train.seed", then["train"]["seed"], now.train.seed),
-            ("global batch size", saved["global_batch_size"], self.global_batch_size),
-            ("steps per epoch", saved["steps_per_epoch"], self.steps_per_epoch),
+            raise UsageError(f"{where} holds only weights, without {', '.join(lacking)}; {hint}")
+        then = validate(saved["config"], where=where)
+        refuse_another_run(then, now, where)
+        batch, steps = saved["global_batch_size"], saved["steps_per_epoch"]
+        mend = f"set train.batch_size x train.accumulation x processes to {batch} again"
+        for what, was, asked, mended in (
+            ("global batch size", batch, self.global_batch_size, mend),
+            ("steps per epoch", steps, self.steps_per_epoch, "train on as many images as then"),
         ):
             if was != asked:
-                raise UsageError(f"{self.last} was trained with {key} {was}, now it would be {asked}; {hint}")
+                raise UsageError(f"{where} was trained with {what} {was}, now it would be {asked}; {mended}, or {hint}")
         if saved["classes"] != self.classes:
-            raise UsageError(f"{self.last} was trained on other classes than those of {now.data.dir}; {hint}")
+            raise UsageError(
+                f"{where} was trained on other classes than those of {now.data.dir}: "
+                f"{first_difference(saved['classes'], self.classes)}; {hint}"
+            )
+        misfit = None
+        try:
+            checkpoint.load_weights(self.model, saved["model"], where)
+        except UsageError as error:
+            misfit = error
+        refuse_another_network(then, now, where, misfit)
+        self.changes = describe_changes(then, now, saved["step"], self.steps_per_epoch, self.global_batch_size)
+        if (processes := saved.get("processes", self.world.size)) != self.world.size:
+            self.changes.append(
+                f"processes {processes} → {self.world.size}: dropout, drop path and mixup draw other numbers"
+            )
 
     def take(self, saved: dict[str, Any]) -> None:
-        """Takes over what a checkpoint holds."""
+        """Takes over what a checkpoint holds beside the weights, which are loaded already."""
         where = str(self.last)
-        checkpoint.load_weights(self.model, saved["model"], where)
         if self.average is not None:
             checkpoint.load_weights(self.average.module, saved["average"], where)
         load_optimizer(self.optimizer, saved["optimizer"], where)
-        self.precision.scaler.load_state_dict(saved["scaler"])
+        # another precision may have had no scaler
+        if saved["scaler"]:
+            self.precision.scaler.load_state_dict(saved["scaler"])
         self.step, self.epochs_ended = saved["step"], saved["epochs_ended"]
         self.best, self.metrics = saved["best"], saved["metrics"]
         self.meter.load_state(saved["meter"])
@@ -217,6 +235,14 @@ def start(model: nn.Module, config: Config, classes: list[str]) -> Started:
             "set model.freeze=false"
         )
     return started
+
+
+def first_difference(was: list[str], now: list[str]) -> str:
+    """Where two lists of class names part."""
+    for label, (one, other) in enumerate(zip(was, now, strict=False)):
+        if one != other:
+            return f"label {label} was {one!r}, now it would be {other!r}"
+    return f"{len(was)} classes then, {len(now)} now"
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], where: str) -> None:

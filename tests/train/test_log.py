@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,27 @@ def test_rates_are_noted_attention_first() -> None:
         nn.init.constant_(stage.blocks[0].attn.rate_attention, 0.75 + number)
         nn.init.constant_(stage.blocks[0].attn.rate_conv, 0.25)
     assert path_rates(model) == {"layers.0.blocks.0.attn": [0.75, 0.25], "layers.1.blocks.0.attn": [1.75, 0.25]}
+
+
+def test_a_tensorboard_that_cannot_be_imported_is_one_line_and_the_run_goes_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # None is what Python takes for "not there"
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    summary = train(tiny_config(data, "train.epochs=1", "train.tensorboard=true"), tmp_path)
+    assert summary["epochs"] == 1
+    said = capsys.readouterr().out
+    assert said.count("no event files for TensorBoard are written, as it cannot be imported") == 1
+    assert not (tmp_path / "tensorboard").exists()
+    assert (tmp_path / "log.jsonl").is_file()
+
+
+def test_a_run_ends_well_where_nothing_can_be_drawn(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def draw(folder: Path) -> None:
+        raise ImportError("No module named 'matplotlib'")
+
+    monkeypatch.setattr("acmix.train.loop.draw_curves", draw)
+    assert train(tiny_config(data, "train.epochs=1"), tmp_path)["epochs"] == 1
+    assert "are not drawn, as matplotlib cannot be imported (No module named 'matplotlib')" in capsys.readouterr().out

@@ -1,0 +1,164 @@
+"""What is different since a run's last call: said in a line a setting, or refused where it would be another run.
+
+| change | what happens |
+|---|---|
+| `ANOTHER_RUN`, EMA on or off, images a step, steps an epoch, class names | refused |
+| `NETWORK`, and `data.img_size` where the weights are of one size | refused |
+| `SCHEDULE` | the line says what becomes of the learning rate |
+| everything else | holds from the next step on |
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+
+from acmix.config import Config, known_keys
+from acmix.errors import UsageError
+from acmix.train.optim import Schedule, lr_scale
+
+ANOTHER_RUN = ("model.name", "optimizer.name", "train.ema_decay", "train.seed", "model.num_classes")
+NETWORK = ("model.in_chans", "model.conv_path", "model.add_conv_path", "model.freeze", "model.args.")
+SCHEDULE = ("train.epochs", "optimizer.lr", "optimizer.base_batch_size", "schedule.")
+# an argument that the constructor of the network was not given
+UNSET = "unset"
+# the longest prefix of a key that stands here says what a change of it does
+EFFECTS = {
+    "": "from step {step} on",
+    "model.checkpoint": "not read again; the weights are those of last.pt",
+    "model.head": "not read again; the weights are those of last.pt",
+    "model.pretrained": "not read again; the weights are those of last.pt",
+    "data.": "the images are read from there, in the same classes",
+    "data.workers": "the same images in the same order",
+    **dict.fromkeys(
+        ("data.img_size", "data.interpolation", "data.crop_pct", "data.mean", "data.std", "data.background"),
+        "images are prepared so from step {step} on; accuracies before and after do not compare",
+    ),
+    "augment.": "training images are changed so from step {step} on",
+    **dict.fromkeys(
+        ("augment.mixup", "augment.cutmix", "augment.label_smoothing"),
+        "labels are made so from step {step} on; training losses before and after do not compare",
+    ),
+    "optimizer.": "from step {step} on; the optimizer keeps its averages",
+    "train.batch_size": "the same {images} images a step",
+    "train.accumulation": "the same {images} images a step",
+}
+
+Settings = dict[str, Any]
+
+
+def flat(config: Config) -> Settings:
+    """Every setting by its key, as a checkpoint holds it; what `model.args` holds as settings of their own."""
+    tree = config.model_dump(mode="json")
+    settings = {key: tree[key.split(".")[0]][key.split(".")[1]] for key in known_keys()}
+    arguments = settings.pop("model.args")
+    return settings | {f"model.args.{name}": value for name, value in arguments.items()}
+
+
+def changed_keys(then: Config, now: Config) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ, in the schema's order: what each was, and is now."""
+    before, after = flat(then), flat(now)
+    pairs = {key: (before.get(key, UNSET), after.get(key, UNSET)) for key in before | after}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def refuse_another_run(then: Config, now: Config, where: str) -> None:
+    """Refuses settings of another run, whatever its weights.
+
+    Args:
+        then, now: the settings of the last call and of this one.
+        where: the checkpoint, for the message.
+
+    Raises:
+        UsageError: names the key, both values, and what to do.
+    """
+    changed = changed_keys(then, now)
+    for key in ANOTHER_RUN:
+        if key in changed and (key != "train.ema_decay" or None in changed[key]):
+            raise refusal(where, key, *changed[key])
+
+
+def refuse_another_network(then: Config, now: Config, where: str, misfit: UsageError | None) -> None:
+    """Refuses settings of another network, whether or not its weights have the same names and shapes.
+
+    Args:
+        then, now: the settings of the last call and of this one.
+        where: the checkpoint, for the message.
+        misfit: what was wrong with the weights, if anything.
+
+    Raises:
+        UsageError: names the key, both values, and what to do; or is `misfit`, where no setting explains it.
+    """
+    changed = changed_keys(then, now)
+    # the images' size last: it explains a misfit only where nothing else does
+    for key in sorted(changed, key=lambda key: key == "data.img_size"):
+        was, asked = changed[key]
+        another = key.startswith(NETWORK) and (misfit is not None or not only_drops(key))
+        if another or (misfit is not None and key == "data.img_size"):
+            raise refusal(where, key, was, asked, misfit)
+    if misfit is not None:
+        raise misfit
+
+
+def only_drops(key: str) -> bool:
+    """Whether an argument is a rate at which training drops values, as `drop_rate` and `attn_drop_rate` are."""
+    return key.startswith("model.args.") and "drop" in key
+
+
+def refusal(where: str, key: str, was: Any, asked: Any, misfit: UsageError | None = None) -> UsageError:
+    """One line for a setting that makes another run."""
+    said = misfit or f"{where} is of another run"
+    mend = f"leave {key} out" if was == UNSET else f"set {key}={shown(was)}"
+    return UsageError(
+        f"{said}: it was trained with {key} {was}, now it would be {asked}; {mend} again, or choose another --output"
+    )
+
+
+def describe_changes(then: Config, now: Config, step: int, steps_per_epoch: int, global_batch_size: int) -> list[str]:
+    """A line for each setting that differs: what it was and is, and what that does.
+
+    Args:
+        then, now: the settings of the last call and of this one.
+        step: optimizer steps that are done.
+        steps_per_epoch: optimizer steps.
+        global_batch_size: images a step.
+
+    Returns:
+        Lines such as "train.epochs 30 → 40: the learning rate at epoch 30 is now 2e-05 instead of 1e-06, warm-up
+        unchanged". A line on the learning rate counts the changes in the lines before it.
+    """
+    lines, config, changed = [], then, changed_keys(then, now)
+    # the length of the run first, since the rest of the schedule stands on it
+    for key in sorted(changed, key=lambda key: key != "train.epochs"):
+        was, asked = changed[key]
+        if key.startswith(SCHEDULE):
+            before, warmup_before = learning_rate(config, step, steps_per_epoch, global_batch_size)
+            section, name = key.split(".")
+            part = getattr(config, section).model_copy(update={name: getattr(getattr(now, section), name)})
+            config = config.model_copy(update={section: part})
+            after, warmup_after = learning_rate(config, step, steps_per_epoch, global_batch_size)
+            same = warmup_before == warmup_after
+            effect = (
+                f"the learning rate at epoch {step / steps_per_epoch:.4g} is now {after:.4g} instead of {before:.4g}, "
+                f"warm-up {'unchanged' if same else f'{warmup_before} → {warmup_after} steps'}"
+            )
+        else:
+            best = max((prefix for prefix in EFFECTS if key.startswith(prefix)), key=len)
+            effect = EFFECTS[best].format(step=step + 1, images=global_batch_size)
+        lines.append(f"{key} {shown(was)} → {shown(asked)}: {effect}")
+    return lines
+
+
+def learning_rate(config: Config, step: int, steps_per_epoch: int, global_batch_size: int) -> tuple[float, int]:
+    """The learning rate of a step, counted from 0, as a configuration has it; and its steps of warm-up."""
+    peak = config.optimizer.lr * lr_scale(config, global_batch_size)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
+    schedule = Schedule(optimizer, config, steps_per_epoch, global_batch_size)
+    return schedule.apply(step), schedule.warmup_steps
+
+
+def shown(value: Any) -> str:
+    """A setting as one types it."""
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,149 @@
+"""What changes between two calls of one run is said, and what makes it another run is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from acmix.config import Config
+from acmix.errors import UsageError
+from acmix.train.loop import train
+from acmix.train.resume import changed_keys, describe_changes, learning_rate
+from tests.support.tiny import PLAIN, last, tiny_config
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+ARGS = "{embed_dim: 12, depths: [1, 1], num_heads: [1, 2], window_size: 4%s}"
+RATE, ON, APART = "the learning rate at epoch 2 is now", "from step 11 on", "before and after do not compare"
+WARMUP = "warm-up 2 → 5 steps"
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    """A run of two epochs of 5 steps, to go on with."""
+    return Path(shutil.copytree(whole, tmp_path / "run"))
+
+
+def lines(then: Config, now: Config, step: int = 10) -> list[str]:
+    return describe_changes(then, now, step, steps_per_epoch=5, global_batch_size=8)
+
+
+def test_a_run_that_has_ended_goes_on_and_says_what_changed(
+    forty: Path, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = ("train.epochs=3", "optimizer.lr=1e-3", "data.mean=[0.5, 0.5, 0.5]", "data.workers=1")
+    assert train(tiny_config(forty, *changes), copy)["epochs"] == 3
+    said = [line.strip() for line in capsys.readouterr().out.splitlines() if " → " in line]
+    assert [line.split(":")[0] for line in said] == [
+        "train.epochs 2 → 3",
+        "data.mean [0.485, 0.456, 0.406] → [0.5, 0.5, 0.5]",
+        "data.workers 0 → 1",
+        "optimizer.lr 0.002 → 0.001",
+    ]
+    assert said[1].endswith("images are prepared so from step 11 on; accuracies before and after do not compare")
+    log = [json.loads(line) for line in (copy / "log.jsonl").read_text().splitlines()]
+    assert [entry["changes"] for entry in log if entry["event"] == "start"] == [[], said]
+    # the rate that was announced is the one that was taken
+    taken = next(entry["lr"] for entry in log if entry["event"] == "step" and entry["step"] == 11)
+    assert f"the learning rate at epoch 2 is now {taken:.4g} instead of " in said[-1]
+
+
+def test_a_run_that_goes_on_as_it_was_says_nothing(
+    forty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny_config(forty, "train.epochs=1"), tmp_path)
+    capsys.readouterr()
+    train(tiny_config(forty, "train.epochs=1"), tmp_path)
+    assert " → " not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "effect"),
+    [
+        ("train.epochs=4", f"train.epochs 2 → 4: {RATE} 0.001003 instead of 5e-06, warm-up unchanged"),
+        ("schedule.warmup_epochs=1", f"schedule.warmup_epochs 0.5 → 1.0: {RATE} 5e-06 instead of 5e-06, {WARMUP}"),
+        ("data.dir=moved", "data.dir data → moved: the images are read from there, in the same classes"),
+        ("data.img_size=64", f"data.img_size 32 → 64: images are prepared so {ON}; accuracies {APART}"),
+        ("augment.mixup=0", f"augment.mixup 0.8 → 0.0: labels are made so {ON}; training losses {APART}"),
+        ("augment.hflip=0", f"augment.hflip 0.5 → 0.0: training images are changed so {ON}"),
+        ("optimizer.weight_decay=0.1", f"optimizer.weight_decay 0.05 → 0.1: {ON}; the optimizer keeps its averages"),
+        ("train.ema_decay=0.5", f"train.ema_decay 0.9 → 0.5: {ON}"),
+        ("train.precision=bf16", f"train.precision auto → bf16: {ON}"),
+        ("model.checkpoint=a.pt", "model.checkpoint null → a.pt: not read again; the weights are those of last.pt"),
+        (f"model.args={ARGS % ', drop_rate: 0.1'}", f"model.args.drop_rate unset → 0.1: {ON}"),
+    ],
+)  # fmt: skip
+def test_a_line_says_what_a_change_does(change: str, effect: str) -> None:
+    then = tiny_config("data")
+    assert lines(then, tiny_config("data", change)) == [effect]
+
+
+def test_the_effects_of_changes_together_are_told_one_after_the_other() -> None:
+    then, now = tiny_config(""), tiny_config("", "train.epochs=4", "optimizer.lr=1e-3")
+    first, second = lines(then, now)
+    reached = learning_rate(now, 10, 5, 8)[0]
+    middle = learning_rate(tiny_config("", "train.epochs=4"), 10, 5, 8)[0]
+    assert f"is now {middle:.4g} instead of 5e-06" in first
+    assert f"is now {reached:.4g} instead of {middle:.4g}" in second
+
+
+def test_settings_that_say_the_same_are_no_change() -> None:
+    assert changed_keys(tiny_config(""), tiny_config("", "data.mean=[0.485, 0.456, 0.406]", "optimizer.lr=0.002")) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("model.name=acmix_swin_small_patch4_window7_224", "set model.name=acmix_swin_tiny_patch4_window7_224 again"),
+        ("model.in_chans=1", "with model.in_chans 3, now it would be 1; set model.in_chans=3 again, or choose"),
+        ("model.conv_path=false", "with model.conv_path True, now it would be False; set model.conv_path=true again"),
+        (f"model.args={ARGS % ', rates: softmax'}", "with model.args.rates unset, now it would be softmax; leave"),
+        # the weights would fit
+        (f"model.args={ARGS % ', qkv_bias: true'}", "with model.args.qkv_bias unset, now it would be True"),
+        (f"model.args={ARGS.replace('2]', '3]') % ''}", "with model.args.num_heads [1, 2], now it would be [1, 3]"),
+        ("optimizer.name=lion", "with optimizer.name adamw, now it would be lion; set optimizer.name=adamw again"),
+        ("train.ema_decay=null", "set train.ema_decay=0.9 again"),
+        ("train.seed=5", "set train.seed=0 again"),
+        ("train.batch_size=8", "set train.batch_size x train.accumulation x processes to 8 again"),
+    ],
+)  # fmt: skip
+def test_another_run_is_refused_with_key_both_values_and_what_to_do(
+    forty: Path, whole: Path, change: str, said: str
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    with pytest.raises(UsageError) as error:
+        train(tiny_config(forty, "train.epochs=3", change), whole)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+    assert str(error.value).count("another --output") == 1
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+
+
+def test_a_size_that_the_weights_do_not_fit_is_refused_by_its_name(data: Path, tmp_path: Path) -> None:
+    deit = (
+        "model.name=acmix_deit_tiny_patch16_224",
+        "model.args={embed_dim: 12, depth: 1, num_heads: 2, patch_size: 8}",
+    )
+    train(tiny_config(data, *deit, *PLAIN, "train.epochs=1"), tmp_path)
+    with pytest.raises(
+        UsageError, match=r"of another shape.*data\.img_size 32, now it would be 64; set data\.img_size=32"
+    ):
+        train(tiny_config(data, *deit, *PLAIN, "train.epochs=2", "data.img_size=64"), tmp_path)
+
+
+def test_a_folder_that_moved_and_other_micro_batches_go_on(forty: Path, copy: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(forty, tmp_path / "moved"))
+    changes = ("train.epochs=3", "train.batch_size=8", "train.accumulation=1")
+    assert train(tiny_config(moved, *changes), copy)["steps"] == 15
+    assert last(copy)["config"]["data"]["dir"] == str(moved)
+
+
+def test_another_number_of_processes_is_said(forty: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from acmix.train import checkpoint
+
+    saved = {key: value for key, value in last(copy).items() if key not in ("format", "version")}
+    checkpoint.save(copy / "checkpoints" / "last.pt", {**saved, "processes": 2})
+    train(tiny_config(forty, "train.epochs=3"), copy)
+    assert "processes 2 → 1: dropout, drop path and mixup draw other numbers" in capsys.readouterr().out
