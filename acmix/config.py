@@ -142,7 +142,7 @@ class Data(Section):
     crop_pct: Share = 0.875
     # one value a channel, of images from 0 to 1
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[Annotated[float, Field(ge=1e-6)], ...] = (0.229, 0.224, 0.225)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     # what transparent pixels are laid on: a colour's name, "#rrggbb", or [red, green, blue] from 0 to 255
     background: str | tuple[int, int, int] = "white"
     # the value that is white in grey of more than 8 bits, such as 4095; None: by the rule in acmix/data/pixels.py

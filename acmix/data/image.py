@@ -165,8 +165,9 @@ def normalisation(data: Data, in_chans: int) -> tuple[tuple[float, ...], tuple[f
                 f"data.{key} has {len(given)} values and model.in_chans={in_chans}; give one value per channel"
             )
         values.append(tuple(given))
-    if min(values[1]) <= 0:
-        raise UsageError(f"data.std={list(data.std)}; expected values above 0")
+    # float32 has to divide by it
+    if min(values[1]) < 1e-6:
+        raise UsageError(f"data.std={list(data.std)}; expected values above 0, 1e-6 at least")
     return values[0], values[1]
 
 
