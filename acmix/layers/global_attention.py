@@ -15,6 +15,7 @@ from acmix.layers.checks import head_dim_of
 from acmix.layers.graphs import whole
 from acmix.layers.mixing import Mixed, Mixing, with_conv
 from acmix.layers.softmax import softmax_attention
+from acmix.ops.leaving import unflatten
 
 if TYPE_CHECKING:
     from timm.layers.attention import Attention
@@ -72,11 +73,12 @@ class GlobalAttention(Mixed):
         rate_attention, rate_conv = self.rates()
         grid = self.known_grid(x) if grid is None else grid
         first = x.shape[1] - grid[0] * grid[1]
-        qkv = self.qkv(x).unflatten(2, (3, self.heads, self.head_dim))  # (B, L, 3, N, D)
+        flat = self.qkv(x)  # (B, L, 3·C)
+        qkv = unflatten(flat, 2, (3, self.heads, self.head_dim))  # (B, L, 3, N, D)
         conv = None
         if self.conv_path is not None:
-            pieces = qkv[:, first:].unflatten(1, grid).flatten(3, 4)  # (B, H, W, 3·N, D)
-            conv = self.conv_path(pieces, rate=rate_conv)  # (B, H, W, C)
+            pieces = unflatten(unflatten(flat[:, first:], 1, grid), 3, (3 * self.heads, self.head_dim))
+            conv = self.conv_path(pieces, rate=rate_conv)  # (B, H, W, 3·N, D) -> (B, H, W, C)
         if not self.has_attention:
             return with_conv(x.new_zeros(x.shape), conv)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, N, L, D) each

@@ -9,12 +9,18 @@ import torch
 from torch import Tensor
 
 from acmix.errors import UsageError
+from acmix.ops.leaving import fresh, leaves_pytorch
 
 
 def evenly_spaced(count: int, like: Tensor) -> Tensor:
     """`torch.linspace(-1, 1, count)` like a tensor; unlike it, an exported graph takes any count."""
     step = torch.arange(count, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
     return (2 * step / step[-1:].clamp(min=1) - 1).to(like.dtype)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """A map (B, C, H, W) that lies channels last; as it is in a graph that leaves PyTorch, where that fixes sizes."""
+    return x if leaves_pytorch() else x.contiguous(memory_format=torch.channels_last)
 
 
 def memory_format_of(x: Tensor) -> torch.memory_format:
@@ -39,4 +45,6 @@ def arranged_as(x: Tensor, out: Tensor) -> Tensor:
     """(B, H, W, C) -> (B, C, H, W) in the memory format of x; or (B, 1, L, C) -> (B, C, L), where x is a sequence."""
     if x.dim() == 3:
         return out[:, 0].transpose(1, 2).contiguous()
+    if leaves_pytorch():
+        return fresh(out.permute(0, 3, 1, 2))
     return out.permute(0, 3, 1, 2).contiguous(memory_format=memory_format_of(x))

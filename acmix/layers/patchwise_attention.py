@@ -17,6 +17,7 @@ from acmix.layers.graphs import whole
 from acmix.layers.maps import arranged_as, evenly_spaced
 from acmix.layers.mixing import Mixed, Mixing, fits_into_values, mixed
 from acmix.layers.plain import has_plain_weights, may_overwrite
+from acmix.ops.leaving import around, gathered, leaves_pytorch, unflatten
 from acmix.ops.neighbours import neighbours
 
 # pieces of R channels that q, k and v hold together: one, one and four; and as many outputs as v has
@@ -69,6 +70,11 @@ class VectorAttention(Mixed):
         """(B, H, W, R) each -> (B, H, W, O, G)."""
         raise NotImplementedError
 
+    def neighbourhoods(self, key: Tensor) -> Tensor:
+        """(B, H, W, …) -> (B, H, W, O, …) by one gather, in few nodes, for a graph that leaves PyTorch."""
+        pixel = around((key.shape[1], key.shape[2]), (self.size, self.size), 1, 1, key.device)
+        return gathered(key, pixel)
+
     @whole
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, V, H, W) in the memory format of the input."""
@@ -76,7 +82,7 @@ class VectorAttention(Mixed):
         qkv = self.qkv(x.permute(0, 2, 3, 1))  # (B, H, W, 6·R)
         conv = None
         if self.conv_path is not None:
-            conv = self.conv_path(qkv.unflatten(3, (PIECES, self.width)), rate=rate_conv)  # (B, H, W, V)
+            conv = self.conv_path(unflatten(qkv, 3, (PIECES, self.width)), rate=rate_conv)  # (B, H, W, V)
         out = conv
         if self.has_attention:
             query, key, value = qkv.split([self.width, self.width, OUTPUTS * self.width], 3)
@@ -122,10 +128,14 @@ class PatchwiseAttention(VectorAttention):
         self.expand = nn.Linear(self.groups, self.size**2 * self.groups)
 
     def weigh(self, query: Tensor, key: Tensor) -> Tensor:
-        inner = torch.cat([query, *neighbours(key, (self.size, self.size))], 3)  # (B, H, W, R·(1 + O))
+        if leaves_pytorch():
+            near = [self.neighbourhoods(key).flatten(3)]  # (B, H, W, O·R)
+        else:
+            near = neighbours(key, (self.size, self.size))
+        inner = torch.cat([query, *near], 3)  # (B, H, W, R·(1 + O))
         inner = F.relu(normed(self.norm1, inner), inplace=may_overwrite(self.norm1))
         inner = F.relu(normed(self.norm2, self.reduce(inner)), inplace=may_overwrite(self.norm2))  # (B, H, W, G)
-        return self.expand(inner).unflatten(3, (-1, self.groups))  # (B, H, W, O, G)
+        return unflatten(self.expand(inner), 3, (-1, self.groups))  # (B, H, W, O, G)
 
 
 class PairwiseAttention(VectorAttention):
@@ -146,11 +156,14 @@ class PairwiseAttention(VectorAttention):
         x, y = evenly_spaced(width, query).expand(height, width), evenly_spaced(height, query)[:, None]
         place = self.position(torch.stack([x, y.expand(height, width)], -1))[None].expand(query.shape[0], -1, -1, -1)
         query, key = torch.cat([query, place], 3), torch.cat([key, place], 3)  # (B, H, W, R + 2)
-        pairs = torch.stack([query - each for each in neighbours(key, (self.size, self.size))], 3)
+        if leaves_pytorch():
+            pairs = query[:, :, :, None] - self.neighbourhoods(key)  # (B, H, W, O, R + 2)
+        else:
+            pairs = torch.stack([query - each for each in neighbours(key, (self.size, self.size))], 3)
         pairs = pairs.flatten(2, 3)  # (B, H, W·O, R + 2)
         pairs = F.relu(normed(self.norm1, pairs), inplace=may_overwrite(self.norm1))
         pairs = F.relu(normed(self.norm2, self.reduce(pairs)), inplace=may_overwrite(self.norm2))
-        logits = self.expand(pairs).unflatten(2, (-1, self.size**2))  # (B, H, W, O, G)
+        logits = unflatten(self.expand(pairs), 2, (-1, self.size**2))  # (B, H, W, O, G)
         return logits.softmax(3)
 
 

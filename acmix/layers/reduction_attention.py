@@ -16,6 +16,7 @@ from acmix.layers.checks import head_dim_of
 from acmix.layers.graphs import whole
 from acmix.layers.mixing import Mixed, Mixing, with_conv
 from acmix.layers.softmax import softmax_attention
+from acmix.ops.leaving import fresh, leaves_pytorch, unflatten
 
 if TYPE_CHECKING:
     from timm.models.pvt_v2 import Attention
@@ -76,17 +77,17 @@ class ReductionAttention(Mixed):
         """(B, T + H·W, C) -> the same, for a map of (H, W) pixels; T > 0 goes with a reduction of 1."""
         rate_attention, rate_conv = self.rates()
         first = x.shape[1] - grid[0] * grid[1]
-        q = self.q(x).unflatten(2, (self.heads, self.head_dim))  # (B, L, N, D)
+        q = unflatten(self.q(x), 2, (self.heads, self.head_dim))  # (B, L, N, D)
         reduced, small = self.reduce(x, grid)  # (B, T + h·w, C)
-        kv = self.kv(reduced).unflatten(2, (2 * self.heads, self.head_dim))  # (B, T + h·w, 2·N, D)
+        kv = unflatten(self.kv(reduced), 2, (2 * self.heads, self.head_dim))  # (B, T + h·w, 2·N, D)
         conv = None
         if self.conv_path is not None:
-            patches = kv[:, first:].unflatten(1, small)  # (B, h, w, 2·N, D)
-            pieces = [q[:, first:].unflatten(1, grid), enlarged(patches, self.reduction, grid)]
+            patches = unflatten(kv[:, first:], 1, small)  # (B, h, w, 2·N, D)
+            pieces = [unflatten(q[:, first:], 1, grid), enlarged(patches, self.reduction, grid)]
             conv = self.conv_path(torch.cat(pieces, 3), rate=rate_conv)  # (B, H, W, C)
         if not self.has_attention:
             return with_conv(x.new_zeros(x.shape), conv)
-        k, v = kv.transpose(1, 2).split(self.heads, 1)  # (B, N, T + h·w, D) each
+        k, v = map(fresh, kv.transpose(1, 2).split(self.heads, 1))  # (B, N, T + h·w, D) each
         out = softmax_attention(q.transpose(1, 2), k, v, self.attn_drop)  # (B, N, L, D)
         out = self.project(out.transpose(1, 2).flatten(2), rate_attention)  # (B, L, C)
         return self.proj_drop(with_conv(out, conv))
@@ -95,9 +96,9 @@ class ReductionAttention(Mixed):
         """(B, H·W, C) -> (B, h·w, C) and (h, w)."""
         if self.reduction == 1:
             return x, grid
-        image = x.unflatten(1, grid).permute(0, 3, 1, 2)  # (B, C, H, W)
+        image = unflatten(x, 1, grid).permute(0, 3, 1, 2)  # (B, C, H, W)
         if self.reduction is not None:
-            down, right = (-(-side // self.reduction) * self.reduction - side for side in grid)
+            down, right = ((side + self.reduction - 1) // self.reduction * self.reduction - side for side in grid)
             image = F.pad(image, (0, right, 0, down))
         reduced = self.sr(self.pool(image))  # (B, C, h, w)
         tokens = self.act(self.norm(reduced.flatten(2).transpose(1, 2)))
@@ -114,6 +115,9 @@ def enlarged(patches: Tensor, factor: int | None, grid: tuple[int, int]) -> Tens
     if factor is None:
         image = patches.flatten(3).permute(0, 3, 1, 2)  # (B, P·D, h, w)
         image = F.interpolate(image, size=grid, mode="nearest")
-        return image.permute(0, 2, 3, 1).unflatten(3, patches.shape[3:])
+        return unflatten(image.permute(0, 2, 3, 1), 3, patches.shape[3:])
+    if leaves_pytorch():
+        rows, columns = (torch.arange(side, device=patches.device) // factor for side in grid)
+        return patches.index_select(1, rows).index_select(2, columns)
     big = patches[:, :, None, :, None].expand(-1, -1, factor, -1, factor, -1, -1)  # (B, h, r, w, r, P, D)
     return big.flatten(3, 4).flatten(1, 2)[:, : grid[0], : grid[1]]

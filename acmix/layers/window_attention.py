@@ -13,6 +13,7 @@ from acmix.errors import UsageError
 from acmix.layers.checks import head_dim_of
 from acmix.layers.graphs import whole
 from acmix.layers.mixing import Mixed, Mixing, mixed
+from acmix.ops.leaving import unflatten
 from acmix.ops.window_attention import reference
 from acmix.ops.window_attention.spec import Arguments
 
@@ -64,7 +65,7 @@ class WindowAttention(Mixed):
     def forward(self, x: Tensor, shift: tuple[int, int] = (0, 0)) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C); both paths see the map rolled by −shift and give it rolled back."""
         rate_attention, rate_conv = self.rates()
-        qkv = self.qkv(x).unflatten(3, (3, self.heads, self.head_dim))  # (B, H, W, 3, N, D)
+        qkv = unflatten(self.qkv(x), 3, (3, self.heads, self.head_dim))  # (B, H, W, 3, N, D)
         conv = None if self.conv_path is None else self.conv_path(qkv.flatten(3, 4), shift, rate=rate_conv)
         if not self.has_attention:
             return conv  # type: ignore[return-value]

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
 from acmix.errors import UsageError
 from acmix.layers import ACmix2d, Mixing
+from acmix.layers.maps import channels_last
 from acmix.layers.plain import activated, may_overwrite
 from acmix.models.backbone import Backbone, LayerPatterns
 from acmix.models.blocks import Blocks, drop_path_of
@@ -114,7 +114,7 @@ class ResNet(Backbone):
     def embed(self, x: Tensor) -> Tensor:
         """(B, in_chans, h, w) -> (B, width, ceil(h/2), ceil(w/2)), before the ReLU."""
         # channels last from here on: no layer then has to move its map in memory before it can read it
-        return self.bn1(self.conv1(x.contiguous(memory_format=torch.channels_last)))
+        return self.bn1(self.conv1(channels_last(x)))
 
     def step(self, name: str, state: Tensor) -> Tensor:
         return activated(self.act1, state, self.bn1) if name == "act1" else super().step(name, state)

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
 from acmix.errors import UsageError
 from acmix.layers import Mixing, PairwiseAttention, PatchwiseAttention
+from acmix.layers.maps import channels_last
 from acmix.layers.plain import activated, may_overwrite
 from acmix.models.backbone import Backbone, LayerPatterns
 from acmix.models.blocks import Blocks, drop_path_of
@@ -110,7 +110,7 @@ class SelfAttentionNetwork(Backbone):
     def embed(self, x: Tensor) -> Tensor:
         """(B, in_chans, h, w) -> (B, width, h, w)."""
         # channels last from here on: norms, products and attention all read adjacent channels
-        return self.stem(x.contiguous(memory_format=torch.channels_last))
+        return self.stem(channels_last(x))
 
     def all_steps(self, state: Tensor) -> Tensor:
         return self.stages(state)

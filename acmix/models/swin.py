@@ -24,6 +24,7 @@ from acmix.models.blocks import Blocks, TransformerBlock, init_linear, missing, 
 from acmix.models.registry import register_variants
 from acmix.models.windows import refit, scaled_windows, sides_of_stages, windows_from_ratio, windows_of
 from acmix.ops import pair
+from acmix.ops.leaving import unflatten
 
 # what depends on sizes is one node each of a graph that torch.fx traces
 torch.fx.wrap("shifts")
@@ -339,7 +340,7 @@ class PatchMerging(nn.Module):
         """(B, H, W, C) -> (B, ceil(H/2), ceil(W/2), 2·C); an odd side gets a row of zeros."""
         x = F.pad(x, (0, 0, 0, missing(x.shape[2], 2), 0, missing(x.shape[1], 2)))
         # neighbours in the order (0, 0), (1, 0), (0, 1), (1, 1) of (row, column)
-        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).permute(0, 1, 3, 4, 2, 5).flatten(3)  # (B, H/2, W/2, 4·C)
+        x = unflatten(unflatten(x, 2, (-1, 2)), 1, (-1, 2)).permute(0, 1, 3, 4, 2, 5).flatten(3)  # (B, H/2, W/2, 4·C)
         return self.reduction(self.norm(x))
 
 

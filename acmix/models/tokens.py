@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from acmix.errors import UsageError
 from acmix.models.backbone import Backbone
+from acmix.ops.leaving import as_number, fresh, leaves_pytorch, surely, unflatten
 
 
 class Tokens(NamedTuple):
@@ -78,12 +81,37 @@ def patches_of(state: Tokens) -> Tensor:
 
 def map_of(state: Tokens) -> Tensor:
     """(B, C, H, W)."""
-    return patches_of(state).unflatten(1, state.grid).permute(0, 3, 1, 2).contiguous()
+    patches = unflatten(patches_of(state), 1, state.grid)  # (B, H, W, C)
+    return fresh(patches.permute(0, 3, 1, 2)).contiguous()
 
 
 def positions(learned: Tensor, grid: tuple[int, int], learned_grid: tuple[int, int], first: int) -> Tensor:
     """Learned positions (1, T + …, C) for a grid: as they are, or interpolated behind the first T."""
-    return resample_abs_pos_embed(learned, list(grid), list(learned_grid), num_prefix_tokens=first)
+    if not leaves_pytorch():
+        return resample_abs_pos_embed(learned, list(grid), list(learned_grid), num_prefix_tokens=first)
+    if all(surely(side == known) for side, known in zip(grid, learned_grid, strict=True)):
+        return learned
+    rows, columns = (cubic_weights(side, known, learned) for side, known in zip(grid, learned_grid, strict=True))
+    patches = rows @ learned[0, first:].to(rows.dtype).view(learned_grid[0], -1)  # (H, w·C)
+    patches = patches.view(-1, learned_grid[1], int(learned.shape[2]))  # (H, w, C)
+    patches = F.linear(fresh(patches.transpose(1, 2)), columns).transpose(1, 2)  # (H, W, C)
+    patches = fresh(patches).flatten(0, 1)  # (H·W, C)
+    return torch.cat([learned[:, :first], patches[None].to(learned.dtype)], 1)
+
+
+def cubic_weights(side: int, known: int, like: Tensor) -> Tensor:
+    """What each learned position of a line counts in each interpolated one, (side, known).
+
+    As timm interpolates, cubic with antialiasing, but for any side: a graph with open sizes can hold it, and ONNX.
+    """
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    # learned positions from one to the next
+    step = known / torch.as_tensor(as_number(side, like.device), dtype=dtype, device=like.device)
+    centre = (torch.arange(side, device=like.device) + 0.5) * step  # (side,)
+    place = torch.arange(known, device=like.device) + 0.5  # (known,)
+    d = ((place - centre[:, None]) / step.clamp(min=1)).abs().clamp(max=2)  # (side, known)
+    weights = torch.where(d < 1, (1.5 * d - 2.5) * d * d + 1, ((-0.5 * d + 2.5) * d - 4) * d + 2)
+    return weights / weights.sum(1, keepdim=True)
 
 
 def check_pool(global_pool: str) -> None:

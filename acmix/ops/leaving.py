@@ -8,7 +8,7 @@ Shapes: H, W map · Ky, Kx sides of a neighbourhood · O = Ky·Kx offsets
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,6 +39,26 @@ def surely(condition: Any) -> bool:
     return statically_known_true(condition)
 
 
+def as_number(size: Any, device: torch.device) -> Any:
+    """A size to compute with: a tensor where it is open."""
+    # PyTorch's ONNX exporters divide by tensors, not by symbols
+    return size if isinstance(size, (int, Tensor)) else torch.full((1,), size, device=device)
+
+
+def unflatten(x: Tensor, dim: int, sizes: Sequence[Any]) -> Tensor:
+    """`x.unflatten(dim, sizes)`, with every other size left open in a trace."""
+    if not torch.jit.is_tracing():
+        return x.unflatten(dim, sizes)  # type: ignore[arg-type]
+    # PyTorch's older ONNX exporter takes the sizes that it saw behind `unflatten` for the only ones
+    return x.reshape(*x.shape[:dim], *sizes, *x.shape[dim + 1 :])
+
+
+def fresh(x: Tensor) -> Tensor:
+    """The same numbers one after the other in memory, in a graph that leaves PyTorch; elsewhere x itself."""
+    # torch.export asks of other tensors in which order they lie, and fixes sizes by the answer
+    return x.clone(memory_format=torch.contiguous_format) if leaves_pytorch() else x
+
+
 @contextmanager
 def any_size() -> Iterator[None]:
     """Lets `torch.export` note no condition on sizes inside: none is special to what is computed there."""
@@ -61,7 +81,7 @@ def rolled(x: Tensor, shift: tuple[Any, Any], back: bool = False) -> Tensor:
         if not surely(step == 0):
             side = x.shape[dim]
             place = torch.arange(side, device=x.device) + (side - step if back else step)
-            x = x.index_select(dim, place % side)
+            x = x.index_select(dim, place % as_number(side, x.device))
     return x
 
 
@@ -85,7 +105,7 @@ def around(size: tuple[Any, Any], reach: tuple[int, int], stride: int, dilation:
     for dim, side in enumerate(size):
         steps = [dilation * ((o // reach[1], o % reach[1])[dim] - reach[dim] // 2) for o in range(reach[0] * reach[1])]
         place = centres(side, stride, device)[:, None] + torch.tensor(steps, device=device)  # (Ho, O) or (Wo, O)
-        lines.append(mirrored(place, side))
+        lines.append(mirrored(place, as_number(side, device)))
     return lines[0][:, None] * size[1] + lines[1]
 
 

@@ -48,10 +48,10 @@ def reflected(side: int, reach: int, device: torch.device) -> Tensor:
     return mirrored(torch.arange(-reach, side + reach, device=device), side)
 
 
-def mirrored(position: Tensor, side: int) -> Tensor:
-    """The pixels that stand at positions in and around a line that is mirrored so."""
-    # tensors all the way, no branch: in a traced graph the side may be any
-    period = torch.arange(side, device=position.device)[-1:].mul(2).clamp(min=1)  # (1,)
+def mirrored(position: Tensor, side: int | Tensor) -> Tensor:
+    """The pixels that stand at positions in and around a line that is mirrored so; a side that is open is a tensor."""
+    twice = 2 * side - 2
+    period = twice.clamp(min=1) if isinstance(twice, Tensor) else max(twice, 1)
     position = position.remainder(period)
     return torch.minimum(position, period - position)
 

@@ -5,13 +5,12 @@ Shapes: see `acmix.ops.conv_path`; Ho, Wo of the output
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from acmix.ops.conv_path.reference import geometry
 from acmix.ops.conv_path.spec import Arguments
-from acmix.ops.leaving import rolled
+from acmix.ops.leaving import fresh, rolled
 
 
 def forward(arguments: Arguments) -> Tensor:
@@ -20,8 +19,7 @@ def forward(arguments: Arguments) -> Tensor:
     dtype = pieces.dtype
     bias = None if fc_bias is None else fc_bias.to(dtype)
     maps = F.linear(rolled(pieces, shift).transpose(3, 4), fc_weight.to(dtype), bias)  # (B, H, W, D, T)
-    # a fresh tensor: torch.export would else ask in which order the map lies, and fix sizes
-    image = maps.flatten(3).permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)  # (B, D·T, H, W)
+    image = fresh(maps.flatten(3).permute(0, 3, 1, 2))  # (B, D·T, H, W)
     groups = int(pieces.shape[4])
     out = F.conv2d(image, kernels.to(dtype), groups=groups, **geometry(kernels, stride, dilation))
-    return rolled(out.permute(0, 2, 3, 1), shift, back=True)  # (B, Ho, Wo, D·M)
+    return rolled(fresh(out.permute(0, 2, 3, 1)), shift, back=True)  # (B, Ho, Wo, D·M)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from acmix.ops.leaving import around, gathered
+from acmix.ops.leaving import around, gathered, unflatten
 from acmix.ops.patchwise_attention.spec import Arguments
 
 
@@ -21,5 +21,5 @@ def forward(arguments: Arguments) -> Tensor:
     groups = int(weights.shape[4])
     wide = torch.promote_types(values.dtype, torch.float32)
     pixel = around((height, width), size, 1, 1, values.device)  # (H, W, O)
-    near = gathered(values.to(wide), pixel).unflatten(4, (groups, -1))  # (B, H, W, O, G, C/G)
+    near = unflatten(gathered(values.to(wide), pixel), 4, (groups, -1))  # (B, H, W, O, G, C/G)
     return (weights.to(wide)[..., None] * near).sum(3).flatten(3).to(values.dtype)  # (B, H, W, C)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from acmix.ops.leaving import gathered, surely
+from acmix.ops.leaving import as_number, gathered, surely
 from acmix.ops.window_attention.spec import Arguments
 
 
@@ -71,15 +71,19 @@ class Line(NamedTuple):
 def line(side: Any, length: int, step: Any, device: torch.device) -> Line:
     """The rows or columns of a map of that side, rolled by −step."""
     count = (side + length - 1) // length
-    step = torch.as_tensor(step, device=device) % side if isinstance(side, Tensor) else step % side
+    plain = surely(step == 0) and surely(side % length == 0)
+    number = as_number(side, device)
+    if isinstance(number, Tensor) and isinstance(step, int):
+        step = torch.full((1,), step, device=device)
+    step = as_number(step, device) % number
     place = torch.arange(count * length, device=device)
     rolled = place + step
-    kind = (rolled >= side).long() + 2 * (place >= side)
-    back = (torch.arange(side, device=device) + (side - step)) % side
+    kind = (rolled >= number).long() + 2 * (place >= number)
+    back = (torch.arange(side, device=device) + (number - step)) % number
     return Line(
-        pixel=(rolled % side).view(-1, length),
+        pixel=(rolled % number).view(-1, length),
         kind=kind.view(-1, length),
-        plain=surely(step == 0) and surely(side % length == 0),
+        plain=plain,
         count=count,
         window=back.div(length, rounding_mode="floor"),
         inside=back % length,
