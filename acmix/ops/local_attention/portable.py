@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from acmix.ops.leaving import around, centres, gathered
+from acmix.ops.leaving import around, centres, unflatten
 from acmix.ops.local_attention.spec import Arguments
 
 
@@ -19,13 +19,18 @@ def forward(arguments: Arguments) -> Tensor:
     """softmax_j(scale·q_i·(k_j − p_j))·v_j over the Ky×Kx pixels j around i; see `acmix.ops.local_attention`."""
     qkv, position, size, stride, dilation, scale = arguments
     height, width = qkv.shape[1:3]
-    query, key, value = qkv.unbind(3)  # (B, H, W, N, D) each
+    pixels = qkv.flatten(1, 2).permute(2, 1, 0, 3, 4)  # (3, H·W, B, N, D); a gather of the first dimension is one node
+    query, key, value = pixels[0], pixels[1], pixels[2]
     if position is not None:
-        key = key - position.to(key.dtype)[:, :, None]  # (H, W, 1, D)
+        key = key - position.to(key.dtype).flatten(0, 1)[:, None, None]  # (H·W, 1, 1, D)
     pixel = around((height, width), size, stride, dilation, qkv.device)  # (Ho, Wo, O)
-    for dim, side in ((1, height), (2, width)) if stride > 1 else ():
-        query = query.index_select(dim, centres(side, stride, qkv.device))  # (B, Ho, Wo, N, D) in the end
-    logits = (query[:, :, :, None] * gathered(key, pixel)).sum(-1)  # (B, Ho, Wo, O, N)
+    if stride > 1:
+        rows, columns = (centres(side, stride, qkv.device) for side in (height, width))
+        query = query[rows[:, None] * width + columns]  # (Ho, Wo, B, N, D)
+    else:
+        query = unflatten(query, 0, (height, width))
+    logits = (query[:, :, None] * key[pixel]).sum(-1)  # (Ho, Wo, O, B, N)
     wide = torch.promote_types(logits.dtype, torch.float32)
-    weights = (logits.to(wide) * scale).softmax(3).to(qkv.dtype)
-    return (weights[..., None] * gathered(value, pixel)).sum(3).flatten(3)  # (B, Ho, Wo, C)
+    weights = (logits.to(wide) * scale).softmax(2).to(qkv.dtype)
+    out = (weights[..., None] * value[pixel]).sum(2)  # (Ho, Wo, B, N, D)
+    return out.permute(2, 0, 1, 3, 4).flatten(3)  # (B, Ho, Wo, C)
