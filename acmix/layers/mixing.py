@@ -151,7 +151,8 @@ class Mixed(Foldable):
         return out if rate is None else (rate * out).to(out.dtype)
 
     def can_fold(self) -> bool:
-        return super().can_fold() and self.rates()[0] is not None and self.rates_fit()
+        known = super().can_fold() and isinstance(self.conv_path, ConvPath)
+        return known and self.rates()[0] is not None and self.rates_fit()
 
     def rates_fit(self) -> bool:
         """Whether the weights that are to hold the rates may be read: nobody wrapped their modules."""

@@ -41,7 +41,7 @@ class GatedACmix2d(Foldable):
         return self.conv(x) + self.gate * self.acmix(x)
 
     def can_fold(self) -> bool:
-        return super().can_fold() and self.acmix.can_fold()
+        return super().can_fold() and isinstance(self.acmix, ACmix2d) and self.acmix.can_fold()
 
     def folded(self) -> FoldedGatedACmix:
         return FoldedGatedACmix(self.conv, self.acmix.folded(self.gate.item()))

@@ -181,7 +181,7 @@ def test_a_swin_of_timm_s_is_upgraded_before_it_is_wrapped(wrap):
 
 
 @pytest.mark.slow
-@families
+@pytest.mark.parametrize("name", [name for name in FAMILIES if "resnet" in name or "pvt" in name])
 def test_a_wrapped_model_compiles_into_one_graph(name):
     torch._dynamo.reset()
     model = built(name).eval()
