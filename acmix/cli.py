@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from acmix.errors import UsageError
+from acmix.names import to_json
 from acmix.tools.guard import guarded
+from acmix.train.terminal import new_console, say
 
 app = typer.Typer(
     add_completion=False,
@@ -23,7 +24,7 @@ app = typer.Typer(
 )
 # what the parser raises; typer has its own copy of it, or click's
 CommandLineError: Any = typer.BadParameter.__base__
-console = Console(highlight=False, soft_wrap=True)
+console = new_console()
 
 CHECKPOINT = "A checkpoint of a run (checkpoints/best.pt), or a file that `acmix convert` wrote."
 Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help=CHECKPOINT)]
@@ -43,16 +44,18 @@ def train(
 
     acmix/config.py documents every setting.
     """
+    from acmix.config import quoted
     from acmix.released import load_config
     from acmix.train.loop import train as run
 
-    where = [f"data.dir={json.dumps(data)}"] if data else []
+    # in quotes, so that no character of the path means anything
+    where = [f"data.dir={quoted(data)}"] if data else []
     settings = load_config(configuration, [*where, *(overrides or [])])
     folder = output or Path("runs") / Path(configuration).stem
     summary = run(settings, folder)
     if is_first_process():
         top1 = "not measured" if summary["top1"] is None else f"{summary['top1']:.2f} % (epoch {summary['best_epoch']})"
-        console.print(f"top-1 {top1}; results in {folder}")
+        say(console, f"top-1 {top1}; results in {folder}")
 
 
 @app.command()
@@ -81,14 +84,18 @@ def evaluate(
     if not done.is_first:
         return
     if as_json:
-        typer.echo(json.dumps({"model": done.model, **asdict(result), "unreadable": done.unreadable}))
+        left_out = {"unreadable": done.unreadable, "notes": done.notes}
+        typer.echo(to_json({"model": done.model, **asdict(result), **left_out}))
         return
-    console.print(
+    say(
+        console,
         f"{done.model}: top-1 {result.top1:.3f} %, top-5 {result.top5:.3f} %, loss {result.loss:.4f}, "
-        f"{result.images} images"
+        f"{result.images} images",
     )
     for name in done.unreadable:
-        console.print(f"  not counted, unreadable: {name}")
+        say(console, f"  not counted, unreadable: {name}")
+    for note in done.notes:
+        say(console, f"  {note}")
 
 
 @app.command()
@@ -107,11 +114,11 @@ def predict(
     for one in run(checkpoint, images, top):
         unread += one.error is not None
         if as_json:
-            typer.echo(json.dumps(asdict(one)))
+            typer.echo(to_json(asdict(one)))
         elif one.error is None:
-            console.print(one.image, markup=False)
+            say(console, one.image)
             for name, probability in one.classes:
-                console.print(f"  {probability:7.2%}  {name}", markup=False)
+                say(console, f"  {probability:7.2%}  {name}")
         if one.error is not None:
             typer.echo(f"acmix: error: {one.error}", err=True)
     if unread:
@@ -134,7 +141,7 @@ def convert(
     """
     from acmix.tools.convert import convert as run
 
-    console.print(run(source, destination, name=name).summary, markup=False)
+    say(console, run(source, destination, name=name).summary)
 
 
 @app.command()
@@ -148,7 +155,7 @@ def report(
     """
     from acmix.tools.report import report as run
 
-    console.print(f"report: {run(run_folder, data=data)}", markup=False)
+    say(console, f"report: {run(run_folder, data=data)}")
 
 
 @app.command()
@@ -204,10 +211,10 @@ def paper_params(
     wide().print(table)
     for note in dict.fromkeys(row.note for row in rows if row.note):
         names = [row.model.removeprefix("acmix_") for row in rows if row.note == note]
-        console.print(f"{', '.join(names)}: {note}", markup=False)
+        say(console, f"{', '.join(names)}: {note}")
     if csv is not None:
         write(rows, csv)
-        console.print(f"written: {csv}", markup=False)
+        say(console, f"written: {csv}")
 
 
 @app.command()
@@ -217,7 +224,7 @@ def build(force: Annotated[bool, typer.Option("--force", help="Compile again.")]
 
     built = run(force=force)
     took = f"built in {built.seconds:.1f} s" if built.seconds else "already built; --force compiles again"
-    console.print(f"CPU kernels: {built.path} ({took})", markup=False)
+    say(console, f"CPU kernels: {built.path} ({took})")
 
 
 benchmarks = typer.Typer(rich_markup_mode=None, help="Measure the speed of models, operators and image reading.")
@@ -307,7 +314,7 @@ def benchmark_data(
 
 def wide() -> Console:
     """A console in which a table of models keeps its columns, also where nobody says how wide the terminal is."""
-    return Console(width=max(console.width, 120))
+    return new_console(width=max(console.width, 120))
 
 
 def is_first_process() -> bool:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -189,9 +189,11 @@ def rgb_of(colour: str) -> tuple[int, int, int]:
     from PIL import ImageColor
 
     try:
-        red, green, blue = ImageColor.getrgb(colour)
+        red, green, blue, *alpha = ImageColor.getrgb(colour)
     except ValueError:
         raise ValueError(NO_COLOUR) from None
+    if alpha:
+        raise ValueError(NO_COLOUR)
     return red, green, blue
 
 
@@ -324,7 +326,8 @@ def complete(tree: dict[str, Any], overrides: list[str] | tuple[str, ...], where
 def find(source: str | os.PathLike[str]) -> Path:
     """The file a CONFIG argument means: the path itself, else a shipped configuration of that name."""
     path = Path(source)
-    if path.is_file():
+    # not path.is_file(), which raises where a name is too long
+    if os.path.isfile(path):
         return path
     shipped = Path(str(resources.files("acmix"))) / "configs"
     name = path.name if path.suffix in (".yaml", ".yml") else f"{path.name}.yaml"
@@ -336,7 +339,7 @@ def find(source: str | os.PathLike[str]) -> Path:
     known = [entry.stem for entry in entries]
     near = difflib.get_close_matches(Path(name).stem, known, n=1)
     hint = f"did you mean {near[0]}.yaml?" if near else f"shipped: {', '.join(known)}"
-    raise UsageError(f"no configuration {str(source)!r}: neither a file nor a shipped name; {hint}")
+    raise UsageError(f"no configuration '{source}': neither a file nor a shipped name; {hint}")
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:
@@ -345,10 +348,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise UsageError(f"override {override!r} is not of the form section.key=value, e.g. train.epochs=2")
-    try:
-        value = parse(text)
-    except yaml.YAMLError:
-        raise UsageError(f"the value in override {override!r} is not YAML; put it in quotes") from None
+    value = read_value(parts, text, override)
     node = tree
     for part in parts[:-1]:
         child = node[part] = {} if node.get(part) is None else node[part]
@@ -356,6 +356,36 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
             raise UsageError(f"override {override!r}: {part!r} is a value, not a section")
         node = child
     node[parts[-1]] = value
+
+
+def read_value(key: Sequence[str], text: str, override: str) -> Any:
+    """The value in `section.key=value`: YAML; but where text is meant, the text as it was typed.
+
+    A path may hold what means something in YAML (`[a]`, `x: y`, `a #b`, `~b`), and characters that YAML has not.
+    """
+    takes_text = is_text(key)
+    try:
+        value = parse(text)
+    except (yaml.YAMLError, RecursionError):
+        if takes_text:
+            return text.strip()
+        raise UsageError(f"the value in override {override!r} is not YAML; put it in quotes") from None
+    in_quotes = isinstance(value, str) and text.strip()[:1] in ("'", '"')
+    return text.strip() if takes_text and not in_quotes and not isinstance(value, (bool, type(None))) else value
+
+
+def is_text(key: Sequence[str]) -> bool:
+    """Whether a setting is text, and no list."""
+    if len(key) != 2 or (section := Config.model_fields.get(key[0])) is None:
+        return False
+    field = getattr(section.annotation, "model_fields", {}).get(key[1])
+    kinds = (getattr(field, "annotation", None), *get_args(getattr(field, "annotation", None)))
+    return str in kinds and not any(get_origin(kind) is tuple for kind in kinds)
+
+
+def quoted(text: str) -> str:
+    """Text as a YAML scalar in quotes, for an override."""
+    return yaml.safe_dump(text, default_style='"', width=math.inf).strip()
 
 
 def validate(tree: dict[str, Any], where: str = "configuration", typed: Sequence[str] = ()) -> Config:

@@ -11,6 +11,7 @@ from acmix.benchmark.operators import benchmark_operators
 from acmix.benchmark.pairs import Measurement
 from acmix.benchmark.record import rows, write_rows
 from acmix.errors import UsageError
+from acmix.names import shown
 
 DEFAULT_MODEL = "acmix_swin_tiny_patch4_window7_224"
 
@@ -104,7 +105,7 @@ def settled(
     """Writes the figures where they are wanted; tells whether every result was right."""
     if csv is not None:
         write_rows(rows(measured, line=line, device=default_device()), csv)
-        say(f"written to {csv}")
+        say(f"written to {shown(csv)}")
     wrong = sum(each.speed is None for each in measured)
     if wrong:
         say(f"{wrong} of {len(measured)} results are wrong; no speed was measured of those")

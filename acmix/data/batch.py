@@ -80,8 +80,8 @@ class UnreadableFiles:
         self.sizes[dataset.split] = len(dataset)
         for index in batch.failed.tolist():
             if index >= 0:
-                if dataset.split not in self.reasons and hasattr(dataset, "why"):
-                    self.reasons[dataset.split] = dataset.why(index)
+                if dataset.split not in self.reasons and (why := getattr(dataset, "why", None)):
+                    self.reasons[dataset.split] = why(index)
                 self.by_split.setdefault(dataset.split, set()).add(dataset.name(index))
 
     @property

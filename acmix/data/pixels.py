@@ -108,7 +108,7 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
         # Pillow turns these while it loads them
         return None
     try:
-        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except (*DECODE_ERRORS, AttributeError, AssertionError):
         return None
 
@@ -148,8 +148,8 @@ def check_depth(image: Image.Image, stored: str) -> None:
     """Refuses colour of 12 bits in a file of 16: of its 4096 steps Pillow keeps 16, all of them nearly black."""
     if ";16" not in stored:
         return
-    bands = [band for band in image.split() if band is not None][: 1 if image.mode in ("L", "LA") else 3]
-    largest = max(band.getextrema()[1] for band in bands)  # type: ignore[operator]
+    colours: Any = image.split()[: 1 if image.mode in ("L", "LA") else 3]
+    largest = max(band.getextrema()[1] for band in colours)
     if 0 < largest <= TWELVE_BITS >> 8:
         raise UnknownScaleError(
             "no value of its 16-bit channels is above 4095, so it may hold 12 bits; save it with the full range of 16"

@@ -169,7 +169,7 @@ def class_numbers(classes: list[str], found: Iterable[str], *, where: str, train
     unknown = [name for name in found if name not in number]
     if unknown:
         raise UsageError(
-            f"{where} has {len(unknown)} classes that {train} lacks, e.g. {unknown[0]!r};"
+            f"{where} has {len(unknown)} classes that {train} lacks, e.g. '{unknown[0]}';"
             " both need the same class names"
         )
     return number

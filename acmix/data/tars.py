@@ -123,7 +123,7 @@ def gather(content: IO[bytes], found: Found, *, inside: PurePosixPath, start: in
     with tarfile.open(fileobj=content, mode="r:") as tar:
         for entry in tar:
             # tarfile would keep every entry it has seen
-            tar.members = []
+            vars(tar)["members"] = []
             place = PurePosixPath(entry.name)
             if entry.isdir() or any(map(is_passed_over, place.parts)):
                 continue

@@ -55,9 +55,10 @@ def safe_load(path: str | os.PathLike[str]) -> dict[str, Any]:
         UsageError: there is no such file, it is truncated or no checkpoint, or it asks for code to be run.
     """
     path = Path(path)
-    if path.is_dir():
+    # not path.is_dir(), which raises where a name is too long
+    if os.path.isdir(path):
         raise UsageError(f"{path} is a folder; expected a checkpoint file (.pt, .pth or .safetensors)")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(f"there is no checkpoint {path}; check the path")
     if path.stat().st_size == 0:
         raise UsageError(f"{path} is empty (0 bytes); copy or download it again")
@@ -81,19 +82,33 @@ def _read_pickle(path: Path) -> Any:
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            names = file.keys()
-            tensors = {key: file.get_tensor(key) for key in names}
+        metadata, tensors = _safetensors(path)
         ours = json.loads(metadata.get("acmix", "{}"))
     except (SafetensorError, *UNREADABLE) as error:
         raise UsageError(f"{path} {_reason(str(error))}") from None
     if not isinstance(ours, dict):
         raise UsageError(f"{path}: its metadata key 'acmix' is not a JSON object; give another file")
     return {**ours, "model": tensors}
+
+
+def _safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Metadata and tensors of a file."""
+    from safetensors import safe_open
+    from safetensors.torch import load
+
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        # safetensors opens names of UTF-8 alone; its header is a length of 8 bytes and JSON
+        content = path.read_bytes()
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        return header.get("__metadata__") or {}, load(content)
+    with safe_open(path, framework="pt") as file:
+        names = file.keys()
+        return file.metadata() or {}, {key: file.get_tensor(key) for key in names}
 
 
 def _plain(value: Any) -> Any:

@@ -145,11 +145,12 @@ def _described(settings: config.Config, weights: dict[str, Any]) -> str:
 def _write_ours(content: dict[str, Any], destination: Path) -> None:
     if destination.suffix.lower() != TENSORS:
         return _write(destination, lambda path: torch.save(content, path))
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {key: tensor.contiguous() for key, tensor in content["model"].items()}
     metadata = {"acmix": json.dumps({key: value for key, value in content.items() if key != "model"})}
-    return _write(destination, lambda path: save_file(tensors, path, metadata))
+    # not save_file, which writes into a file of another name where the name is no UTF-8
+    return _write(destination, lambda path: path.write_bytes(save(tensors, metadata)))
 
 
 def _write(destination: Path, write: Callable[[Path], Any]) -> None:

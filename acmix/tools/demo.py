@@ -9,14 +9,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from acmix import config
 from acmix.data.digits import write_digits
 from acmix.tools.evaluate import evaluate_checkpoint
 from acmix.tools.predict import predict
 from acmix.tools.report import report
 from acmix.train.loop import train
+from acmix.train.terminal import new_console, say
 
 CONFIG = "acmix_swin_digits.yaml"
 
@@ -29,18 +28,18 @@ def demo(data: Path, output: Path, overrides: tuple[str, ...] = ()) -> None:
         output: the run's folder; a finished run in it is not trained again.
         overrides: `key=value` changes to the configuration.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = new_console()
     folder = write_digits(data)
-    console.print(f"1,797 handwritten digits in {folder}")
+    say(console, f"1,797 handwritten digits in {folder}")
     train(config.load(CONFIG, [f"data.dir={folder}", *overrides]), output)
 
     best = output / "checkpoints" / "best.pt"
     evaluated = evaluate_checkpoint(best, str(folder)).result
-    console.print(f"best.pt read back: top-1 {evaluated.top1:.2f} % of {evaluated.images} held-out digits")
+    say(console, f"best.pt read back: top-1 {evaluated.top1:.2f} % of {evaluated.images} held-out digits")
     files = [sorted(digit.glob("*.png"))[0] for digit in sorted((folder / "val").iterdir())]
     for prediction in predict(best, [str(file) for file in files], top=1):
         name, probability = prediction.classes[0]
-        console.print(f"  {prediction.image}: {name} ({probability:.0%})")
+        say(console, f"  {prediction.image}: {name} ({probability:.0%})")
     page = report(output)
     places = {
         "summary": output / "summary.json",
@@ -50,8 +49,8 @@ def demo(data: Path, output: Path, overrides: tuple[str, ...] = ()) -> None:
         "report": page,
     }
     for what, place in places.items():
-        console.print(f"{what:>10}: {place}")
-    console.print(f"To train again, delete {output}. To classify a digit: acmix predict {best} IMAGE")
+        say(console, f"{what:>10}: {place}")
+    say(console, f"To train again, delete {output}. To classify a digit: acmix predict {best} IMAGE")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -13,6 +14,9 @@ def guarded(call: Callable[[], object]) -> None:
     """Runs a command; what a user can cause ends in one line and status 2, a stop signal in its own status."""
     from acmix.train.signals import Stopped
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # a character that the terminal has not is shown by its number, as on standard error
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         call()
     except Stopped as stopped:

@@ -126,8 +126,9 @@ def check_classes(probabilities: Tensor, targets: Tensor, count: int) -> None:
 
 def watched(loader: Iterable[Any]) -> Iterable[Any]:
     """The batches, with a progress bar where somebody watches."""
-    from rich.console import Console
     from rich.progress import track
 
-    console = Console(stderr=True)
+    from acmix.train.terminal import new_console
+
+    console = new_console(stderr=True)
     return track(loader, "predictions", console=console, transient=True, disable=not sys.stderr.isatty())

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from acmix import config as configuration
 from acmix.config import Config
 from acmix.data import Trained, val_loader
 from acmix.errors import UsageError
+from acmix.names import shown
 from acmix.tools import report_sections as sections
 from acmix.tools.charts import COLOURS
 from acmix.tools.predictions import Predictions, collect_predictions
@@ -60,7 +62,7 @@ def report(run_dir: str | os.PathLike[str], *, data: str | None = None, samples:
             curves=sections.curves(log),
             paths=sections.paths(log),
             unreadable=sections.unreadable(log),
-            config=configuration.dump(config),
+            config=escape(configuration.dump(config)),
             **predicted_sections(predict_validation(run_dir, config, data, samples), config),
         )
     )
@@ -68,10 +70,11 @@ def report(run_dir: str | os.PathLike[str], *, data: str | None = None, samples:
 
 
 def environment() -> Environment:
-    """Where the templates lie; whatever they are given stands in the page as text."""
+    """Where the templates lie; whatever they are given stands in the page as text, on one line unless it is Markup."""
     return Environment(
         loader=PackageLoader("acmix.tools"),
         autoescape=True,
+        finalize=lambda value: shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -98,7 +98,7 @@ def parse(arguments: Sequence[str]) -> tuple[int, list[str], Machines]:
     processes, source, data, *overrides = arguments
     count = positive(processes, "N, the number of processes,")
     settings = load_config(source, overrides)
-    if settings.data.format == "auto" and not Path(data).expanduser().is_dir():
+    if settings.data.format == "auto" and not os.path.isdir(os.path.expanduser(data)):
         raise UsageError(f"no data folder {data}; expected a folder with train/<class>/ and val/<class>/")
     output = os.environ.get("OUTPUT") or f"runs/{Path(source).stem}"
     command = [sys.executable, "-m", "acmix", "train", source, "--data", data, "--output", output, *overrides]

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
 from acmix.errors import UsageError
 from acmix.layers import Mixed
+from acmix.names import to_json
 from acmix.train.device import device_name
+from acmix.train.terminal import new_console, say
 
 # What an import ends in where a package is missing, or fits neither its own parts nor numpy or protobuf.
 IMPORT_ERRORS = (ImportError, AttributeError, TypeError, ValueError, RuntimeError, OSError, SyntaxError)
@@ -45,14 +46,14 @@ class RunLog:
         self, folder: Path, *, active: bool, keep: bool, tensorboard: bool, total_steps: int, first_step: int
     ) -> None:
         self.folder, self.active = folder, active
-        self.console = Console(quiet=not active, highlight=False, soft_wrap=True)
+        self.console = new_console(quiet=not active)
         self.last_line = time.monotonic()
         self.file = self.board = None
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
@@ -71,6 +72,11 @@ class RunLog:
             if tensorboard and (writer := self.tensorboard_writer()):
                 # what a killed run told of later steps is told again
                 self.board = writer(str(self.folder / "tensorboard"), purge_step=first_step + 1)
+        except UnicodeEncodeError:
+            self.say(
+                "no event files for TensorBoard are written, as it cannot name a folder that is no UTF-8; log.jsonl has"
+                " the same curves"
+            )
         except OSError as error:
             raise UsageError(
                 f"cannot write the log in {self.folder}: {error.strerror}; choose another folder"
@@ -91,7 +97,7 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Prints a line above the progress bar."""
-        self.console.print(text, markup=False)
+        say(self.console, text)
 
     def show(self, table: Any) -> None:
         """Prints a table above the progress bar."""
@@ -101,7 +107,7 @@ class RunLog:
         """Appends a record at once, so that a kill loses none."""
         if self.file is not None:
             try:
-                self.file.write(json.dumps({"event": event, "time": time.time(), **fields}) + "\n")
+                self.file.write(to_json({"event": event, "time": time.time(), **fields}) + "\n")
                 self.file.flush()
             except OSError as error:
                 raise UsageError(

@@ -6,7 +6,6 @@ Every draw of chance is a function of the seed and the step (dropout, mixup) or 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
@@ -25,6 +24,7 @@ from acmix.config import Config, dump
 from acmix.data import Batch, train_loader, val_loader
 from acmix.data.classes import as_trained
 from acmix.errors import UsageError
+from acmix.names import to_json
 from acmix.tasks import Classification, Evaluation
 from acmix.tasks.classify import evaluate
 from acmix.train.device import device_name, peak_memory_mib, pins_memory
@@ -145,7 +145,7 @@ class Run:
             self.end_epoch()
         summary = self.summary()
         if self.world.is_first:
-            write_atomically(summary_file, json.dumps(summary, indent=2).encode())
+            write_atomically(summary_file, to_json(summary, indent=2).encode())
             self.log.write("end", **summary)
             self.log.progress.stop()
             self.draw()

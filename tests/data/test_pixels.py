@@ -140,7 +140,8 @@ def test_the_configured_background_reaches_every_reader(tmp_path):
         data = validate({"data": {**plain, "background": background}}).data
         shown: Any = open_dataset(data, None, "val")[0].image
         assert float(shown[0].min()) == float(shown[0].max()) == pytest.approx(expected)
-        assert reader(data)(tmp_path / "val" / "only" / "clear.png").getpixel((0, 0))[0] == round(255 * expected)
+        pixel: Any = reader(data)(tmp_path / "val" / "only" / "clear.png").getpixel((0, 0))
+        assert pixel[0] == round(255 * expected)
     grey = open_dataset(Data(**{**plain, "mean": (0,), "std": (1,)}), None, "val", in_chans=1)[0].image
     assert (grey == 1).all()
 
