@@ -14,7 +14,8 @@ import re
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -378,9 +379,9 @@ def is_text(key: Sequence[str]) -> bool:
     """Whether a setting is text, and no list."""
     if len(key) != 2 or (section := Config.model_fields.get(key[0])) is None:
         return False
-    field = getattr(section.annotation, "model_fields", {}).get(key[1])
-    kinds = (getattr(field, "annotation", None), *get_args(getattr(field, "annotation", None)))
-    return str in kinds and not any(get_origin(kind) is tuple for kind in kinds)
+    kind = getattr(getattr(section.annotation, "model_fields", {}).get(key[1]), "annotation", None)
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return str in kinds and not any(get_origin(each) is tuple for each in kinds)
 
 
 def quoted(text: str) -> str:

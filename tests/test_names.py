@@ -70,14 +70,12 @@ def test_a_path_in_an_override_is_what_was_typed(path):
 
 
 def test_other_values_of_overrides_are_yaml():
-    settings = complete(
-        {},
-        ["model.checkpoint=null", "model.pretrained=true", "data.background=[1, 2, 3]", "augment.auto_augment='null'"],
-        "",
-    )
+    typed = ["model.checkpoint=null", "model.pretrained=true", "model.args={depth: 3}"]
+    settings = complete({}, [*typed, "data.background=[1, 2, 3]", "augment.auto_augment='null'"], "")
     assert settings.model.checkpoint is None
     assert settings.model.pretrained is True
     assert settings.data.background == (1, 2, 3)
+    assert settings.model.args == {"depth": 3}
     assert settings.augment.auto_augment == "null"
     assert isinstance(settings, Config)
 
@@ -96,9 +94,9 @@ def test_a_terminal_that_lacks_a_character_shows_its_number(monkeypatch):
     assert written.getvalue() == b"\\U0001f600 [/x] :smile: \\xe9\n"
 
 
-def ran(*arguments: str | Path, status: int = 0, **environment: str) -> str:
+def ran(*arguments: str | Path, status: int = 0) -> str:
     """What a command prints on standard output, or on standard error where it fails; without a traceback."""
-    [end] = command(*arguments, **environment).finish()
+    [end] = command(*arguments).finish()
     assert end.status == status, end.errors
     assert "Traceback" not in end.errors
     assert "\x1b" not in end.output + end.errors
