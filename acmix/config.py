@@ -360,19 +360,18 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
 
 
 def read_value(key: Sequence[str], text: str, override: str) -> Any:
-    """The value in `section.key=value`: YAML; but where text is meant, the text as it was typed.
+    """The value in `section.key=value`: YAML; but a setting that is text takes text as it was typed.
 
-    A path may hold what means something in YAML (`[a]`, `x: y`, `a #b`, `~b`), and characters that YAML has not.
+    A path may hold what YAML takes for a comment (`a #b`), and characters that YAML has not.
     """
-    takes_text = is_text(key)
+    typed = text.strip()
     try:
         value = parse(text)
-    except (yaml.YAMLError, RecursionError):
-        if takes_text:
-            return text.strip()
+    except yaml.YAMLError:
+        if is_text(key):
+            return typed
         raise UsageError(f"the value in override {override!r} is not YAML; put it in quotes") from None
-    in_quotes = isinstance(value, str) and text.strip()[:1] in ("'", '"')
-    return text.strip() if takes_text and not in_quotes and not isinstance(value, (bool, type(None))) else value
+    return typed if isinstance(value, str) and typed[:1] not in ("'", '"') and is_text(key) else value
 
 
 def is_text(key: Sequence[str]) -> bool:
