@@ -25,7 +25,7 @@ from acmix.ops.leaving import any_size, leaves_pytorch
 COMPUTES = ("forward", "backward", "why_not")
 # the modules of an operator's folder, and what each defines
 PARTS = {
-    "spec": ("Arguments", "output", "multiply_adds", "backward_multiply_adds"),
+    "spec": ("Arguments", "MAPS", "output", "multiply_adds", "backward_multiply_adds"),
     "reference": COMPUTES,
     "cpu": COMPUTES,
     "triton": COMPUTES,
@@ -87,6 +87,12 @@ HINT = (
     "CPU kernels: `acmix build` builds them, ACMIX_CPU_KERNELS=0 switches them off"
 )
 
+# of a kernel, in a call that asks for more
+NO_DERIVATIVE = (
+    "it has an output and a first gradient, and no more for torch.func, forward mode or create_graph; "
+    "call it outside of `acmix.ops.use`, or use 'reference'"
+)
+
 # A plain global, not a context variable: autograd runs gradients in threads of its own.
 _forced: str | None = None
 
@@ -122,7 +128,9 @@ def load_operators(package: str) -> None:
         OPERATORS[name] = operator
         for each in IMPLEMENTATIONS:
             each.operators[name] = operator.parts[each.name]
-        library.register(name, operator.parts["spec"], partial(forward, name), partial(backward, name))
+        library.register(
+            name, operator.parts["spec"], partial(forward, name), partial(backward, name), partial(define, name)
+        )
 
 
 def run(operator: str, arguments: Any) -> Tensor:
@@ -147,6 +155,13 @@ def backward(operator: str, grad: Tensor, arguments: Any) -> tuple[Tensor | None
     chosen = choose(operator, arguments).operators[operator]
     with torch.cuda.device_of(arguments[0]):
         return chosen.backward(grad, arguments)
+
+
+def define(operator: str, what: str, arguments: Any, *more: Any) -> Any:
+    """The same as `forward` or `backward`, in PyTorch's own operators, which have every derivative."""
+    if _forced not in (None, "reference"):
+        raise UsageError(f"implementation {_forced!r} cannot run {operator}: {NO_DERIVATIVE}")
+    return getattr(OPERATORS[operator].parts["reference"], what)(*more, arguments)
 
 
 def choose(operator: str, arguments: Any) -> Implementation:

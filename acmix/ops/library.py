@@ -13,12 +13,22 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from acmix.ops.derivatives import autograd_kernel, vmap_rule
+
 # an argument's annotation, as the schema writes it
 TYPES = {Tensor: "Tensor", Tensor | None: "Tensor?", int: "SymInt", float: "float", tuple[int, int]: "SymInt[]"}
 
 
+# keeps the operators alive
+LIBRARY = torch.library.Library("acmix", "FRAGMENT")
+
+
 def register(
-    name: str, spec: ModuleType, forward: Callable[..., Tensor], backward: Callable[..., tuple[Tensor | None, ...]]
+    name: str,
+    spec: ModuleType,
+    forward: Callable[..., Tensor],
+    backward: Callable[..., tuple[Tensor | None, ...]],
+    define: Callable[..., Any],
 ) -> None:
     """Defines `torch.ops.acmix.<name>` and `<name>_backward`.
 
@@ -27,24 +37,34 @@ def register(
         spec: its folder's module of that name.
         forward: computes the output of `spec.Arguments`.
         backward: computes the gradients of all tensors, in order, of the output's gradient and `spec.Arguments`.
+        define: computes "forward" or "backward" of the same in PyTorch's own operators, which have all derivatives.
     """
     hints = get_type_hints(spec.Arguments)
     fields = [TYPES[hint] for hint in hints.values()]
     schema = ", ".join(f"{written} {field}" for field, written in zip(hints, fields, strict=True))
     tensors = [i for i, written in enumerate(fields) if written.startswith("Tensor")]
     gradients = ", ".join(["Tensor"] * len(tensors))
+    maps = [i for i, field in enumerate(hints) if field in spec.MAPS]
 
     def arguments_of(values: tuple[Any, ...]) -> Any:
         """The values that PyTorch hands over; its lists are our pairs."""
         return spec.Arguments._make(tuple(value) if isinstance(value, list) else value for value in values)
 
+    def complete(found: tuple[Tensor | None, ...], like: Tensor) -> tuple[Tensor, ...]:
+        """Gradients without a None; a schema knows no missing results."""
+        return tuple(like.new_empty(0) if each is None else each for each in found)
+
     def run(*values: Any) -> Tensor:
         return forward(arguments_of(values))
 
     def run_backward(grad: Tensor, *values: Any) -> tuple[Tensor, ...]:
-        found = backward(grad, arguments_of(values))
-        # a schema knows no missing results
-        return tuple(values[0].new_empty(0) if each is None else each for each in found)
+        return complete(backward(grad, arguments_of(values)), values[0])
+
+    def defined(*values: Any) -> Tensor:
+        return define("forward", arguments_of(values))
+
+    def defined_backward(grad: Tensor, *values: Any) -> tuple[Tensor, ...]:
+        return complete(define("backward", arguments_of(values), grad), values[0])
 
     def fake(*values: Any) -> Tensor:
         return spec.output(arguments_of(values))
@@ -53,27 +73,37 @@ def register(
         like = [values[i] for i in tensors]
         return tuple(values[0].new_empty(0) if each is None else each.new_empty(each.shape) for each in like)
 
-    def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*(inputs[i] for i in tensors))
-        ctx.settings = [value for i, value in enumerate(inputs) if i not in tensors]
-
     def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved, settings = iter(ctx.saved_tensors), iter(ctx.settings)
         values = [next(saved) if i in tensors else next(settings) for i in range(len(fields))]
-        found = iter(differentiated(grad, *values))
+        found = iter(gradient(grad, *values))
         grads = [next(found) if i in tensors else None for i in range(len(fields))]
         return tuple(None if value is None else each for value, each in zip(values, grads, strict=True))
 
-    operator = torch.library.custom_op(f"acmix::{name}", run, mutates_args=(), schema=f"({schema}) -> Tensor")
-    differentiated = torch.library.custom_op(
-        f"acmix::{name}_backward",
-        run_backward,
-        mutates_args=(),
-        schema=f"(Tensor grad, {schema}) -> ({gradients})",
+    def record(ctx: Any, *values: Any) -> Tensor:
+        ctx.save_for_backward(*(values[i] for i in tensors))
+        ctx.settings = [value for i, value in enumerate(values) if i not in tensors]
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*values)
+
+    def define_operator(full_name: str, signature: str, compute: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+        LIBRARY.define(full_name + signature, tags=(torch.Tag.pt2_compliant_tag,))
+        LIBRARY.impl(full_name, torch._disable_dynamo(compute), "CompositeExplicitAutograd")
+        torch.library.register_fake(f"acmix::{full_name}", fake, lib=LIBRARY)
+        return getattr(torch.ops.acmix, full_name).default
+
+    operator = define_operator(name, f"({schema}) -> Tensor", run, fake)
+    gradient = define_operator(
+        f"{name}_backward", f"(Tensor grad, {schema}) -> ({gradients})", run_backward, fake_backward
     )
-    operator.register_fake(fake)
-    differentiated.register_fake(fake_backward)
-    operator.register_autograd(differentiate, setup_context=save)
+    methods = {"forward": staticmethod(record), "backward": staticmethod(differentiate)}
+    node = type(f"{name}_node", (torch.autograd.Function,), methods)
+    LIBRARY.impl(name, autograd_kernel(operator, defined, node), "Autograd")
+    LIBRARY.impl(f"{name}_backward", autograd_kernel(gradient, defined_backward, None), "Autograd")
+    torch.library.register_vmap(operator, vmap_rule(operator, maps), lib=LIBRARY)
+    # a gradient of what all images share is a sum over them
+    apart = [0, *(i + 1 for i in maps)] if maps == tensors else None
+    torch.library.register_vmap(gradient, vmap_rule(gradient, apart), lib=LIBRARY)
 
     # torch's counter speaks of floating point operations: two for each multiply-add
     @register_flop_formula(getattr(torch.ops.acmix, name), get_raw=True)

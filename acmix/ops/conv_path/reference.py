@@ -82,7 +82,7 @@ def as_image(maps: Tensor, height: int, width: int) -> Tensor:
     """(B, D, T, H·W) -> (B, D·T, H, W), with the strides of a fresh tensor."""
     # Sides of 1 may carry any stride, and PyTorch's convolution of one pixel in float64 fails at some of them.
     batch, channels, count, _ = maps.shape
-    return maps.flatten().view(batch, channels * count, height, width)
+    return maps.flatten().reshape(batch, channels * count, height, width)
 
 
 def geometry(kernels: Tensor, stride: int, dilation: int) -> dict[str, Any]:

@@ -25,6 +25,10 @@ class Arguments(NamedTuple):
     shift: tuple[int, int]
 
 
+# the arguments whose dimension 0 counts images; all images share the others
+MAPS = ("pieces",)
+
+
 def output(arguments: Arguments) -> Tensor:
     """An unwritten output: (B, Ho, Wo, M·D)."""
     pieces, stride = arguments.pieces, arguments.stride

@@ -42,17 +42,20 @@ def backward(grad: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor | None]
 
     batch, height, width, _, heads, channels = qkv.shape
     above, left = (dilation * (side // 2) for side in size)
-    padded = qkv.new_zeros(2, batch, height + 2 * above, width + 2 * left, heads, channels)
-    grad_query = torch.zeros_like(query)
-    grad_keys = views(padded[0], query.shape[1:3], size, stride, dilation)
-    grad_values = views(padded[1], query.shape[1:3], size, stride, dilation)
+    # made like what is added to them, so that `vmap` may add; two, since autograd allows no views of one made at once
+    sides = (batch, height + 2 * above, width + 2 * left, heads, channels)
+    padded_keys, padded_values = grad_logits.new_zeros(sides), grad_logits.new_zeros(sides)
+    grad_query = grad_logits.new_zeros(query.shape)
+    grad_keys = views(padded_keys, query.shape[1:3], size, stride, dilation)
+    grad_values = views(padded_values, query.shape[1:3], size, stride, dilation)
     for o, (key, grad_key, grad_value) in enumerate(zip(keys, grad_keys, grad_values, strict=True)):
         grad_query.addcmul_(grad_logits[o, ..., None], key)
         grad_key.addcmul_(grad_logits[o, ..., None], query)
         grad_value.addcmul_(weights[o, ..., None], grad)
 
-    grad_qkv = qkv.new_zeros(qkv.shape)
+    grad_qkv = grad_logits.new_zeros(qkv.shape)
     grad_qkv[:, ::stride, ::stride, 0] = grad_query
+    padded = torch.stack([padded_keys, padded_values])  # (2, B, …, N, D)
     folded = fold_edges(fold_edges(padded, 2, height, above), 3, width, left)  # (2, B, H, W, N, D)
     grad_qkv[:, :, :, 1:] = folded.permute(1, 2, 3, 0, 4, 5)
     grad_position = None if position is None else -folded[0].sum((0, 3)).to(position.dtype)

@@ -38,7 +38,9 @@ def backward(grad: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor]:
     groups = weights.shape[4]
     above, left = (side // 2 for side in size)
     grad = grad.to(wide).unflatten(3, (groups, -1))  # (B, H, W, G, C/G)
-    padded = grad.new_zeros(batch, height + 2 * above, width + 2 * left, groups, channels // groups)
+    # made like what is added to it, so that `vmap` may add
+    like = weights[:1, :1, :1, 0, :, None].to(wide) * grad[:1, :1, :1]
+    padded = like.new_zeros(batch, height + 2 * above, width + 2 * left, groups, channels // groups)
     grad_weights = []
     grad_neighbours = views(padded, (height, width), size, 1, 1)
     for o, (value, grad_value) in enumerate(zip(neighbours(values.to(wide), size), grad_neighbours, strict=True)):

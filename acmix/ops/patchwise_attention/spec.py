@@ -19,6 +19,10 @@ class Arguments(NamedTuple):
     size: tuple[int, int]
 
 
+# the arguments whose dimension 0 counts images; all images share the others
+MAPS = ("values", "weights")
+
+
 def output(arguments: Arguments) -> Tensor:
     """An unwritten output: (B, H, W, C)."""
     return arguments.values.new_empty(arguments.values.shape)

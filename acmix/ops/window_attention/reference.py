@@ -10,12 +10,11 @@ Shapes
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from acmix.ops.derivatives import remembered
 from acmix.ops.neighbours import roll, roll_back
 from acmix.ops.window_attention.spec import Arguments
 
@@ -86,7 +85,7 @@ def attention_weights(
     return logits.softmax(-1)
 
 
-@lru_cache(maxsize=64)
+@remembered(most=64)
 def relative_position_index(window: tuple[int, int], device: str) -> Tensor:
     """Which row of the bias table belongs to (query, key): (Δy + wh − 1)·(2·ww − 1) + Δx + ww − 1, shape (L, L)."""
     y, x = torch.meshgrid(torch.arange(window[0]), torch.arange(window[1]), indexing="ij")
@@ -96,7 +95,7 @@ def relative_position_index(window: tuple[int, int], device: str) -> Tensor:
     return (row * (2 * window[1] - 1) + column).to(device)
 
 
-@lru_cache(maxsize=256)
+@remembered(most=256)
 def hidden_pairs(size: tuple[int, int], window: tuple[int, int], shift: tuple[int, int], device: str) -> Tensor | None:
     """The (query, key) pairs of each window that must not see each other, (G, L, L); None where all may.
 

@@ -23,6 +23,10 @@ class Arguments(NamedTuple):
     scale: float
 
 
+# the arguments whose dimension 0 counts images; all images share the others
+MAPS = ("qkv",)
+
+
 def output(arguments: Arguments) -> Tensor:
     """An unwritten output: (B, H, W, C)."""
     batch, height, width, _, heads, channels = arguments.qkv.shape
