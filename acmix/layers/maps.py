@@ -25,9 +25,19 @@ def channels_last(x: Tensor) -> Tensor:
 
 def memory_format_of(x: Tensor) -> torch.memory_format:
     """channels_last where the input lies so and not also the plain way, as after a convolution."""
-    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+    if not x.is_contiguous() and knows_formats() and x.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
     return torch.contiguous_format
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """(B, C, H, W) in that memory format; as it is where there are no formats."""
+    return x.contiguous(memory_format=torch.channels_last) if knows_formats() else x
+
+
+def knows_formats() -> bool:
+    """Whether a tensor has a memory format: `torch.vmap` knows none, alone or inside another transform."""
+    return not torch._C._are_functorch_transforms_active()
 
 
 def check_shape(x: Tensor, channels: int, sides: str) -> None:

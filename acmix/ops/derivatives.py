@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
 from torch.autograd import forward_ad
 
 P = ParamSpec("P")
@@ -44,6 +45,13 @@ def needs_definition(values: Sequence[Any]) -> bool:
     """Whether a derivative is being taken that no kernel has: by `torch.func`, or in forward mode."""
     # Forward mode outside of `torch.func` has tangents that lie in the tensors.
     return torch._C._are_functorch_transforms_active() or (forward_ad._current_level >= 0 and any_tangent(values))
+
+
+def derivative_taken(values: Sequence[Any]) -> bool:
+    """The same, told where a call is made: `torch.vmap` alone is no derivative, and takes it apart into plain calls."""
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    derivatives = (TransformType.Grad, TransformType.Jvp)
+    return any(each.key() in derivatives for each in levels) or (forward_ad._current_level >= 0 and any_tangent(values))
 
 
 def any_tangent(values: Sequence[Any]) -> bool:

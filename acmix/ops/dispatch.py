@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from acmix.errors import UsageError
 from acmix.ops import build, library, triton_launch
+from acmix.ops.derivatives import derivative_taken
 from acmix.ops.leaving import any_size, leaves_pytorch
 
 COMPUTES = ("forward", "backward", "why_not")
@@ -87,11 +88,8 @@ HINT = (
     "CPU kernels: `acmix build` builds them, ACMIX_CPU_KERNELS=0 switches them off"
 )
 
-# of a kernel, in a call that asks for more
-NO_DERIVATIVE = (
-    "it has an output and a first gradient, and no more for torch.func, forward mode or create_graph; "
-    "call it outside of `acmix.ops.use`, or use 'reference'"
-)
+# of a kernel, in a call that asks for more than its output and its first gradient
+NO_DERIVATIVE = "torch.func, forward mode and create_graph=True take the derivatives of the definition"
 
 # A plain global, not a context variable: autograd runs gradients in threads of its own.
 _forced: str | None = None
@@ -160,7 +158,9 @@ def backward(operator: str, grad: Tensor, arguments: Any) -> tuple[Tensor | None
 def define(operator: str, what: str, arguments: Any, *more: Any) -> Any:
     """The same as `forward` or `backward`, in PyTorch's own operators, which have every derivative."""
     if _forced not in (None, "reference"):
-        raise UsageError(f"implementation {_forced!r} cannot run {operator}: {NO_DERIVATIVE}")
+        raise UsageError(
+            f"implementation {_forced!r} cannot run {operator}: {NO_DERIVATIVE}; force 'reference', or nothing"
+        )
     return getattr(OPERATORS[operator].parts["reference"], what)(*more, arguments)
 
 
@@ -181,7 +181,8 @@ def choose(operator: str, arguments: Any) -> Implementation:
 def use(name: str) -> Iterator[None]:
     """Forces one implementation for every operator called inside, forward and backward.
 
-    What it cannot run is an error where it is called, never computed by another one.
+    What it cannot run is an error where it is called, never computed by another one: a kernel has an output and a first
+    gradient, and only "reference" has the derivatives that `torch.func`, forward mode and `create_graph=True` take.
 
     Args:
         name: "reference", "cpu" or "triton".
@@ -323,8 +324,11 @@ def device_named(name: Any) -> str:
 def explained(operator: str, arguments: Any) -> Iterator[tuple[str, str]]:
     """Each implementation, and whether it runs a call or why not."""
     found = False
+    derived = derivative_taken(arguments)
     for each in IMPLEMENTATIONS:
         reason = each.reason_against(operator, arguments)
+        if reason is None and derived and each.name != "reference":
+            reason = NO_DERIVATIVE
         if arguments[0].device.type == "meta":
             reason = "the data is on meta, where only the shape of the result is made"
         elif reason is None and _forced not in (None, each.name):
