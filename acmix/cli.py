@@ -195,7 +195,9 @@ def paper_params(
 ) -> None:
     """Compare parameters and multiply-adds with the paper's."""
     from acmix.tools.paper import params, write
+    from acmix.train.files import make_place
 
+    make_place(csv)
     with console.status("counting") as status:
         rows = params(lambda name: status.update(f"counting {name}"))
     table = Table(box=None)

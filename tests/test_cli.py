@@ -163,3 +163,28 @@ def test_python_dash_m_acmix_is_the_command() -> None:
     [end] = command("train", "nothing.yaml").finish()
     assert (end.status, end.output) == (2, "")
     one_error(end.errors, "no configuration 'nothing.yaml'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["infer", "acmix_resnet26", "--seconds", "-1"], "--seconds -1; expected a number of seconds from 0"),
+        (["train", "--seconds", "nan"], "--seconds nan; expected"),
+        (["ops", "--seconds", "inf"], "--seconds inf; expected"),
+        (["data", "--seconds", "-1"], "--seconds -1; expected"),
+        (["data", "--img-size", "0"], "--img-size 0; expected at least one pixel"),
+        (["infer", "--img-size", "-3"], "--img-size -3; expected at least one pixel"),
+        (["infer", "--gpus", "0"], "0 processes; expected at least one"),
+        (["infer", "--batch-size", "0"], "batch size 0; expected at least one image"),
+        (["ops", "--csv", "{file}/x.csv"], "cannot write {file}/x.csv: "),
+        (["train", "--profile", "{folder}"], "{folder} is a folder; expected a file"),
+    ],
+)
+def test_a_benchmark_that_cannot_be_measured_is_one_line_before_it_begins(
+    acmix, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    places = {"file": tmp_path / "file", "folder": tmp_path}
+    places["file"].write_text("kept")
+    status, output, errors = acmix("benchmark", *[argument.format(**places) for argument in arguments])
+    assert (status, output) == (2, "")
+    one_error(errors, said.format(**places))

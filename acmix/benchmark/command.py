@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from acmix.benchmark.machine import check_dtypes, default_device
+from acmix.benchmark.machine import check_dtypes, check_img_size, check_seconds, default_device
 from acmix.benchmark.networks import PEERS, benchmark_networks
 from acmix.benchmark.operators import benchmark_operators
 from acmix.benchmark.pairs import Measurement
 from acmix.benchmark.record import rows, write_rows
 from acmix.errors import UsageError
 from acmix.names import shown
+from acmix.train.files import make_place
 
 DEFAULT_MODEL = "acmix_swin_tiny_patch4_window7_224"
 
@@ -49,6 +50,10 @@ def models(
         UsageError: options that do not go together, or values that do not exist.
     """
     check_dtypes(dtypes)
+    check_seconds(seconds)
+    check_img_size(img_size)
+    for file in (csv, plot):
+        make_place(file)
     if processes != 1 and (against or compiled or plot is not None):
         raise UsageError(
             f"--gpus {processes} goes with none of --against, --compile and --profile; pairs are measured on one card"
@@ -95,6 +100,8 @@ def operators(
         UsageError: no such operator or format.
     """
     check_dtypes(dtypes)
+    check_seconds(seconds)
+    make_place(csv)
     measured = benchmark_operators(names, dtypes=dtypes or ["fp32"], batch_size=batch_size, seconds=seconds, say=say)
     return settled(measured, line="ops", csv=csv, say=say)
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from acmix import config
+from acmix.benchmark.machine import check_img_size, check_seconds
 from acmix.errors import UsageError
 
 # the usual size of ImageNet's photographs
@@ -46,6 +47,8 @@ def benchmark_data(
     from acmix.data import train_loader
     from acmix.data.loader import worker_count
 
+    check_seconds(seconds)
+    check_img_size(img_size)
     if images < 2 * batch_size:
         raise UsageError(f"{images} images and a batch of {batch_size}; expected at least two batches")
     with tempfile.TemporaryDirectory(prefix="acmix_benchmark_") as folder:

@@ -91,6 +91,18 @@ def check_batch_size(batch_size: int) -> None:
         raise UsageError(f"batch size {batch_size}; expected at least one image")
 
 
+def check_seconds(seconds: float) -> None:
+    """Refuses a time that no clock measures, or that nobody waits for."""
+    if not 0 <= seconds <= 86_400:
+        raise UsageError(f"--seconds {seconds:g}; expected a number of seconds from 0 to 86400, a day")
+
+
+def check_img_size(img_size: int) -> None:
+    """Refuses images without pixels."""
+    if img_size < 1:
+        raise UsageError(f"--img-size {img_size}; expected at least one pixel")
+
+
 def fastest(run: Callable[[], object], device: torch.device) -> float:
     """Seconds of the fastest of several runs."""
     run()

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from acmix.errors import UsageError
+
 
 @contextmanager
 def replaced_whole(path: Path) -> Iterator[Path]:
@@ -30,3 +32,21 @@ def write_atomically(path: Path, content: bytes) -> Path:
     with replaced_whole(path) as unfinished:
         unfinished.write_bytes(content)
     return path
+
+
+def make_place(file: Path | None) -> None:
+    """Makes the folder of a file that is to be written later; None is no file.
+
+    Raises:
+        UsageError: no file can be written there.
+    """
+    if file is None:
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write {file}: {error.strerror}; choose another place") from None
+    if file.is_dir():
+        raise UsageError(f"{file} is a folder; expected a file")
+    if not os.access(file if file.is_file() else file.parent, os.W_OK):
+        raise UsageError(f"cannot write {file}: permission denied; choose another place")
