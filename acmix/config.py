@@ -231,7 +231,7 @@ class Optimizer(Section):
     weight_decay: NonNegativeFloat = 0.05
     momentum: Rate = 0.9
     betas: tuple[Rate, Rate] = (0.9, 0.999)
-    eps: PositiveFloat = 1e-8
+    eps: Share = 1e-8
     # the learning rate of each layer over that of the layer behind it; None: the same for all
     layer_decay: float | None = Field(default=None, gt=0.0, le=1.0)
 

@@ -31,7 +31,7 @@ from acmix.train.device import device_name, peak_memory_mib, pins_memory
 from acmix.train.distributed import Agreement, World, join, together
 from acmix.train.files import write_atomically
 from acmix.train.log import RunLog, duration, in_words, path_rates, provenance, read_summary
-from acmix.train.optim import Schedule
+from acmix.train.optim import Schedule, odd_rates
 from acmix.train.plots import draw_curves, draw_paths
 from acmix.train.preparation import settle
 from acmix.train.signals import Stopped, StopRequest
@@ -85,7 +85,7 @@ class Run:
         torch.backends.cudnn.benchmark = not settings.deterministic
         with together(world):
             config, self.notes = settle(config, output)
-            self.config = config
+            self.config, self.notes = config, [*self.notes, *odd_rates(config)]
             loader_arguments: Any = dict(rank=world.rank, world_size=world.size, pin_memory=pins_memory(world.device))
             self.train_batches = train_loader(config, **loader_arguments)
             classes = list(self.train_batches.dataset.classes)

@@ -67,6 +67,21 @@ def lr_scale(config: Config, global_batch_size: int) -> float:
     return 1.0 if base is None else global_batch_size / base
 
 
+def odd_rates(config: Config) -> list[str]:
+    """A line for each end of the schedule that lies above its peak."""
+    peak = config.optimizer.lr
+    ends = {
+        "warmup_lr": "warm-up lowers the learning rate from it",
+        "min_lr": "the learning rate rises to it at the end",
+    }
+    values = {key: getattr(config.schedule, key) for key in ends}
+    return [
+        f"schedule.{key} {value:g} is above optimizer.lr {peak:g}: {ends[key]}"
+        for key, value in values.items()
+        if value > peak
+    ]
+
+
 class Schedule:
     """Cosine with warm-up: the learning rate of a step depends on nothing but the step.
 

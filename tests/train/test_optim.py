@@ -11,7 +11,7 @@ from torch import nn
 
 from acmix.errors import UsageError
 from acmix.models.build import build_model
-from acmix.train.optim import Precision, Schedule, create_optimizer
+from acmix.train.optim import Precision, Schedule, create_optimizer, odd_rates
 from tests.support.tiny import tiny_config
 
 CPU = torch.device("cpu")
@@ -140,3 +140,16 @@ def test_half_precision_needs_a_gpu_and_formats_have_names() -> None:
 def test_torchs_optimizers_are_fused(name: str, fused: bool) -> None:
     optimizer = create_optimizer(nn.Linear(2, 2), tiny_config("", f"optimizer.name={name}"), 8)
     assert bool(optimizer.defaults.get("fused")) is fused
+
+
+def test_a_schedule_whose_ends_lie_above_its_peak_is_said() -> None:
+    assert odd_rates(tiny_config("")) == []
+    assert odd_rates(tiny_config("", "optimizer.lr=1e-6", "schedule.warmup_lr=1e-5")) == [
+        "schedule.warmup_lr 1e-05 is above optimizer.lr 1e-06: warm-up lowers the learning rate from it",
+        "schedule.min_lr 5e-06 is above optimizer.lr 1e-06: the learning rate rises to it at the end",
+    ]
+
+
+def test_a_warm_up_longer_than_any_run_lasts_as_long_as_the_run() -> None:
+    config = tiny_config("", "schedule.warmup_epochs=1e308")
+    assert Schedule(create_optimizer(nn.Linear(2, 2), config, 8), config, 10, 8).warmup_steps == 20
