@@ -135,6 +135,8 @@ def start_from(
     report = Started(f"{file} ({origin})" if (origin := found.origin()) else str(file), notes=notes)
     report.sizes = {key: value.numel() for key, value in (found.weights | values | own).items()}
     new = dict(own) | rates
+    # timm renames and resizes for its own models at once
+    before = found.weights if type(model).__module__.startswith("timm.") else values
     misfits = []
     for key, mine in own.items():
         value = values.get(key)
@@ -148,7 +150,7 @@ def start_from(
             misfits.append(f"{key} is {sides(value)} there and {sides(mine)} here")
         else:
             new[key] = made[rows.order] if key in heads and rows.order else made
-            given = found.weights.get(key, value)
+            given = before.get(key, value)
             if given.numel() == made.numel() and torch.equal(given.flatten(), made.flatten()):
                 report.taken.append(key)
             else:
@@ -185,8 +187,8 @@ def check_depth(own: dict[str, Tensor], values: dict[str, Tensor], heads: set[st
     for parent, numbers in here.items():
         if parent in there and there[parent] != numbers:
             raise UsageError(
-                f"{where} holds the weights of another model: it has {len(there[parent])} {parent or 'parts'}, here "
-                f"there are {len(numbers)}; set model.name and model.args as there"
+                f"{where} holds the weights of another model: it has {len(there[parent])} blocks in "
+                f"{parent or 'the model'}, here there are {len(numbers)}; set model.name and model.args as there"
             )
 
 

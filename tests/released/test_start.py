@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import acmix
 from acmix.errors import UsageError
+from acmix.models.upgrade import is_new
 from acmix.released.safe_load import safe_load
 from acmix.released.start import Started, start_from
 from acmix.released.weights import to_official
@@ -52,7 +53,8 @@ def theirs(name: str, **changes: Any) -> nn.Module:
     torch.manual_seed(2)
     sizes = {**SIZES[name], **changes}
     if name == RESNET:
-        return TimmResNet(Bottleneck, [1, 1, 1, 1], num_classes=5, **changes).eval()
+        kind: Any = Bottleneck
+        return TimmResNet(kind, (1, 1, 1, 1), num_classes=5, **changes).eval()
     model = timm.create_model({SWIN: "swin_tiny_patch4_window7_224", DEIT: "deit_tiny_patch16_224"}[name], **sizes)
     return model.eval()
 
@@ -93,7 +95,7 @@ def test_timms_weights_give_timms_logits_with_and_without_paths(name: str, conv_
     assert not started.resized
     size = SIZES[name]["img_size"]
     assert (logits(mine, size) - logits(model, size)).abs().max() < 1e-6
-    assert all(acmix.models.upgrade.is_new(key) for key in started.drawn)
+    assert all(is_new(key) for key in started.drawn)
     assert bool(started.drawn) == conv_path
     rates = {key.rpartition(".")[2]: value.item() for key, value in mine.state_dict().items() if "rate_" in key}
     assert rates == ({"rate_attention": 1.0, "rate_conv": 0.0} if conv_path else {})
@@ -112,14 +114,16 @@ def test_timms_resnet_gives_its_logits_and_its_3x3_convolutions_have_no_place_am
 
 @pytest.mark.parametrize("layout", ["first of timm", "original"])
 def test_older_names_of_a_swin_are_known(layout: str, file: Path) -> None:
-    model = ours(SWIN)
+    # three stages: the second's merging is the third's there
+    three: dict[str, Any] = dict(depths=(2, 2, 1), num_heads=(3, 6, 12))
+    model = ours(SWIN, **three)
     # merging at the end of a stage, the classifier called head; the original also keeps index tables and masks
     weights: dict[str, Any] = to_official(model.state_dict(), SWIN, img_size=64)
     fixed = [key for key in weights if key.endswith(("attn_mask", "relative_position_index"))]
-    assert len(fixed) == 6
+    assert len(fixed) == 7
     if layout == "first of timm":
         weights = {key: value for key, value in weights.items() if key not in fixed}
-    mine = ours(SWIN)
+    mine = ours(SWIN, **three)
     nn.init.normal_(mine.norm.weight)  # type: ignore[union-attr,arg-type]
     started = start_from(mine, kept({"model": weights}, file))
     assert torch.equal(logits(mine), logits(model))
@@ -290,7 +294,7 @@ def test_timms_own_and_upgraded_models_start_too(name: str, file: Path) -> None:
     size = sizes["img_size"]
     for each in (plain, upgraded):
         assert (logits(each, size) - logits(model, size)).abs().max() < 1e-6
-    assert all(acmix.models.upgrade.is_new(key) for key in started.drawn)
+    assert all(is_new(key) for key in started.drawn)
 
 
 def test_paths_in_some_blocks_are_taken_and_the_others_change_nothing(file: Path) -> None:
@@ -329,8 +333,8 @@ def test_what_does_not_fit_is_refused_in_one_line_and_changes_nothing(file: Path
         (ours(SWIN), {"epoch": 3, "state_dict": {}}, "holds no weights"),
         (ours(SWIN), {"some.weight": torch.ones(2)}, "it has 0% of the numbers that the body of this"),
         (ours(SWIN), half, "at least 50% was expected; it lacks layers.1."),
-        (ours(SWIN, depths=(2, 4)), weights, "it has 2 layers.1.blocks, here there are 4"),
-        (ours(SWIN, depths=(1, 1)), weights, "it has 2 layers.0.blocks, here there are 1"),
+        (ours(SWIN, depths=(2, 4)), weights, "it has 2 blocks in layers.1.blocks, here there are 4"),
+        (ours(SWIN, depths=(1, 1)), weights, "it has 2 blocks in layers.0.blocks, here there are 1"),
         (ours(SWIN, embed_dim=48), weights, "does not fit in 58 tensors, first: patch_embed.proj.weight is 24×3×4×4"),
         (ours(SWIN, num_heads=(2, 6)), weights, "relative_position_bias_table is 49×3 there and 49×2 here"),
         (ours(SWIN, in_chans=5), ours(SWIN, in_chans=4).state_dict(), "is 24×4×4×4 there and 24×5×4×4 here"),

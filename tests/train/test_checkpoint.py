@@ -134,8 +134,8 @@ def test_converted_weights_are_measured_in_the_order_they_were_trained_in(acmix:
         folder.rename(folder.with_name(str(int(folder.name[-2:]))))
     settings = tiny_config(root, "model.num_classes=12", "train.epochs=1", "model.drop_path_rate=0")
     torch.manual_seed(0)
-    model = build_model(settings).eval()
-    transform = evaluation_transform(settings.data, 3)
+    model: Any = build_model(settings).eval()
+    transform: Any = evaluation_transform(settings.data, 3)
     names = sorted(path.name for path in (root / "val").iterdir())
     images = torch.stack([transform(read_image(next((root / "val" / name).iterdir()))) for name in names])
     with torch.no_grad():
