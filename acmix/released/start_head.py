@@ -55,6 +55,15 @@ def are_names(content: Mapping[str, Any]) -> bool:
     return not (numbered and content.get("step") == 0)
 
 
+def text_order(content: Mapping[str, Any]) -> list[int] | None:
+    """The place of each class of a checkpoint of ours, in the order of the names sorted as text; None: that order."""
+    classes = content.get("classes")
+    if not isinstance(classes, list) or not all(isinstance(each, str) for each in classes) or not are_names(content):
+        return None
+    order = sorted(range(len(classes)), key=classes.__getitem__)
+    return None if order == [*range(len(classes))] else order
+
+
 def rows_of(
     content: Mapping[str, Any],
     values: Mapping[str, Tensor],

@@ -18,12 +18,15 @@ from acmix.errors import UsageError
 from acmix.released import from_official, is_official, load_config, write_official
 from acmix.released.checkpoint import configuration_of, write_checkpoint
 from acmix.released.safe_load import safe_load
+from acmix.released.start_head import text_order
 from acmix.train.checkpoint import FORMAT, VERSION
 from acmix.train.files import replaced_whole
 
 YAML = (".yaml", ".yml")
 PICKLE = (".pt", ".pth")
 TENSORS = ".safetensors"
+# the classifiers of the families that the released code has
+CLASSIFIERS = ("head.fc.weight", "head.fc.bias", "fc.weight", "fc.bias")
 # what a batch norm saves beside its parameters
 STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
@@ -131,9 +134,14 @@ def _convert_ours(content: dict[str, Any], destination: Path, source: Path, name
         keys = ("format", "version", "config", "classes", "named", "step", "epoch", "metrics")
         _write_ours({key: content[key] for key in keys if key in content} | {"model": weights}, destination)
         return f"our weights as safetensors, {_described(settings, weights)}"
+    note = "the names of the classes are left out"
+    if order := text_order(content):
+        # there, whoever loads them sorts the names of folders as text
+        weights = {key: value[order] if key in CLASSIFIERS else value for key, value in weights.items()}
+        note += ", and the classifier's rows are in the order of the names sorted as text"
     released = write_checkpoint(weights, settings)
     _write(destination, lambda path: torch.save(released, path))
-    return f"our weights to the released layout, {_described(settings, weights)}; the names of the classes are left out"
+    return f"our weights to the released layout, {_described(settings, weights)}; {note}"
 
 
 def _described(settings: config.Config, weights: dict[str, Any]) -> str:

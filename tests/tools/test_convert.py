@@ -16,7 +16,7 @@ from acmix.errors import UsageError
 from acmix.released import from_official, load_config
 from acmix.released.safe_load import safe_load
 from acmix.tools.convert import convert
-from acmix.train.checkpoint import read, restore_model
+from acmix.train.checkpoint import read, restore_model, save
 from tests.support.paths import DATA
 
 TOY = DATA / "official_checkpoint_toy.pth"
@@ -46,6 +46,23 @@ def test_a_released_checkpoint_becomes_one_of_ours_with_the_golden_logits(tmp_pa
     assert (done.source, done.destination) == (TOY, tmp_path / f"ours{suffix}")
     assert TINY in done.summary
     assert "\n" not in done.summary
+
+
+def test_released_weights_have_rows_in_the_order_of_names_as_text(tmp_path, ours):
+    contents = read(ours)
+    assert contents["named"] is False
+    names = [str(number) for number in range(2, 12)]
+    save(tmp_path / "named.pt", {**contents, "classes": names, "named": True})
+    done = convert(tmp_path / "named.pt", tmp_path / "back.pth")
+    assert "in the order of the names sorted as text" in done.summary
+    order = [names.index(name) for name in sorted(names)]
+    assert order[:3] == [8, 9, 0]
+    back = safe_load(tmp_path / "back.pth")["model"]
+    for there, here in (("head.weight", "head.fc.weight"), ("head.bias", "head.fc.bias")):
+        assert torch.equal(back[there], contents["model"][here][order])
+    # numbers in place of names stay as they are
+    assert "sorted" not in convert(ours, tmp_path / "same.pth").summary
+    assert torch.equal(safe_load(tmp_path / "same.pth")["model"]["head.bias"], contents["model"]["head.fc.bias"])
 
 
 def test_the_configuration_in_a_released_checkpoint_is_kept(ours):
