@@ -13,12 +13,16 @@ from PIL import Image
 from acmix.config import Augment, Config, validate
 from acmix.data import open_dataset, train_loader, val_loader
 from acmix.errors import UsageError
-from tests.support.images import make_image_folder
+from tests.support.images import lay_down, make_image_folder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    return make_image_folder(tmp_path_factory.mktemp("folder"), classes=4, train_per_class=3, val_per_class=2, size=24)
+    root = tmp_path_factory.mktemp("folder")
+    make_image_folder(root, classes=4, train_per_class=3, val_per_class=2, size=24)
+    for split in ("train", "val"):
+        lay_down(root / split / "class_00" / "0001.JPEG")
+    return root
 
 
 def config(root: Path | str, *, classes: int = 4, batch_size: int = 2, **data) -> Config:

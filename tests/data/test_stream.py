@@ -12,7 +12,7 @@ from acmix.config import Config, validate
 from acmix.data import train_loader, val_loader
 from acmix.data.dataset import open_dataset
 from acmix.errors import UsageError
-from tests.support.images import make_image_folder
+from tests.support.images import lay_down, make_image_folder
 
 pytest.importorskip("webdataset")
 pytest.importorskip("datasets")
@@ -23,7 +23,9 @@ SHARDS = 4
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("folder")
-    return make_image_folder(root, classes=CLASSES, train_per_class=8, val_per_class=5, size=24)
+    make_image_folder(root, classes=CLASSES, train_per_class=8, val_per_class=5, size=24)
+    lay_down(root / "val" / "class_00" / "0001.JPEG")
+    return root
 
 
 def write_shards(folder: Path, root: Path, damage: bool = False) -> Path:

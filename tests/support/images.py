@@ -36,6 +36,15 @@ def make_image_folder(
     return root
 
 
+def lay_down(path: Path) -> None:
+    """Turns a JPEG file's pixels on their side, and lets its EXIF say so."""
+    exif = Image.Exif()
+    # orientation 6: to be turned clockwise
+    exif[0x0112] = 6
+    with Image.open(path) as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(path, quality=90, exif=exif)
+
+
 def draw_image(label: int, classes: int, size: int, rng: np.random.Generator) -> Image.Image:
     """One picture of a class."""
     # a width and a height that differ, as photographs do
