@@ -18,11 +18,6 @@ def evenly_spaced(count: int, like: Tensor) -> Tensor:
     return (2 * step / step[-1:].clamp(min=1) - 1).to(like.dtype)
 
 
-def channels_last(x: Tensor) -> Tensor:
-    """A map (B, C, H, W) that lies channels last; as it is in a graph that leaves PyTorch, where that fixes sizes."""
-    return x if leaves_pytorch() else x.contiguous(memory_format=torch.channels_last)
-
-
 def memory_format_of(x: Tensor) -> torch.memory_format:
     """channels_last where the input lies so and not also the plain way, as after a convolution."""
     if not x.is_contiguous() and knows_formats() and x.is_contiguous(memory_format=torch.channels_last):
@@ -31,8 +26,10 @@ def memory_format_of(x: Tensor) -> torch.memory_format:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """(B, C, H, W) in that memory format; as it is where there are no formats."""
-    return x.contiguous(memory_format=torch.channels_last) if knows_formats() else x
+    """(B, C, H, W) in that memory format; as it is where there are none, or where a graph left open would fix sizes."""
+    if leaves_pytorch() or not knows_formats():
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def knows_formats() -> bool:
