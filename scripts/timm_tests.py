@@ -32,6 +32,7 @@ EXCEPTIONS = {
 }
 TOKENS = ("deit_*", "pvt_*")
 NAMES = "ACMIX_TIMM_NAMES"
+NOT_FETCHED = 3
 SETTINGS = "[pytest]\nmarkers =\n    {}\n"
 MARKERS = ("base", "cfg", "cfg_nonstd", "forward", "backward", "torchscript", "features", "fxforward", "fxbackward")
 
@@ -39,7 +40,9 @@ MARKERS = ("base", "cfg", "cfg_nonstd", "forward", "backward", "torchscript", "f
 def fetched(version: str, folder: Path) -> Path:
     """Puts test_models.py of that version of timm's source archive into a folder and gives its path."""
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest"]
-    subprocess.run([*pip, str(folder), f"timm=={version}"], check=True)
+    if subprocess.run([*pip, str(folder), f"timm=={version}"]).returncode:
+        print(f"timm {version} has no source archive that pip can fetch; see above")
+        sys.exit(NOT_FETCHED)
     (archive,) = folder.glob("timm-*.tar.gz")
     top = f"timm-{version}"
     if archive.name != f"{top}.tar.gz":
@@ -105,7 +108,7 @@ class Tally:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=["*"], help="names of models, with wildcards")
+    parser.add_argument("names", nargs="*", default=["*"], help="names of models, with wildcards; all by default")
     cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     patterns, more = parser.parse_args(sys.argv[1:cut]).names, sys.argv[cut + 1 :]
     names = [name for name in acmix.list_models() if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]

@@ -55,6 +55,8 @@ def add_conv_path(
     features, out_indices = False, None
     if isinstance(name_or_model, str):
         features, out_indices = kwargs.pop("features_only", False), kwargs.pop("out_indices", None)
+        if kwargs.pop("feature_cls", "getter") != "getter":
+            raise UsageError("feature_cls: an upgraded model gives its maps by timm's 'getter' alone; leave it out")
         model = timm_model(name_or_model, pretrained, **kwargs)
     else:
         if kwargs:
@@ -70,7 +72,8 @@ def add_conv_path(
     if not features:
         return upgraded
     # timm's own defaults: a ViT's last three blocks, all stages of a pyramid
-    usual = 3 if isinstance(upgraded, vision_transformer.VisionTransformer) else (0, 1, 2, 3)
+    count: int = len(upgraded.feature_info)  # type: ignore[arg-type]
+    usual = tuple(range(count))[-3 if isinstance(upgraded, vision_transformer.VisionTransformer) else 0 :]
     return FeatureGetterNet(upgraded, out_indices=usual if out_indices is None else out_indices)
 
 

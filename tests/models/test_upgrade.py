@@ -199,3 +199,22 @@ def test_features_are_by_default_those_that_timm_gives(name, kwargs):
     ours: Any = acmix.add_conv_path(name, pretrained=False, features_only=True, **kwargs)
     plain: Any = timm.create_model(name, features_only=True, **kwargs)
     assert ours.feature_info.module_name() == plain.feature_info.module_name()
+
+
+@pytest.mark.parametrize("kwargs", [dict(always_partition=True), dict(attn_drop_rate=0.2), dict(window_size=(2, 4))])
+def test_what_timms_swin_was_built_with_is_taken_over(kwargs):
+    model: Any = timm.create_model(SWIN[0], **{**SWIN[1], "window_size": 4, **kwargs}).eval()
+    upgraded: Any = acmix.add_conv_path(model)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(upgraded(x), model(x))
+    for one, other in zip(upgraded.layers, model.layers, strict=True):
+        assert [block.window for block in one.blocks] == [block.window_size for block in other.blocks]
+        assert {block.attn.attn_drop for block in one.blocks} == {kwargs.get("attn_drop_rate", 0.0)}
+
+
+def test_an_upgraded_model_gives_all_maps_of_its_stages_by_the_getter_alone():
+    maps: Any = acmix.add_conv_path(SWIN[0], pretrained=False, features_only=True, **SWIN[1])
+    assert len(maps(torch.randn(1, 3, 64, 64))) == len(SWIN[1]["depths"])
+    with pytest.raises(UsageError, match="feature_cls"):
+        acmix.add_conv_path(SWIN[0], pretrained=False, features_only=True, feature_cls="fx", **SWIN[1])
