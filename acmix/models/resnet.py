@@ -150,7 +150,8 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(inner)
         self.conv3 = nn.Conv2d(inner, inner * EXPANSION, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(inner * EXPANSION)
-        self.act = nn.ReLU()
+        # one each, as quantisers tell layers apart by their modules
+        self.act1, self.act2, self.act3 = nn.ReLU(), nn.ReLU(), nn.ReLU()
         self.drop_path = drop_path_of(drop_path)
         self.downsample = None
         if stride != 1 or channels != inner * EXPANSION:
@@ -162,12 +163,12 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 4·inner, ceil(H/stride), ceil(W/stride))."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = activated(self.act, self.bn1(self.conv1(x)), self.bn1)  # (B, inner, H, W)
-        x = activated(self.act, self.bn2(self.conv2(x)), self.bn2)  # (B, inner, ceil(H/stride), ceil(W/stride))
+        x = activated(self.act1, self.bn1(self.conv1(x)), self.bn1)  # (B, inner, H, W)
+        x = activated(self.act2, self.bn2(self.conv2(x)), self.bn2)  # (B, inner, ceil(H/stride), ceil(W/stride))
         x = self.drop_path(self.bn3(self.conv3(x)))
         # in place: neither a norm's nor a drop's gradient needs what it gave
         x = x.add_(shortcut) if may_overwrite(self.bn3, self.drop_path) else x + shortcut
-        return activated(self.act, x)
+        return activated(self.act3, x)
 
 
 def middle_layer(

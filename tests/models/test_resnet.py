@@ -205,3 +205,16 @@ def test_one_step_of_training_reaches_every_parameter():
 def test_a_stage_without_bottlenecks_is_refused(layers):
     with pytest.raises(ValueError, match="at least one a stage"):
         small(layers=layers)
+
+
+def test_every_activation_of_a_bottleneck_is_called_once():
+    """A quantiser of an exported graph takes one module that is called twice for one with two outputs."""
+    model, calls = small(conv_path=False).eval(), {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ReLU):
+            calls[name] = 0
+            module.register_forward_hook(lambda *_, name=name: calls.update({name: calls[name] + 1}))
+    with torch.no_grad():
+        model(torch.randn(1, 3, 32, 32))
+    assert set(calls.values()) == {1}
+    assert len(calls) == 1 + 3 * sum(SMALL["layers"])
