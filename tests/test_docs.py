@@ -3,6 +3,7 @@
 import csv
 import functools
 import re
+import runpy
 import shlex
 import shutil
 from importlib.util import find_spec
@@ -71,13 +72,22 @@ def test_the_speed_of_every_family_is_the_saved_one():
     assert table(saved("family_speed_cpu.csv")) in read("docs/performance.md")
 
 
+def test_the_table_of_clients_is_the_saved_one():
+    table = runpy.run_path(str(ROOT / "scripts" / "clients" / "table.py"))["table"]
+    assert table(saved("clients.csv")) in read("docs/clients.md")
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_the_python_of_a_page_runs_as_written(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = re.findall(r"```python\n(.*?)```", read(page), flags=re.DOTALL)
     names = {}
     for block in code:
-        if "ultralytics" not in block or find_spec("ultralytics"):
+        imported = {
+            *re.findall(r"^(?:from|import) (\w+)", block, flags=re.MULTILINE),
+            *re.findall("ultralytics", block),
+        }
+        if all(map(find_spec, imported)):
             exec(block, names)
     if page.startswith("README"):
         assert len(code) == 2
