@@ -36,6 +36,8 @@ ODD = (
     replace(case_named("local_attention", "no position"), map_size=(1, 2, 2), heads=1, head_dim=2),
     case_named("patchwise_attention", "one pixel"),
 )
+# dynamo and AOTAutograd take seconds for each
+two_operators = pytest.mark.parametrize("case", [SMALL[0], SMALL[3]], ids=["conv_path", "window_attention"])
 every_operator = pytest.mark.parametrize("case", SMALL, ids=[case.operator for case in SMALL])
 NEAR = 1e-12
 
@@ -117,6 +119,7 @@ def test_a_tangent_goes_through(case: Case, asks: bool) -> None:
         assert forward_ad.unpack_dual(call(*tensors)).tangent is None
 
 
+@pytest.mark.slow
 @every_operator
 def test_transforms_give_the_derivatives_of_the_definition(case: Case) -> None:
     call = Call(case)
@@ -226,7 +229,7 @@ def test_what_a_transform_or_inference_mode_made_is_not_kept(case: Case) -> None
 
 
 @pytest.mark.slow
-@every_operator
+@two_operators
 def test_a_compiled_transform_gives_the_same(case: Case) -> None:
     call = Call(case)
     tensors, dims = stacked(call, call.all)
@@ -238,6 +241,7 @@ def test_a_compiled_transform_gives_the_same(case: Case) -> None:
     agree(samples(*tensors), vmap(grad(partial(loss, call.definition), call.all), dims)(*tensors))
 
 
+@pytest.mark.slow
 @every_operator
 def test_derivatives_of_what_is_compiled_are_right_or_refused(case: Case) -> None:
     call = Call(case)
@@ -263,7 +267,7 @@ def test_derivatives_of_what_is_compiled_are_right_or_refused(case: Case) -> Non
 
 
 @pytest.mark.slow
-@every_operator
+@two_operators
 def test_compiled_autograd_gives_the_same(case: Case) -> None:
     call = Call(case)
     torch._dynamo.reset()
