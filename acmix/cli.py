@@ -44,9 +44,9 @@ def train(
 
     acmix/config.py documents every setting.
     """
-    from acmix.config import quoted
     from acmix.released import load_config
     from acmix.train.loop import train as run
+    from acmix.yaml_text import quoted
 
     # in quotes, so that no character of the path means anything
     where = [f"data.dir={quoted(data)}"] if data else []

@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import math
 import os
-import re
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -34,6 +33,7 @@ from pydantic import (
 )
 
 from acmix.errors import UsageError
+from acmix.yaml_text import Dumper, parse
 
 # pixels a side: what memory holds of one resized image
 LARGEST_IMG_SIZE, LARGEST_RESIZED = 16_384, 32_768
@@ -383,11 +383,6 @@ def is_text(key: Sequence[str]) -> bool:
     return str in kinds and not any(get_origin(each) is tuple for each in kinds)
 
 
-def quoted(text: str) -> str:
-    """Text as a YAML scalar in quotes, for an override."""
-    return yaml.safe_dump(text, default_style='"', width=math.inf).strip()
-
-
 def validate(tree: dict[str, Any], where: str = "configuration", typed: Sequence[str] = ()) -> Config:
     """Checks a tree of plain dictionaries and returns it typed.
 
@@ -453,64 +448,6 @@ def known_keys() -> list[str]:
 def dump(config: Config) -> str:
     """The configuration as YAML that `load` reads back to an equal one."""
     return yaml.dump(config.model_dump(mode="json"), Dumper=Dumper, sort_keys=False)
-
-
-# --- YAML in which numbers are numbers --------------------------------------------------------------------------------
-
-
-class Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, but for numbers, and with each key once in a mapping.
-
-    YAML 1.1 takes 1e-3 and 1e5 for text, 010 for 8, 1:30 for 90 and 2026-01-31 for a date; here the first three are
-    0.001, 100000.0 and 10, the others text.
-    """
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if key.tag == "tag:yaml.org,2002:str"]
-        if twice := next((key for key in keys if keys.count(key) > 1), None):
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep=deep)
-
-
-class Dumper(yaml.SafeDumper):
-    """Writes what `Loader`, and any reader of YAML 1.1, reads back: text that looks like a number in quotes."""
-
-
-INTEGER, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
-DIGITS, EXPONENT = "[0-9](?:_?[0-9])*", "(?:[eE][-+]?[0-9]+)"
-WHOLE = re.compile(f"[-+]?(?:{DIGITS}|0x[0-9a-fA-F]+|0o[0-7]+|0b[01]+)$")
-REAL = re.compile(
-    rf"[-+]?(?:(?:{DIGITS}\.(?:{DIGITS})?|\.{DIGITS}){EXPONENT}?|{DIGITS}{EXPONENT}|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$"
-)
-replaced = (INTEGER, FLOAT, "tag:yaml.org,2002:timestamp")
-Loader.yaml_implicit_resolvers = {
-    first: [entry for entry in entries if entry[0] not in replaced]
-    for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for kind in (Loader, Dumper):
-    kind.add_implicit_resolver(INTEGER, WHOLE, list("-+0123456789"))
-    kind.add_implicit_resolver(FLOAT, REAL, list("-+.0123456789"))
-
-
-def whole_number(loader: Loader, node: Any) -> int:
-    """10, 010 and 1_000 in tens; 0x1F, 0o17 and 0b11 as they say."""
-    text = loader.construct_scalar(node)
-    return int(text, 0) if re.match("[-+]?0[xob]", text) else int(text)
-
-
-Loader.add_constructor(INTEGER, whole_number)
-
-
-def parse(text: str) -> Any:
-    """Reads YAML, without executing anything; numbers in any usual spelling are numbers.
-
-    Raises:
-        yaml.YAMLError: it is none, or nested too deep to read.
-    """
-    try:
-        return yaml.load(text, Loader)
-    except (ValueError, RecursionError) as error:
-        raise yaml.YAMLError(str(error)) from None
 
 
 def numbers_in(value: Any) -> Iterator[float]:

@@ -16,12 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "acmix"
 
 # what every part may import
-EVERYBODYS = {"errors", "names"}
+EVERYBODYS = {"errors", "names", "yaml_text"}
 # Each part of the package, and the parts it may import besides itself and those:
 # `ops <- layers <- models <- heads <- tasks <- train <- tools, export, serve <- benchmark <- cli`; `released` above
 # `models` and `config`.
 ALLOWED: dict[str, set[str]] = {
     "names": set(),
+    "yaml_text": set(),
     "errors": set(),
     "config": set(),
     "ops": set(),

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from acmix.config import Config, apply_override, complete, quoted
+from acmix.config import Config, apply_override, complete
 from acmix.errors import UsageError
 from acmix.names import shown, to_json
 from acmix.tools.guard import guarded
 from acmix.train.checkpoint import read
 from acmix.train.terminal import new_console, say
+from acmix.yaml_text import quoted
 from tests.support.checks import one_error
 from tests.support.images import make_image_folder
 from tests.support.paths import ROOT

@@ -137,10 +137,10 @@ def _given_by(name: Any, base: Path | None, above: tuple[Path, ...]) -> dict[str
     path = (base / name).resolve()
     if path in above:
         raise UsageError(f"BASE={name!r} refers back to {path}; remove one of the two references")
-    from acmix import config
+    from acmix.yaml_text import parse
 
     try:
-        tree = config.parse(path.read_text(encoding="utf-8")) or {}
+        tree = parse(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"BASE={name!r}: {path} cannot be read as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
