@@ -20,6 +20,7 @@ SCRIPTS = {
     "acmix2d": ("published.layer_costs", "what the layer ACmix2d costs beside a 3x3 convolution"),
     "upgrade": ("published.upgrades", "timm's models trained with and without added convolution paths"),
     "digits": ("published.digits", "finished training runs side by side"),
+    "leaving": ("leaving", "every family in every format that leaves PyTorch, read where acmix is not"),
     "gpu": ("gpu", "everything on this machine's GPU: right first, then how fast"),
 }
 

@@ -1,8 +1,8 @@
 """ACmix's operators: tensors in, tensors out.
 
 Each is a `torch.library` operator (`torch.ops.acmix.…`) with a shape function and a gradient, so it goes through
-`torch.compile(fullgraph=True)`, `torch.export`, meta tensors and autocast as one node. Which kernel computes it is
-decided when it runs: see `use` and `explain`. A graph meant for another runtime (`torch.jit.trace`,
+`torch.compile(fullgraph=True)`, meta tensors and autocast as one node. Which kernel computes it is
+decided when it runs: see `use` and `explain`. A graph meant for another runtime (`torch.jit.trace`, `torch.export`,
 `torch.onnx.export`) holds an operator's definition instead, in PyTorch's own operators. Derivatives beyond the first
 gradient are the definition's too: those of `torch.func`, of forward mode and of `create_graph=True`.
 
