@@ -139,7 +139,13 @@ def cell(
         return dict(
             nodes=nodes, seconds=f"{seconds:.1f}", mib=f"{size:.2f}", largest_difference=f"{max(found):.1e}", note=""
         )
-    except (RuntimeError, ValueError, TypeError, AssertionError, OSError) as error:  # a row says so; the other cells are tried
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        AssertionError,
+        OSError,
+    ) as error:  # a row says so; the other cells are tried
         return dict(nodes="", seconds="", mib="", largest_difference="", note=" ".join(f"{error}".split())[:200])
 
 
