@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from acmix.ops.leaving import around, centres, unflatten
+from acmix.ops.leaving import around, centres, fresh, unflatten
 from acmix.ops.local_attention.spec import Arguments
 
 
@@ -33,4 +33,4 @@ def forward(arguments: Arguments) -> Tensor:
     wide = torch.promote_types(logits.dtype, torch.float32)
     weights = (logits.to(wide) * scale).softmax(2).to(qkv.dtype)
     out = (weights[..., None] * value[pixel]).sum(2)  # (Ho, Wo, B, N, D)
-    return out.permute(2, 0, 1, 3, 4).flatten(3)  # (B, Ho, Wo, C)
+    return fresh(out.permute(2, 0, 1, 3, 4)).flatten(3)  # (B, Ho, Wo, C)
