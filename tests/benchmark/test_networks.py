@@ -148,7 +148,7 @@ def test_an_operator_s_parts_count_as_the_operator() -> None:
         (dict(names=[], batch_size=3), "choose an even number"),
         (dict(names=[], dtypes=["fp8"]), "--dtype fp8; there are fp32, bf16"),
         (dict(names=["no_such_model"]), "no model 'no_such_model' in this library"),
-        (dict(names=["acmix_resnet26"], img_size=0), "cannot run 'acmix_resnet26' on images of 0 px"),
+        (dict(names=["acmix_resnet26"], img_size=0), "--img-size 0; expected at least one pixel"),
     ],
     ids=str,
 )
