@@ -20,8 +20,9 @@ from acmix.layers import Mixing, PairwiseAttention, PatchwiseAttention
 from acmix.layers.maps import channels_last
 from acmix.layers.plain import activated, may_overwrite
 from acmix.models.backbone import Backbone, LayerPatterns
-from acmix.models.blocks import Blocks, drop_path_of
+from acmix.models.blocks import Blocks, drop_path_of, missing
 from acmix.models.registry import register_variants
+from acmix.ops.leaving import leaves_pytorch
 
 ATTENTIONS = {"patchwise": PatchwiseAttention, "pairwise": PairwiseAttention}
 
@@ -141,8 +142,17 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, before, H, W) -> (B, C, ceil(H/2), ceil(W/2))."""
-        x = self.blocks(self.linear(F.max_pool2d(x, 2, ceil_mode=True)))
+        x = self.blocks(self.linear(halved(x)))
         return F.relu(self.norm(x), inplace=may_overwrite(self.norm))
+
+
+def halved(x: Tensor) -> Tensor:
+    """The 2×2 maxima of a map: (B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2))."""
+    if not leaves_pytorch():
+        return F.max_pool2d(x, 2, ceil_mode=True)
+    # AOTInductor of PyTorch 2.15 rounds an open size down where the example's was even, and loses the last row
+    x = F.pad(x, (0, missing(x.shape[3], 2), 0, missing(x.shape[2], 2)), value=float("-inf"))
+    return F.max_pool2d(x, 2)
 
 
 class Block(nn.Module):
