@@ -14,11 +14,14 @@ from torch import Tensor, nn
 
 from acmix import ops
 from acmix.layers.checks import check_numbers, choose_heads
+from acmix.layers.conv_path import ConvPath
 from acmix.layers.fold import FoldedACmix
 from acmix.layers.graphs import whole
+from acmix.layers.leaving import acmix_map
 from acmix.layers.maps import arranged_as, check_shape, evenly_spaced, sides_of
 from acmix.layers.mixing import Mixed, Mixing, mixed
-from acmix.layers.plain import has_plain_weights, is_plain
+from acmix.layers.plain import has_plain_weights, is_plain, is_untouched
+from acmix.ops.leaving import any_size, leaves_pytorch
 
 
 class ACmixLayer(Mixed):
@@ -85,6 +88,9 @@ class ACmixLayer(Mixed):
     def forward(self, x: Tensor) -> Tensor:
         """(B, I, H, W) -> (B, C, Ho, Wo) in the memory format of x, Ho = ceil(H/stride); or (B, I, L) -> (B, C, Lo)."""
         check_shape(x, self.in_channels, self.sides)
+        if self.leaves_by_few_nodes():
+            with any_size():
+                return self.leaving(x)
         # not `unflatten`, behind which an ONNX graph no longer knows that H and W may be any
         qkv = self.projected(x).view(-1, *sides_of(x), 3, self.heads, self.head_dim)  # (B, H, W, 3, N, D)
         rate_attention, rate_conv = self.rates()
@@ -92,6 +98,27 @@ class ACmixLayer(Mixed):
         out = mixed(self.attend(qkv), conv, rate_attention) if self.has_attention else conv  # (B, Ho, Wo, C)
         assert out is not None
         return arranged_as(x, out)
+
+    def leaves_by_few_nodes(self) -> bool:
+        """Whether a graph that leaves PyTorch is made, and `leaving` knows all that the layer computes."""
+        if not leaves_pytorch() or len(self.sides) != 2:
+            return False
+        return self.conv_path is None or (type(self.conv_path) is ConvPath and is_untouched(self.conv_path))
+
+    def leaving(self, x: Tensor) -> Tensor:
+        """`forward` in few nodes of PyTorch's own."""
+        rate_attention, rate_conv = self.rates()
+        return acmix_map(
+            *(each(x) for each in (self.query, self.key, self.value)),
+            self.position if self.has_attention else None,
+            None if self.conv_path is None else self.conv_path.kernels_of_pieces(rate_conv),
+            heads=self.heads,
+            head_dim=self.head_dim,
+            size=self.attention_size,
+            stride=self.stride,
+            dilation=self.dilation,
+            rate=rate_attention,
+        )
 
     def attend(self, qkv: Tensor) -> Tensor:
         """(B, H, W, 3, N, D) -> (B, Ho, Wo, C)."""

@@ -146,6 +146,11 @@ class ConvPath(Foldable):
             )
         return self.kernels.repeat_interleave(self.heads, 0) if self.conv_kernels == "channel" else self.kernels
 
+    def kernels_of_pieces(self, rate: Tensor | None = None) -> Tensor:
+        """Kernels that do the work of fc too, (N·D, P, ky, kx), where fc has no bias; times `rate`."""
+        kernels = torch.einsum("cthw,tp->cphw", self.full_kernels(), self.fc_weight)
+        return kernels if rate is None else rate * kernels
+
     def folded(self, rate: float = 1.0, of_values: float = 1.0) -> ConvPath:
         """A path that gives `rate` times as much, of pieces whose last N have been multiplied by `of_values`."""
         fc, kernels = exact(self.fc_weight), rate * exact(self.full_kernels())  # (T, P), (C, T, ky, kx)

@@ -9,14 +9,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acmix import ops
 from acmix.errors import UsageError
 from acmix.layers.foldable import Foldable, copied, exact, rounded, take_row
 from acmix.layers.graphs import refuse_script, whole
+from acmix.layers.leaving import acmix_map
 from acmix.layers.maps import arranged_as, check_shape, evenly_spaced, sides_of
 from acmix.layers.mixing import fits_into_values, mixed
+from acmix.layers.plain import is_own
+from acmix.ops.leaving import any_size, leaves_pytorch
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -109,6 +113,9 @@ class FoldedACmix(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, I, H, W) -> (B, C, Ho, Wo), or (B, I, L) -> (B, C, Lo); see `ACmix2d` and `ACmix1d`."""
         check_shape(x, self.in_channels, self.sides)
+        if leaves_pytorch() and len(self.sides) == 2 and is_own(self.qkv, nn.Linear):
+            with any_size():
+                return self.leaving(x)
         qkv = self.qkv(x.flatten(2).transpose(1, 2))  # (B, H·W, 3·C)
         qkv = qkv.view(-1, *sides_of(x), 3, self.heads, self.head_dim)  # (B, H, W, 3, N, D)
         positions = self.positions(*sides_of(x))
@@ -116,6 +123,20 @@ class FoldedACmix(nn.Module):
             qkv, positions, size=self.attention_size, stride=self.stride, dilation=self.dilation
         )  # (B, Ho, Wo, C)
         return arranged_as(x, mixed(attention, self.conv_path(qkv.flatten(3, 4)), self.rate_attention))
+
+    def leaving(self, x: Tensor) -> Tensor:
+        """`forward` in few nodes of PyTorch's own."""
+        q, k, v = F.conv2d(x, self.qkv.weight[:, :, None, None], self.qkv.bias).chunk(3, 1)  # (B, C, H, W) each
+        slope = self.slope.T[:, :, None, None]  # (D, 2, 1, 1)
+        return acmix_map(
+            *(q, k, v, lambda place: F.conv2d(place, slope), self.conv_path.kernels_of_pieces()),
+            heads=self.heads,
+            head_dim=self.head_dim,
+            size=self.attention_size[0],
+            stride=self.stride,
+            dilation=self.dilation,
+            rate=self.rate_attention,
+        )
 
     def positions(self, height: int, width: int) -> Tensor:
         """p of every pixel but for a constant, (H, W, D)."""

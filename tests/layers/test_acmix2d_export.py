@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from acmix.layers import ACmix2d
+import acmix
+from acmix.layers import ACmix2d, Mixing
 
 SIZES = [(2, 6, 9, 11), (3, 6, 9, 11), (1, 6, 20, 5), (1, 6, 1, 1), (1, 6, 2, 15)]
 needs_onnx = pytest.mark.skipif(
@@ -74,3 +75,63 @@ def test_onnx_takes_any_size(dynamo: bool, tmp_path: Path) -> None:
         x = torch.randn(size)
         (y,) = session.run(None, {"x": x.numpy()})
         torch.testing.assert_close(torch.from_numpy(y), layer(x), rtol=1e-5, atol=1e-6)
+
+
+@needs_onnx
+@pytest.mark.parametrize("folded", [False, True], ids=["layer", "folded"])
+@pytest.mark.parametrize("free", [None, "any size"])
+def test_a_layer_of_7_by_7_is_at_most_60_nodes(folded: bool, free: str | None, tmp_path: Path) -> None:
+    import onnx
+
+    layer = ACmix2d(16, 16).eval()
+    names = {dim: torch.export.Dim(name) for dim, name in {0: "batch", 2: "rows", 3: "columns"}.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            acmix.fold(layer) if folded else layer,
+            (torch.randn(1, 16, 14, 14),),
+            str(tmp_path / "layer.onnx"),
+            dynamo=True,
+            verbose=False,
+            dynamic_shapes=(names,) if free else None,
+        )
+    assert len(onnx.load(tmp_path / "layer.onnx").graph.node) <= (60 if free else 30)
+
+
+OPTIONS: list[dict[str, Any]] = [
+    dict(),
+    dict(stride=2),
+    dict(stride=3, dilation=2),
+    dict(attention_size=9, conv_size=5),
+    dict(heads=1, attention_size=1, conv_size=1),
+    dict(mixing=Mixing(path="attention")),
+    dict(mixing=Mixing(path="convolution")),
+    dict(mixing=Mixing(rates="softmax", conv_kernels="channel")),
+    dict(mixing=Mixing(rates=2.0, conv_kernels="shifts")),
+    dict(mixing=Mixing(rates=(0.0, 1.0), conv_kernels="frozen")),
+]
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_layer_leaves_as_it_is(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    layer = ACmix2d(6, 8, **{"heads": 2, **options}).double().eval()
+    x = torch.randn(2, 6, 9, 11, dtype=torch.float64, requires_grad=True)
+    for form in (layer, acmix.fold(layer)):
+        traced: Any = torch.jit.trace(form, x)
+        for size in ((9, 11), (1, 1), (1, 6), (4, 2), (30, 3)):
+            x = torch.randn(2, 6, *size, dtype=torch.float64, requires_grad=True)
+            want, got = form(x), traced(x)
+            torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+            (wanted,) = torch.autograd.grad(want.square().sum(), x)
+            torch.testing.assert_close(torch.autograd.grad(got.square().sum(), x)[0], wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_wrapped_projection_leaves_with_its_wrapper() -> None:
+    layer, x = layer_and_input()
+    for part in (layer.query, layer.value, layer.position):
+        part.register_forward_hook(lambda module, given, out: out * 1.5 + 0.1)
+    traced: Any = torch.jit.trace(layer, x)
+    torch.testing.assert_close(traced(x[:1]), layer(x[:1]), rtol=1e-5, atol=1e-6)
