@@ -20,11 +20,10 @@ from acmix.ops.neighbours import mirrored, roll, roll_back
 
 def leaves_pytorch() -> bool:
     """Whether a graph is being made that must run where our operators are not known: traced, ONNX, or exported."""
-    if torch.compiler.is_exporting():
-        return True
     if torch.compiler.is_dynamo_compiling():
-        return False
-    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+        # what `is_exporting` reads; in PyTorch 2.9 the function itself is True to every compiled graph
+        return torch.compiler._is_exporting_flag
+    return torch.compiler.is_exporting() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
 
 
 def surely(condition: Any) -> bool:
