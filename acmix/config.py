@@ -65,7 +65,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Name = Annotated[str, Field(min_length=1)]
-NO_COLOUR = 'expected a colour\'s name, "#rrggbb" or [red, green, blue] from 0 to 255'
+NO_COLOUR = 'expected a colour\'s name, "#rrggbb" in quotes or [red, green, blue] from 0 to 255'
 
 
 class Section(BaseModel):
@@ -371,6 +371,9 @@ def read_value(key: Sequence[str], text: str, override: str) -> Any:
         if is_text(key):
             return typed
         raise UsageError(f"the value in override {override!r} is not YAML; put it in quotes") from None
+    if value is None and typed[:1] == "#":
+        # no comment, but a colour: "#rrggbb"
+        return typed
     return typed if isinstance(value, str) and typed[:1] not in ("'", '"') and is_text(key) else value
 
 
@@ -408,14 +411,17 @@ def describe(problem: Any) -> str:
     """One line for one of pydantic's problems."""
     # behind a section and its key stand places in lists, and pydantic's names of types
     key = ".".join(str(part) for part in problem["loc"][:2])
-    if problem["type"] != "extra_forbidden":
+    # YAML also has keys that are no text
+    if problem["type"] not in ("extra_forbidden", "invalid_key"):
         said = problem["msg"].removeprefix("Value error, ")
         if said.startswith(f"{key}."):
             return said
         if problem["type"] == "missing":
             said = "expected one value more"
         quotes = isinstance(problem["input"], (int, float)) and problem["type"] == "string_type"
-        place = f"{key}[{problem['loc'][2]}]" if isinstance(problem["loc"][-1], int) else key
+        place = (
+            f"{key}[{problem['loc'][2]}]" if len(problem["loc"]) > 2 and isinstance(problem["loc"][-1], int) else key
+        )
         return f"{place}={problem['input']!r}: {said[:1].lower()}{said[1:]}{'; put text in quotes' * quotes}"
     near = nearest(key)
     section = key.partition(".")[0] + "."

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
+from collections.abc import Callable, Sequence
 from typing import Any
 
 # control characters, line and paragraph separators, direction marks and overrides, the byte order mark, surrogates
@@ -32,6 +34,21 @@ def escaped(found: re.Match[str]) -> str:
     # os.fsdecode keeps the byte 0xNN as U+DCNN
     number = number - 0xDC00 if 0xDC80 <= number <= 0xDCFF else number
     return SHORT.get(character) or (f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}")
+
+
+def composed(name: str) -> str:
+    """A name in the form in which é is one character: some systems keep it as two, which look the same."""
+    return unicodedata.normalize("NFC", name)
+
+
+def places(names: Sequence[str]) -> Callable[[str], int | None]:
+    """What finds a name's place among others: the same name, else the first that is the same when composed."""
+    exact: dict[str, int] = {}
+    alike: dict[str, int] = {}
+    for place, name in enumerate(names):
+        exact.setdefault(name, place)
+        alike.setdefault(composed(name), place)
+    return lambda name: exact.get(name, alike.get(composed(name)))
 
 
 def to_json(value: Any, **options: Any) -> str:

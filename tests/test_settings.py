@@ -178,6 +178,17 @@ def test_numbers_in_a_file_are_numbers_too(tmp_path: Path) -> None:
     assert found.model.args == {"a": {"b": [0.1]}}
 
 
+@pytest.mark.parametrize("text", ["1: 2", "train: {1: 2}", "train: {true: 2}", "? [1]\n: 2"])
+def test_keys_that_are_no_text_are_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UsageError, match=r"unknown key|is not YAML"):
+        config.load(tmp_path / "a.yaml")
+
+
+def test_a_colour_typed_with_a_hash_is_no_comment() -> None:
+    assert config.load("acmix_swin_digits", ["data.background=#ff0080"]).data.background_rgb == (255, 0, 128)
+
+
 @pytest.mark.parametrize("text", ["train: {epochs: 1, epochs: 2}", "train: {epochs: !!int 1e3}", "train: [" * 5000])
 def test_a_file_that_says_nothing_certain_is_one_line(text: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"

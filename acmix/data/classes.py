@@ -19,6 +19,7 @@ import numpy as np
 from acmix.config import Data
 from acmix.data.sources import Files, Source, data_folder, open_source
 from acmix.errors import UsageError
+from acmix.names import places
 
 # how many names a message gives
 SHOWN = 5
@@ -122,13 +123,14 @@ def labels(
             raise UsageError(f"{data} has a label {beyond[0]}, but {trained.where} has {count} classes, from 0")
         return [label if label < count else -1 for label in range(len(found))]
     # by name
-    number = {name: label for label, name in enumerate(trained.names)}
-    if unknown := [found[label] for label in used if found[label] not in number]:
+    place = places(trained.names)
+    table = [-1 if (label := place(name)) is None else label for name in found]
+    if unknown := [found[label] for label in used if table[label] < 0]:
         raise UsageError(
             f"{trained.where} was trained on other classes than those of {data}: it does not know {some(unknown)}, but "
             f"{some(trained.names)}; give the data it was trained for"
         )
-    return [number.get(name, -1) for name in found]
+    return table
 
 
 def some(names: Sequence[str]) -> str:

@@ -65,8 +65,13 @@ def seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(before[2])
 
 
-def check_classes(config: Config, classes: list[str], targets: np.ndarray | None = None) -> None:
-    """Refuses data with another number of classes than the model has; `targets` are the labels, where known."""
+def check_classes(
+    config: Config, classes: list[str], targets: np.ndarray | None = None, notes: Sequence[str] = ()
+) -> None:
+    """Refuses data with another number of classes than the model has; `targets` are the labels, where known.
+
+    `notes` are the data's own, on what was left out.
+    """
     if len(classes) != config.model.num_classes:
         if targets is not None and classes == [str(label) for label in range(len(classes))] and targets.min() > 0:
             first, last = targets.min(), targets.max()
@@ -77,7 +82,7 @@ def check_classes(config: Config, classes: list[str], targets: np.ndarray | None
             )
         raise UsageError(
             f"the data has {len(classes)} classes, but model.num_classes is {config.model.num_classes};"
-            f" add model.num_classes={len(classes)}"
+            f" add model.num_classes={len(classes)}{''.join(f' ({note})' for note in notes)}"
         )
 
 

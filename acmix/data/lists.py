@@ -12,6 +12,8 @@ from pathlib import Path
 from acmix.errors import UsageError
 
 LINE = re.compile(r"(?P<path>\s*\S.*?)(?P<gap>[ \t]+)(?P<label>[0-9]+)[ \t]*")
+# digits: more classes than this, empty ones counted, no model has
+LONGEST_LABEL = 6
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -40,6 +42,8 @@ def read_list(root: Path, split: str) -> tuple[list[str], list[int]]:
             path = match["path"].strip()
             raise UsageError(f"{where}: no file {path}, neither in {root} nor in {root / split}")
         paths.append(there)
+        if len(label := match["label"].lstrip("0")) > LONGEST_LABEL:
+            raise UsageError(f"{where}: the label {label} is too large; expected numbers of classes, from 0")
         targets.append(int(match["label"]))
     if not paths:
         raise UsageError(f"{file} lists no images; expected lines of `path label`")

@@ -100,7 +100,7 @@ def train_loader(config: Config, *, rank: int = 0, world_size: int = 1, pin_memo
 
         return TrainLoader(stream, steps, read_stream)
     dataset = open_dataset(config.data, config.augment, "train", in_chans=config.model.in_chans, seed=train.seed)
-    check_classes(config, dataset.classes, dataset.source.targets)
+    check_classes(config, dataset.classes, dataset.source.targets, dataset.notes)
     steps = count_steps(config, len(dataset), world_size)
     order = TrainOrder(config, len(dataset), steps, rank=rank, world_size=world_size)
     loader = make_loader(dataset, order, workers=workers, pin_memory=pin_memory, persistent=True)
@@ -145,7 +145,7 @@ def val_loader(
         return ValLoader(stream, batches, lambda: read_evaluation(stream, workers=workers, pin_memory=pin_memory))
     settings: Any = dict(in_chans=config.model.in_chans, seed=config.train.seed, trained=trained)
     dataset = open_dataset(config.data, None, "val", **settings)
-    check_classes(config, dataset.classes, dataset.source.targets)
+    check_classes(config, dataset.classes, dataset.source.targets, dataset.notes)
     order = ValOrder(len(dataset), batch_size, rank=rank, world_size=world_size)
     loader = make_loader(dataset, order, workers=workers, pin_memory=pin_memory, persistent=False)
     return ValLoader(dataset, len(order), lambda: iter(loader))

@@ -45,6 +45,7 @@ class LeftOut:
     def __init__(self) -> None:
         self.no_images: list[str] = []
         self.loops: list[str] = []
+        self.empty: list[str] = []
 
     def notes(self) -> list[str]:
         """A line for each kind."""
@@ -52,6 +53,7 @@ class LeftOut:
             line(names, one, many)
             for names, one, many in (
                 (self.no_images, "file is no image", "files are no images"),
+                (self.empty, "folder of a class holds no images", "folders of classes hold no images"),
                 (self.loops, "link leads back to a folder above it", "links lead back to folders above them"),
             )
             if names

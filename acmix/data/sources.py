@@ -20,6 +20,7 @@ from acmix.data.lists import list_classes, read_list
 from acmix.data.scan import LeftOut, entries, is_folder, is_passed_over, natural_key, walk_images
 from acmix.data.tars import Pieces, read_tar
 from acmix.errors import UsageError
+from acmix.names import places
 
 
 class Source(Protocol):
@@ -145,6 +146,7 @@ def open_folder(root: Path, split: str, train_split: str) -> Files:
         raise UsageError(f"{root} has no {split}/ folder; expected {split}/<class>/<image files> in it")
     left_out = LeftOut()
     images = {name: list(walk_images(folder / name, left_out)) for name in subfolders(folder)}
+    left_out.empty = [name for name, paths in images.items() if not paths]
     images = {name: sorted(paths) for name, paths in images.items() if paths}
     if not images:
         raise UsageError(f"{folder} holds no images; expected {split}/<class>/ folders with image files in them")
@@ -165,9 +167,9 @@ def subfolders(folder: Path) -> list[str]:
 
 def class_numbers(classes: list[str], found: Iterable[str], *, where: str, train: str) -> dict[str, int]:
     """Class name to label, after a check that the training split knows every class found."""
-    number = {name: label for label, name in enumerate(classes)}
-    unknown = [name for name in found if name not in number]
-    if unknown:
+    place = places(classes)
+    number = {name: label for name in found if (label := place(name)) is not None}
+    if unknown := [name for name in found if name not in number]:
         raise UsageError(
             f"{where} has {len(unknown)} classes that {train} lacks, e.g. '{unknown[0]}';"
             " both need the same class names"

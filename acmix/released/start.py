@@ -21,7 +21,7 @@ from acmix.models.upgrade import is_new
 from acmix.released.safe_load import safe_load
 from acmix.released.start_head import HEADS, classifier_keys, rows_of
 from acmix.released.start_names import FIXED, renamed
-from acmix.released.start_shapes import adapted
+from acmix.released.start_shapes import adapted, stems
 from acmix.released.unwrap import FORMAT, unwrap
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # the share of the numbers in a model's body, all but classifier and convolution paths, that a file has to give
 LEAST_SHARE = 0.5
+SAME_SIZES = "set model.name and model.args as there"
 
 
 @dataclass
@@ -145,19 +146,23 @@ def start_from(
         elif value is None:
             report.drawn[key] = drawn_as(key, rates)
         elif problem := unfit(value, mine):
-            misfits.append(f"{key} {problem}")
+            misfits.append((f"{key} {problem}", "give a file of plain finite numbers"))
         elif (made := adapted(model, key, value, mine, square=is_square(content))) is None:
-            misfits.append(f"{key} is {sides(value)} there and {sides(mine)} here")
+            reads_image = key in stems(model) and value.shape[1:2] != mine.shape[1:2]
+            mend = "give weights that read images of 1 or 3 channels" if reads_image else SAME_SIZES
+            misfits.append((f"{key} is {sides(value)} there and {sides(mine)} here", mend))
         else:
             new[key] = made[rows.order] if key in heads and rows.order else made
             given = before.get(key, value)
-            if given.numel() == made.numel() and torch.equal(given.flatten(), made.flatten()):
+            # as doubles, since the smallest formats cannot be compared
+            if given.numel() == made.numel() and torch.equal(given.flatten().double(), made.flatten().double()):
                 report.taken.append(key)
             else:
                 report.resized[key] = f"{sides(given)} to {sides(mine)}"
     if misfits:
         count = f"{len(misfits)} tensors, first" if len(misfits) > 1 else "one tensor"
-        raise UsageError(f"{file} does not fit in {count}: {misfits[0]}; set model.name and model.args as there")
+        problem, mend = misfits[0]
+        raise UsageError(f"{file} does not fit in {count}: {problem}; {mend}")
     report.left_out = [*found.left_out, *(key for key in values if key not in own)]
     report.fixed = [key for key in found.weights if FIXED.search(key)]
     if rows.are_taken and rows.why:
@@ -255,8 +260,10 @@ def drawn_as(key: str, rates: Mapping[str, Tensor]) -> str:
 
 def unfit(value: Tensor, own: Tensor) -> str:
     """What keeps a tensor from being a weight of a model; "" where nothing does."""
-    if value.layout != torch.strided or value.is_quantized:
+    if value.layout != torch.strided or value.is_quantized or value.is_complex():
         return "is not a plain tensor there"
+    if value.is_meta:
+        return "has a shape there, but no values"
     if value.is_floating_point() != own.is_floating_point() and value.numel() > 1:
         return f"is {value.dtype} there and {own.dtype} here".replace("torch.", "")
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):

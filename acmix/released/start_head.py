@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from acmix.errors import UsageError
+from acmix.names import composed
 from acmix.released.unwrap import FORMAT
 
 HEADS = ("auto", "keep", "new")
@@ -117,6 +118,8 @@ def rows_by_name(names: list[str], count: int, where: str, classes: Sequence[str
     if len(names) != count:
         raise UsageError(f"{where} names {len(names)} classes for {count} outputs; give a checkpoint that acmix wrote")
     numbers = [str(number) for number in range(count)]
+    if classes is not None:
+        names, classes = [*map(composed, names)], [*map(composed, classes)]
     if classes is None or names == [*classes]:
         return Rows(True)
     if not sorted_names and [*classes] == numbers:

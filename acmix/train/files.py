@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from acmix.errors import UsageError
 
@@ -32,6 +34,32 @@ def write_atomically(path: Path, content: bytes) -> Path:
     with replaced_whole(path) as unfinished:
         unfinished.write_bytes(content)
     return path
+
+
+def hold(folder: Path) -> IO[bytes] | None:
+    """Keeps other processes from a folder until the file that it returns is closed, or this process dies.
+
+    None where the file system or the operating system has no such locks.
+
+    Raises:
+        UsageError: another process holds the folder.
+    """
+    try:
+        import fcntl  # not on Windows
+    except ImportError:
+        return None
+    file = open(folder / ".held", "wb")  # noqa: SIM115  (it stays open)
+    try:
+        # not flock, which the processes that read images would inherit and might keep
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            return None
+        raise UsageError(
+            f"another process is training into {folder}; wait until it ends, or choose another --output"
+        ) from None
+    return file
 
 
 def make_place(file: Path | None) -> None:

@@ -62,6 +62,9 @@ def train(config: Config, output: Path) -> dict[str, Any]:
             return run.to_the_end()
         finally:
             run.log.close()
+            if run.held is not None:
+                (output / ".held").unlink(missing_ok=True)
+                run.held.close()
 
 
 class Run:
@@ -98,8 +101,7 @@ class Run:
             self.schedule = Schedule(self.state.optimizer, config, self.steps_per_epoch, self.global_batch_size)
             self.task = Classification(config)
             try_forward(self.state.model, config, world, self.state.precision)
-            if world.is_first:
-                make_folder(output)
+            self.held = make_folder(output) if world.is_first else None
         self.state.resume()
         self.first_step = self.state.step
         self.is_finished = self.state.epochs_ended >= settings.epochs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import torch.distributed as dist
@@ -17,11 +17,13 @@ from acmix.data.classes import labels_follow_names
 from acmix.data.loader import worker_count
 from acmix.errors import UsageError
 from acmix.models.build import build_model
+from acmix.names import composed
 from acmix.ops import dispatch
 from acmix.released.start import Started, start_from
 from acmix.released.start_head import classifier_keys
 from acmix.train import checkpoint
 from acmix.train.distributed import World, together
+from acmix.train.files import hold
 from acmix.train.meter import Meter
 from acmix.train.optim import Precision, create_optimizer
 from acmix.train.resume import describe_changes, refuse_another_network, refuse_another_run
@@ -180,7 +182,7 @@ class State:
         ):
             if was != asked:
                 raise UsageError(f"{where} was trained with {what} {was}, now it would be {asked}; {mended}, or {hint}")
-        if saved["classes"] != self.classes:
+        if [*map(composed, saved["classes"])] != [*map(composed, self.classes)]:
             raise UsageError(
                 f"{where} was trained on other classes than those of {now.data.dir}: "
                 f"{first_difference(saved['classes'], self.classes)}; {hint}"
@@ -240,7 +242,7 @@ def start(model: nn.Module, config: Config, classes: list[str]) -> Started:
 def first_difference(was: list[str], now: list[str]) -> str:
     """Where two lists of class names part."""
     for label, (one, other) in enumerate(zip(was, now, strict=False)):
-        if one != other:
+        if composed(one) != composed(other):
             return f"label {label} was {one!r}, now it would be {other!r}"
     return f"{len(was)} classes then, {len(now)} now"
 
@@ -280,11 +282,14 @@ def keep_less_for_backward(model: nn.Module, name: str) -> None:
         raise UsageError(f"{name} has no gradient checkpointing; set train.gradient_checkpointing=false") from None
 
 
-def make_folder(output: Path) -> None:
+def make_folder(output: Path) -> IO[bytes] | None:
     """Makes a run's folder, proves that it can be written to, and removes what a killed run left half written.
 
+    Returns:
+        What keeps other runs from it, until it is closed.
+
     Raises:
-        UsageError: it cannot be written to.
+        UsageError: it cannot be written to, or another run does so.
     """
     checkpoints = output / "checkpoints"
     try:
@@ -292,8 +297,10 @@ def make_folder(output: Path) -> None:
         probe = output / f".writable.{os.getpid()}"
         probe.touch()
         probe.unlink()
+        held = hold(output)
         for unfinished in checkpoints.glob(".*.tmp"):
             unfinished.unlink(missing_ok=True)
+        return held
     except OSError as error:
         raise UsageError(
             f"cannot write to the output folder {output}: {error.strerror}; choose another folder"

@@ -95,6 +95,18 @@ def test_names_decide_whatever_val_and_train_have(root: Path, kind: str, train: 
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_a_name_is_the_same_with_its_accents_composed_or_not(root: Path, kind: str) -> None:
+    # macOS writes é as e and an accent, others as one character
+    (root / "train" / "10").rename(root / "train" / "caf\u00e9")
+    (root / "val" / "10").rename(root / "val" / "cafe\u0301")
+    if kind == "tar":
+        as_tar(root)
+    trained = Trained(["30", "caf\u00e9", "2", "9"], True, "the checkpoint")
+    assert labels(config(root), trained) == {"30": 0, "cafe\u0301": 1, "2": 2}
+    assert val_loader(config(root)).dataset.classes == ["2", "9", "30", "caf\u00e9"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
 def test_a_class_that_the_model_does_not_know_is_named(root: Path, kind: str) -> None:
     (root / "train" / "unused").mkdir()
     if kind == "tar":

@@ -79,6 +79,17 @@ def test_val_takes_the_labels_of_train_and_may_lack_classes(folder, tmp_path):
     assert labels(tmp_path, "val")["class_03/0001.JPEG"] == 3
 
 
+def test_a_class_without_images_is_named(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    for file in (tmp_path / "train" / "class_03").iterdir():
+        file.unlink()
+    shutil.rmtree(tmp_path / "val" / "class_03")
+    note = "1 folder of a class holds no images and is left out: class_03"
+    assert open_dataset(config(tmp_path).data, None, "train").notes == [note]
+    with pytest.raises(UsageError, match=r"data has 3 classes, .*; add model.num_classes=3 \(1 folder of a class"):
+        train_loader(config(tmp_path))
+
+
 def test_a_folder_with_val_alone_can_be_evaluated(folder, tmp_path):
     shutil.copytree(folder / "val", tmp_path / "val")
     assert labels(tmp_path, "val") == labels(folder, "val")
@@ -109,6 +120,7 @@ def test_classes_without_a_folder_of_their_own_are_named_by_number(folder, tmp_p
         ("a.JPEG -1\n", "a.JPEG 0\n", r"'a.JPEG -1' is not of the form"),
         ("a.JPEG 0\nb.JPEG 0\n", "a.JPEG 0\n", r"train_list.txt line 2: no file b.JPEG"),
         ("a.JPEG 0\n", "a.JPEG 1\n", r"val_list.txt: label 1 of a.JPEG is out of range; train_list.txt has 1 classes"),
+        ("a.JPEG 99999999999\n", "a.JPEG 0\n", r"line 1: the label 99999999999 is too large"),
         ("\n", "a.JPEG 0\n", r"train_list.txt lists no images"),
         ("a.JPEG 0\n", None, r"has no val_list.txt"),
     ],

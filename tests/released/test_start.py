@@ -203,6 +203,40 @@ def test_an_average_goes_before_the_weights_it_is_of(entry: str, file: Path) -> 
     assert started.source.endswith("(entry 'state_dict')")
 
 
+@pytest.mark.parametrize("entry", ["params", "encoder", "model_state", "checkpoint.model.weights"])
+def test_an_entry_of_any_name_is_found_where_no_usual_one_fits(entry: str, file: Path) -> None:
+    model, mine = theirs(DEIT), ours(DEIT)
+    weights: Any = model.state_dict()
+    for name in reversed(entry.split(".")):
+        weights = {name: weights}
+    moments = {"state": {"first": model.state_dict()}}
+    started = start_from(mine, kept({**weights, "optimizer": moments, "ema": {"decay": torch.ones(1)}}, file))
+    assert torch.equal(logits(mine, 32), logits(model, 32))
+    assert started.source.endswith(f"(entry '{entry}')")
+
+
+def test_of_several_entries_the_one_that_fits_is_taken(file: Path) -> None:
+    model, mine = theirs(DEIT), ours(DEIT)
+    own, other = model.state_dict(), theirs(RESNET).state_dict()
+    zero = {key: torch.zeros_like(value) for key, value in own.items()}
+    for content, entry in (
+        ({"teacher": other, "student": own}, "student"),
+        ({"params": zero, "params_ema": own}, "params_ema"),
+        ({"generator": own, "critic": other}, "generator"),
+    ):
+        assert f"entry '{entry}'" in start_from(mine, kept(content, file)).source
+        assert torch.equal(logits(mine, 32), logits(model, 32))
+    assert "fit in the entries 'first' and 'second'" in refused(mine, {"first": own, "second": zero}, file)
+
+
+def test_weights_of_8_bits_are_read(file: Path) -> None:
+    model, mine = theirs(DEIT), ours(DEIT)
+    small = {key: value.to(torch.float8_e4m3fn) for key, value in model.state_dict().items()}
+    assert len(start_from(mine, kept(small, file)).taken) == len(small)
+    model.load_state_dict({key: value.float() for key, value in small.items()})
+    assert torch.equal(logits(mine, 32), logits(model, 32))
+
+
 def test_safetensors_and_half_precision_are_read(tmp_path: Path) -> None:
     model, mine = theirs(DEIT).half(), ours(DEIT)
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
@@ -342,7 +376,9 @@ def test_what_does_not_fit_is_refused_in_one_line_and_changes_nothing(file: Path
         (ours(SWIN, conv_path=True), lacking, f"path of layers.0.blocks.1.attn: it lacks {key}"),
         (ours(SWIN, conv_path=True, conv_kernels="channel"), paths, "conv_path.kernels is 24×9×3×3 there"),
         (ours(SWIN), {**weights, "norm.bias": weights["norm.bias"].int()}, "norm.bias is int32 there and"),
-        (ours(SWIN), {**weights, "norm.bias": weights["norm.bias"] / 0}, "norm.bias holds values there"),
+        (ours(SWIN), {**weights, "norm.bias": weights["norm.bias"] / 0}, "not finite; give a file of plain finite"),
+        (ours(SWIN), {**weights, "norm.bias": weights["norm.bias"].to("meta")}, "norm.bias has a shape there, but no"),
+        (ours(SWIN), theirs(SWIN, in_chans=4).state_dict(), "24×3×4×4 here; give weights that read images of 1 or 3"),
         (ours(SWIN), {**weights, "norm.bias": weights["norm.bias"].to_sparse()}, "norm.bias is not a plain tensor"),
     ]  # fmt: skip
     for model, given, said in cases:

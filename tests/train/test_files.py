@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from acmix.train.files import replaced_whole, write_atomically
+from acmix.errors import UsageError
+from acmix.train.files import hold, replaced_whole, write_atomically
+from tests.support.processes import Forked
 
 
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -33,3 +35,21 @@ def test_a_file_keeps_its_content_until_the_new_one_is_whole(tmp_path: Path) -> 
         be_interrupted()
     assert file.read_bytes() == b"whole"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def try_to_hold(folder: Path) -> None:
+    """Prints what comes of it, in a process of its own."""
+    try:
+        hold(folder)
+        print("held")
+    except UsageError as error:
+        print(error)
+
+
+def test_a_folder_is_held_by_one_process_until_it_lets_go_or_dies(tmp_path: Path) -> None:
+    held = hold(tmp_path)
+    if held is None:
+        pytest.skip("no locks here")
+    assert f"another process is training into {tmp_path}" in Forked(try_to_hold, tmp_path).finish()[0].output
+    held.close()
+    assert [Forked(try_to_hold, tmp_path).finish()[0].output.strip() for _ in range(2)] == ["held", "held"]
