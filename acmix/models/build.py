@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from torch import nn
@@ -89,4 +90,14 @@ def build_model(config: Settings, *, download: bool = False, **overrides: Any) -
                 raise
             return builder(settings.name, **kwargs)
     except (TypeError, ValueError, AssertionError, RuntimeError, LookupError, AttributeError, ArithmeticError) as error:
-        raise UsageError(f"cannot build model {settings.name!r}: {' '.join(str(error).split())}") from error
+        said = f"cannot build model {settings.name!r}: {' '.join(str(error).split())}"
+        raise UsageError(said + no_whole_numbers(settings.args)) from error
+
+
+def no_whole_numbers(args: Mapping[str, Any]) -> str:
+    """What may be wrong with the arguments of a model that cannot be built: numbers such as 12.0 and "12"; or ""."""
+    for key, value in args.items():
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            if (isinstance(each, float) and each.is_integer()) or (isinstance(each, str) and each.isdecimal()):
+                return f"; model.args.{key}={value!r}: if whole numbers are meant, write {each!r} as {int(each)}"
+    return ""

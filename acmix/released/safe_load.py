@@ -54,7 +54,8 @@ def safe_load(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         UsageError: there is no such file, it is truncated or no checkpoint, or it asks for code to be run.
     """
-    path = Path(path)
+    # a shell leaves the ~ of model.checkpoint=~/FILE as it is
+    path = Path(os.path.expanduser(path))
     # not path.is_dir(), which raises where a name is too long
     if os.path.isdir(path):
         raise UsageError(f"{path} is a folder; expected a checkpoint file (.pt, .pth or .safetensors)")

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from acmix.errors import UsageError
 
@@ -36,30 +35,36 @@ def write_atomically(path: Path, content: bytes) -> Path:
     return path
 
 
-def hold(folder: Path) -> IO[bytes] | None:
-    """Keeps other processes from a folder until the file that it returns is closed, or this process dies.
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps other processes from a folder in the block, where operating system and file system have such locks.
 
-    None where the file system or the operating system has no such locks.
+    A process that is killed in the block lets go, and leaves an empty `.held` behind.
 
     Raises:
         UsageError: another process holds the folder.
     """
+    lock = folder / ".held"
     try:
         import fcntl  # not on Windows
-    except ImportError:
-        return None
-    file = open(folder / ".held", "wb")  # noqa: SIM115  (it stays open)
-    try:
-        # not flock, which the processes that read images would inherit and might keep
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            return None
-        raise UsageError(
-            f"another process is training into {folder}; wait until it ends, or choose another --output"
-        ) from None
-    return file
+
+        file = open(lock, "wb")  # noqa: SIM115  (closed below)
+    except (ImportError, OSError):
+        yield
+        return
+    with file:
+        try:
+            # not flock, which the processes that read images would inherit and might keep
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise UsageError(
+                    f"another process is training into {folder}; wait until it ends, or choose another --output"
+                ) from None
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def make_place(file: Path | None) -> None:

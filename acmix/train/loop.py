@@ -10,6 +10,7 @@ import math
 import os
 import random
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from acmix.tasks import Classification, Evaluation
 from acmix.tasks.classify import evaluate
 from acmix.train.device import device_name, peak_memory_mib, pins_memory
 from acmix.train.distributed import Agreement, World, join, together
-from acmix.train.files import write_atomically
+from acmix.train.files import held, write_atomically
 from acmix.train.log import RunLog, duration, in_words, path_rates, provenance, read_summary
 from acmix.train.optim import Schedule, odd_rates
 from acmix.train.plots import draw_curves, draw_paths
@@ -56,15 +57,12 @@ def train(config: Config, output: Path) -> dict[str, Any]:
         UsageError: something in the configuration, the data or the folder is not fit, or training diverged.
         Stopped: Ctrl-C or SIGTERM came; a checkpoint was written.
     """
-    with StopRequest() as stop, join() as world:
-        run = Run(config, output, world, stop)
+    with StopRequest() as stop, join() as world, ExitStack() as held_open:
+        run = Run(config, output, world, stop, held_open)
         try:
             return run.to_the_end()
         finally:
             run.log.close()
-            if run.held is not None:
-                (output / ".held").unlink(missing_ok=True)
-                run.held.close()
 
 
 class Run:
@@ -75,9 +73,10 @@ class Run:
         output: its folder.
         world: this process's place.
         stop: where a signal to stop is noted.
+        held_open: what the run holds until it ends.
     """
 
-    def __init__(self, config: Config, output: Path, world: World, stop: StopRequest) -> None:
+    def __init__(self, config: Config, output: Path, world: World, stop: StopRequest, held_open: ExitStack) -> None:
         self.output, self.world, self.stop = output, world, stop
         settings = config.train
         if settings.deterministic:
@@ -101,7 +100,9 @@ class Run:
             self.schedule = Schedule(self.state.optimizer, config, self.steps_per_epoch, self.global_batch_size)
             self.task = Classification(config)
             try_forward(self.state.model, config, world, self.state.precision)
-            self.held = make_folder(output) if world.is_first else None
+            if world.is_first:
+                make_folder(output)
+                held_open.enter_context(held(output))
         self.state.resume()
         self.first_step = self.state.step
         self.is_finished = self.state.epochs_ended >= settings.epochs

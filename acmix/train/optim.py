@@ -68,18 +68,25 @@ def lr_scale(config: Config, global_batch_size: int) -> float:
 
 
 def odd_rates(config: Config) -> list[str]:
-    """A line for each end of the schedule that lies above its peak."""
+    """A line for each end of the schedule that lies above its peak, and for a warm-up that lasts to the end."""
     peak = config.optimizer.lr
     ends = {
         "warmup_lr": "warm-up lowers the learning rate from it",
         "min_lr": "the learning rate rises to it at the end",
     }
     values = {key: getattr(config.schedule, key) for key in ends}
-    return [
+    lines = [
         f"schedule.{key} {value:g} is above optimizer.lr {peak:g}: {ends[key]}"
         for key, value in values.items()
         if value > peak
     ]
+    warmup, epochs = config.schedule.warmup_epochs, config.train.epochs
+    if warmup >= epochs:
+        lines.append(
+            f"schedule.warmup_epochs {warmup:g} is not below train.epochs {epochs}: the learning rate only rises; "
+            "set schedule.warmup_epochs lower"
+        )
+    return lines
 
 
 class Schedule:

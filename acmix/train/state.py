@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,7 +23,6 @@ from acmix.released.start import Started, start_from
 from acmix.released.start_head import classifier_keys
 from acmix.train import checkpoint
 from acmix.train.distributed import World, together
-from acmix.train.files import hold
 from acmix.train.meter import Meter
 from acmix.train.optim import Precision, create_optimizer
 from acmix.train.resume import describe_changes, refuse_another_network, refuse_another_run
@@ -282,14 +281,11 @@ def keep_less_for_backward(model: nn.Module, name: str) -> None:
         raise UsageError(f"{name} has no gradient checkpointing; set train.gradient_checkpointing=false") from None
 
 
-def make_folder(output: Path) -> IO[bytes] | None:
+def make_folder(output: Path) -> None:
     """Makes a run's folder, proves that it can be written to, and removes what a killed run left half written.
 
-    Returns:
-        What keeps other runs from it, until it is closed.
-
     Raises:
-        UsageError: it cannot be written to, or another run does so.
+        UsageError: it cannot be written to.
     """
     checkpoints = output / "checkpoints"
     try:
@@ -297,10 +293,8 @@ def make_folder(output: Path) -> IO[bytes] | None:
         probe = output / f".writable.{os.getpid()}"
         probe.touch()
         probe.unlink()
-        held = hold(output)
         for unfinished in checkpoints.glob(".*.tmp"):
             unfinished.unlink(missing_ok=True)
-        return held
     except OSError as error:
         raise UsageError(
             f"cannot write to the output folder {output}: {error.strerror}; choose another folder"

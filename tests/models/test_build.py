@@ -17,6 +17,8 @@ from tests.support.tiny import CLASSES, tiny_config
         ("model.args={embed_dim: 10, depths: [1], num_heads: [3]}", "cannot build model"),
         ("model.args={embed_dim: twelve}", "cannot build model"),
         ("model.args={depths: 2}", "cannot build model"),
+        ("model.args={embed_dim: 12.0}", "write 12.0 as 12"),
+        ('model.args={depths: ["1", 1]}', "write '1' as 1"),
     ],
 )
 def test_a_model_that_cannot_be_built_is_one_line(override: str, said: str) -> None:

@@ -49,6 +49,12 @@ def test_toy_checkpoint_is_read_where_yacs_cannot_be_imported():
     assert python(code) == (0, "[2, 2] 3 89\n", "")
 
 
+def test_a_home_folder_that_the_shell_left_unnamed_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    torch.save({"model": {}}, tmp_path / "a.pth")
+    assert safe_load("~/a.pth") == {"model": {}}
+
+
 def test_a_configuration_pickled_by_yacs_itself_is_read(tmp_path):
     yacs = pytest.importorskip("yacs.config")
     config = yacs.CfgNode({"MODEL": {"NAME": "x", "DEPTHS": [2, 2]}, "LR": 5e-4, "BETAS": (0.9, 0.999), "NONE": None})

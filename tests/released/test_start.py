@@ -400,6 +400,7 @@ def checkpoint(classes: list[str], file: Path, **more: Any) -> dict[str, Tensor]
     ("there", "here", "more", "rows", "said"),
     [
         ("abcde", "abcde", {}, [0, 1, 2, 3, 4], None),
+        (["caf\u00e9", *"bcde"], ["cafe\u0301", *"bcde"], {}, [0, 1, 2, 3, 4], None),
         ("abcde", "ebcda", {}, [4, 1, 2, 3, 0], "rows in the order of the data's classes, by name"),
         ("abcde", "abcdf", {}, None, "'f' is none of them; model.head=keep keeps its rows"),
         ("01234", "abcde", {}, None, "'a' is none of them"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from acmix.errors import UsageError
-from acmix.train.files import hold, replaced_whole, write_atomically
+from acmix.train.files import held, replaced_whole, write_atomically
 from tests.support.processes import Forked
 
 
@@ -40,16 +41,22 @@ def test_a_file_keeps_its_content_until_the_new_one_is_whole(tmp_path: Path) -> 
 def try_to_hold(folder: Path) -> None:
     """Prints what comes of it, in a process of its own."""
     try:
-        hold(folder)
-        print("held")
+        with held(folder):
+            print("held")
     except UsageError as error:
         print(error)
 
 
+def die_holding(folder: Path) -> None:
+    """Ends at once, as a killed process does."""
+    with held(folder):
+        os._exit(0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no such locks")
 def test_a_folder_is_held_by_one_process_until_it_lets_go_or_dies(tmp_path: Path) -> None:
-    held = hold(tmp_path)
-    if held is None:
-        pytest.skip("no locks here")
-    assert f"another process is training into {tmp_path}" in Forked(try_to_hold, tmp_path).finish()[0].output
-    held.close()
-    assert [Forked(try_to_hold, tmp_path).finish()[0].output.strip() for _ in range(2)] == ["held", "held"]
+    with held(tmp_path):
+        assert f"another process is training into {tmp_path}" in Forked(try_to_hold, tmp_path).finish()[0].output
+    assert not list(tmp_path.iterdir())
+    Forked(die_holding, tmp_path).finish()
+    assert Forked(try_to_hold, tmp_path).finish()[0].output == "held\n"

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import random
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -231,8 +232,8 @@ def in_fused_kernel(event: Any) -> bool:
 
 @pytest.mark.parametrize("changes", [(), ("train.precision=bf16", "train.clip_grad=null")], ids=["fp32", "bf16"])
 def test_a_step_reads_nothing_that_it_computes(data: Path, tmp_path: Path, changes: tuple[str, ...]) -> None:
-    with StopRequest() as stop, join() as world:
-        run = Run(tiny_config(data, *changes), tmp_path, world, stop)
+    with StopRequest() as stop, join() as world, ExitStack() as held_open:
+        run = Run(tiny_config(data, *changes), tmp_path, world, stop, held_open)
         run.in_step.train()
         micro_batches = list(run.train_batches.epoch(0))
         assert len(micro_batches) == 4

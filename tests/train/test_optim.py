@@ -144,6 +144,10 @@ def test_torchs_optimizers_are_fused(name: str, fused: bool) -> None:
 
 def test_a_schedule_whose_ends_lie_above_its_peak_is_said() -> None:
     assert odd_rates(tiny_config("")) == []
+    assert odd_rates(tiny_config("", "schedule.warmup_epochs=20")) == [
+        "schedule.warmup_epochs 20 is not below train.epochs 2: the learning rate only rises; "
+        "set schedule.warmup_epochs lower"
+    ]
     assert odd_rates(tiny_config("", "optimizer.lr=1e-6", "schedule.warmup_lr=1e-5")) == [
         "schedule.warmup_lr 1e-05 is above optimizer.lr 1e-06: warm-up lowers the learning rate from it",
         "schedule.min_lr 5e-06 is above optimizer.lr 1e-06: the learning rate rises to it at the end",
