@@ -140,8 +140,19 @@ def _convert_ours(content: dict[str, Any], destination: Path, source: Path, name
         weights = {key: value[order] if key in CLASSIFIERS else value for key, value in weights.items()}
         note += ", and the classifier's rows are in the order of the names sorted as text"
     released = write_checkpoint(weights, settings)
+    note += _preparation_lost(settings.data)
     _write(destination, lambda path: torch.save(released, path))
     return f"our weights to the released layout, {_described(settings, weights)}; {note}"
+
+
+def _preparation_lost(data: config.Data) -> str:
+    """A clause that names how images were prepared where the released code prepares them otherwise; else nothing."""
+    here, other = data.model_dump(mode="json"), config.Data().model_dump(mode="json")
+    lost = [key for key in ("mean", "std", "interpolation", "crop_pct") if here[key] != other[key]]
+    if not lost:
+        return ""
+    parts = (f"data.{key}={here[key]} (there {other[key]})" for key in lost)
+    return "; the released layout does not hold " + ", ".join(parts) + ": prepare images so where it is used"
 
 
 def _described(settings: config.Config, weights: dict[str, Any]) -> str:

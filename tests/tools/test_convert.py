@@ -65,6 +65,20 @@ def test_released_weights_have_rows_in_the_order_of_names_as_text(tmp_path, ours
     assert torch.equal(safe_load(tmp_path / "same.pth")["model"]["head.bias"], contents["model"]["head.fc.bias"])
 
 
+def test_how_images_are_prepared_is_said_where_the_released_layout_cannot_hold_it(tmp_path, ours):
+    assert "does not hold" not in convert(ours, tmp_path / "same.pth").summary
+    contents = read(ours)
+    contents["config"]["data"] |= {"mean": [0.3], "std": [0.35], "crop_pct": 1.0}
+    contents["config"]["model"]["in_chans"] = 1
+    stem = "patch_embed.proj.weight"
+    contents["model"][stem] = contents["model"][stem].sum(1, keepdim=True)
+    save(tmp_path / "grey.pt", contents)
+    summary = convert(tmp_path / "grey.pt", tmp_path / "grey.pth").summary
+    assert "data.mean=[0.3] (there [0.485, 0.456, 0.406]), data.std=[0.35]" in summary
+    assert "data.crop_pct=1.0 (there 0.875)" in summary
+    assert "\n" not in summary
+
+
 def test_the_configuration_in_a_released_checkpoint_is_kept(ours):
     settings = config.validate(read(ours)["config"])
     args = dict(embed_dim=24, depths=[2, 2], num_heads=[3, 6], window_size=4, mlp_ratio=2.0)
