@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from acmix.layers.acmix2d import ACmixLayer
+from acmix.layers.acmix2d import ACmixLayer, is_product
 from acmix.layers.maps import evenly_spaced
 from acmix.layers.plain import is_plain
+from acmix.ops.leaving import compact, fresh, leaves_pytorch
 
 
 class ACmix1d(ACmixLayer):
@@ -41,13 +42,20 @@ class ACmix1d(ACmixLayer):
     projection = nn.Conv1d
 
     def project_input(self, x: Tensor) -> Tensor:
-        return F.conv1d(x, *self.weight_and_bias()).transpose(1, 2).contiguous()  # (B, L, 3·C)
+        weight, bias = self.weight_and_bias()
+        if leaves_pytorch():
+            # a convolution of one dimension asks whether there is one position
+            return F.linear(fresh(x.transpose(1, 2)), weight.flatten(1), bias)
+        return F.conv1d(x, weight, bias).transpose(1, 2).contiguous()  # (B, L, 3·C)
 
     def gmacs(self, length: int) -> float:
         """10⁹ multiply-adds for one sequence: what torch's FlopCounterMode counts, halved."""
         return self.gmacs_of(length)
 
     def positions(self, qkv: Tensor) -> Tensor:
-        like = self.position.weight if is_plain(self.position, nn.Conv1d) else qkv
-        line = evenly_spaced(qkv.shape[2], like)[None, None]  # (1, 1, L)
-        return self.position(line).transpose(1, 2)  # (1, L, D)
+        plain = is_plain(self.position, nn.Conv1d) and is_product(self.position, 1)
+        like = self.position.weight if plain else qkv
+        line = evenly_spaced(qkv.shape[2], like)  # (L,)
+        if plain:
+            return F.linear(line[None, :, None], like.flatten(1), self.position.bias)  # (1, L, D)
+        return compact(self.position(line[None, None]).transpose(1, 2))

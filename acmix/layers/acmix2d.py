@@ -21,7 +21,7 @@ from acmix.layers.leaving import acmix_map
 from acmix.layers.maps import arranged_as, check_shape, evenly_spaced, sides_of
 from acmix.layers.mixing import Mixed, Mixing, mixed
 from acmix.layers.plain import has_plain_weights, is_plain, is_untouched
-from acmix.ops.leaving import any_size, leaves_pytorch
+from acmix.ops.leaving import any_size, compact, fresh, leaves_pytorch
 
 
 class ACmixLayer(Mixed):
@@ -68,7 +68,7 @@ class ACmixLayer(Mixed):
         if all(is_plain(each, self.projection) and is_product(each, self.in_channels) for each in projections):
             return self.project_input(x)
         maps = torch.cat([each(x) for each in projections], 1)  # (B, 3·C, H, W) or (B, 3·C, L)
-        return maps.flatten(2).transpose(1, 2).contiguous()
+        return compact(maps.flatten(2).transpose(1, 2))
 
     def project_input(self, x: Tensor) -> Tensor:
         """`projected` by one product with the weights of all three."""
@@ -189,7 +189,7 @@ class ACmix2d(ACmixLayer):
     def project_input(self, x: Tensor) -> Tensor:
         weight, bias = self.weight_and_bias()
         # a product of matrices gives adjacent channels, which the operators read, whatever the input's memory format
-        return F.linear(x.flatten(2).transpose(1, 2), weight.flatten(1), bias)  # (B, H·W, 3·C)
+        return F.linear(fresh(x.flatten(2).transpose(1, 2)), weight.flatten(1), bias)  # (B, H·W, 3·C)
 
     def gmacs(self, height: int, width: int) -> float:
         """10⁹ multiply-adds for one input map of height × width pixels: what torch's FlopCounterMode counts, halved."""
@@ -203,4 +203,4 @@ class ACmix2d(ACmixLayer):
         y = evenly_spaced(height, like)[:, None].expand(height, width)
         if plain:
             return F.linear(torch.stack([x, y], -1), like.flatten(1), self.position.bias)  # (H, W, D)
-        return self.position(torch.stack([x, y])[None])[0].permute(1, 2, 0).contiguous()
+        return compact(self.position(torch.stack([x, y])[None])[0].permute(1, 2, 0))

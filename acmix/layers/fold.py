@@ -20,7 +20,7 @@ from acmix.layers.leaving import acmix_map
 from acmix.layers.maps import arranged_as, check_shape, evenly_spaced, sides_of
 from acmix.layers.mixing import fits_into_values, mixed
 from acmix.layers.plain import is_own
-from acmix.ops.leaving import any_size, leaves_pytorch
+from acmix.ops.leaving import any_size, fresh, leaves_pytorch
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -116,7 +116,7 @@ class FoldedACmix(nn.Module):
         if leaves_pytorch() and len(self.sides) == 2 and is_own(self.qkv, nn.Linear):
             with any_size():
                 return self.leaving(x)
-        qkv = self.qkv(x.flatten(2).transpose(1, 2))  # (B, H·W, 3·C)
+        qkv = self.qkv(fresh(x.flatten(2).transpose(1, 2)))  # (B, H·W, 3·C)
         qkv = qkv.view(-1, *sides_of(x), 3, self.heads, self.head_dim)  # (B, H, W, 3, N, D)
         positions = self.positions(*sides_of(x))
         attention = ops.local_attention(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from acmix.errors import UsageError
-from acmix.ops.leaving import fresh, leaves_pytorch
+from acmix.ops.leaving import compact, fresh, leaves_pytorch
 
 
 def evenly_spaced(count: int, like: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def sides_of(x: Tensor) -> tuple[int, int]:
 def arranged_as(x: Tensor, out: Tensor) -> Tensor:
     """(B, H, W, C) -> (B, C, H, W) in the memory format of x; or (B, 1, L, C) -> (B, C, L), where x is a sequence."""
     if x.dim() == 3:
-        return out[:, 0].transpose(1, 2).contiguous()
+        return compact(out[:, 0].transpose(1, 2))
     if leaves_pytorch():
         return fresh(out.permute(0, 3, 1, 2))
     return out.permute(0, 3, 1, 2).contiguous(memory_format=memory_format_of(x))

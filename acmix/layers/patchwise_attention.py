@@ -17,7 +17,7 @@ from acmix.layers.graphs import whole
 from acmix.layers.maps import arranged_as, evenly_spaced
 from acmix.layers.mixing import Mixed, Mixing, fits_into_values, mixed
 from acmix.layers.plain import has_plain_weights, may_overwrite
-from acmix.ops.leaving import around, gathered, leaves_pytorch, unflatten
+from acmix.ops.leaving import around, fresh, gathered, leaves_pytorch, unflatten
 from acmix.ops.neighbours import neighbours
 
 # pieces of R channels that q, k and v hold together: one, one and four; and as many outputs as v has
@@ -79,7 +79,7 @@ class VectorAttention(Mixed):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, V, H, W) in the memory format of the input."""
         rate_attention, rate_conv = self.rates()
-        qkv = self.qkv(x.permute(0, 2, 3, 1))  # (B, H, W, 6·R)
+        qkv = self.qkv(fresh(x.permute(0, 2, 3, 1)))  # (B, H, W, 6·R)
         conv = None
         if self.conv_path is not None:
             conv = self.conv_path(unflatten(qkv, 3, (PIECES, self.width)), rate=rate_conv)  # (B, H, W, V)

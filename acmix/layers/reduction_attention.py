@@ -87,7 +87,7 @@ class ReductionAttention(Mixed):
             conv = self.conv_path(torch.cat(pieces, 3), rate=rate_conv)  # (B, H, W, C)
         if not self.has_attention:
             return with_conv(x.new_zeros(x.shape), conv)
-        k, v = map(fresh, kv.transpose(1, 2).split(self.heads, 1))  # (B, N, T + h·w, D) each
+        k, v = kv.transpose(1, 2).split(self.heads, 1)  # (B, N, T + h·w, D) each
         out = softmax_attention(q.transpose(1, 2), k, v, self.attn_drop)  # (B, N, L, D)
         out = self.project(out.transpose(1, 2).flatten(2), rate_attention)  # (B, L, C)
         return self.proj_drop(with_conv(out, conv))
@@ -101,7 +101,7 @@ class ReductionAttention(Mixed):
             down, right = ((side + self.reduction - 1) // self.reduction * self.reduction - side for side in grid)
             image = F.pad(image, (0, right, 0, down))
         reduced = self.sr(self.pool(image))  # (B, C, h, w)
-        tokens = self.act(self.norm(reduced.flatten(2).transpose(1, 2)))
+        tokens = self.act(self.norm(fresh(reduced.flatten(2).transpose(1, 2))))
         return tokens, (reduced.shape[2], reduced.shape[3])
 
     def folded(self) -> ReductionAttention:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acmix.layers.plain import is_own
+from acmix.ops.leaving import fresh, leaves_pytorch
 
 
 def softmax_attention(
@@ -23,6 +24,9 @@ def softmax_attention(
         mask: (…, L, S), added to the logits, or True where a key is seen.
         is_causal: whether query i sees the first i keys alone.
     """
+    if leaves_pytorch():
+        # exported, the fused operator multiplies by kᵀ, and asks in which order that lies
+        q, k, v = fresh(q), fresh(k.transpose(2, 3)).transpose(2, 3), fresh(v)
     if isinstance(drop, nn.Dropout) and is_own(drop, nn.Dropout):
         dropped = drop.p if drop.training else 0.0
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropped, is_causal=is_causal)

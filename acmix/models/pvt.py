@@ -22,6 +22,7 @@ from acmix.models.blocks import Blocks, TransformerBlock, init_linear, padded
 from acmix.models.registry import register_variants
 from acmix.models.tokens import TokenBackbone, Tokens, check_pool, map_of, positions
 from acmix.ops import pair
+from acmix.ops.leaving import fresh
 
 torch.fx.wrap("positions")
 
@@ -169,7 +170,7 @@ class Stage(nn.Module):
         x = map_of(x) if isinstance(x, Tokens) else x
         x = self.patch_embed(padded(x, self.patch))  # (B, C, H, W)
         grid = (x.shape[2], x.shape[3])
-        tokens = self.patch_norm(x.flatten(2).transpose(1, 2))  # (B, H·W, C)
+        tokens = self.patch_norm(fresh(x.flatten(2).transpose(1, 2)))  # (B, H·W, C)
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1)  # (B, L, C)
         tokens = tokens + positions(self.pos_embed, grid, self.learned_grid, self.first)

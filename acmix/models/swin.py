@@ -24,7 +24,7 @@ from acmix.models.blocks import Blocks, TransformerBlock, init_linear, missing, 
 from acmix.models.registry import register_variants
 from acmix.models.windows import refit, scaled_windows, sides_of_stages, windows_from_ratio, windows_of
 from acmix.ops import pair
-from acmix.ops.leaving import unflatten
+from acmix.ops.leaving import compact, unflatten
 
 # what depends on sizes is one node each of a graph that torch.fx traces
 torch.fx.wrap("shifts")
@@ -170,7 +170,7 @@ class SwinTransformer(Backbone):
         return self.norm(state)
 
     def as_map(self, state: Tensor, output_fmt: str) -> Tensor:
-        return state.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else state
+        return compact(state.permute(0, 3, 1, 2)) if output_fmt == "NCHW" else state
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, H, W, C) -> (B, num_classes), or the pooled features (B, C)."""

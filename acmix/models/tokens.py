@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from acmix.errors import UsageError
 from acmix.models.backbone import Backbone
-from acmix.ops.leaving import as_number, fresh, leaves_pytorch, surely, unflatten
+from acmix.ops.leaving import as_number, compact, fresh, leaves_pytorch, surely, unflatten
 
 
 class Tokens(NamedTuple):
@@ -82,7 +82,7 @@ def patches_of(state: Tokens) -> Tensor:
 def map_of(state: Tokens) -> Tensor:
     """(B, C, H, W)."""
     patches = unflatten(patches_of(state), 1, state.grid)  # (B, H, W, C)
-    return fresh(patches.permute(0, 3, 1, 2)).contiguous()
+    return compact(patches.permute(0, 3, 1, 2))
 
 
 def positions(learned: Tensor, grid: tuple[int, int], learned_grid: tuple[int, int], first: int) -> Tensor:

@@ -38,10 +38,16 @@ def surely(condition: Any) -> bool:
     return statically_known_true(condition)
 
 
+def is_known(size: Any) -> bool:
+    """Whether a size is a number, and no symbol or tensor that stands for one."""
+    # to dynamo, which traces this for `torch.export(strict=True)`, a symbol is an int too
+    return isinstance(size, int) and not torch.compiler.is_dynamo_compiling()
+
+
 def as_number(size: Any, device: torch.device) -> Any:
     """A size to compute with: a tensor where it is open."""
     # PyTorch's ONNX exporters divide by tensors, not by symbols
-    return size if isinstance(size, (int, Tensor)) else torch.full((1,), size, device=device)
+    return size if is_known(size) or isinstance(size, Tensor) else torch.full((1,), size, device=device)
 
 
 def unflatten(x: Tensor, dim: int, sizes: Sequence[Any]) -> Tensor:
@@ -56,6 +62,11 @@ def fresh(x: Tensor) -> Tensor:
     """The same numbers one after the other in memory, in a graph that leaves PyTorch; elsewhere x itself."""
     # torch.export asks of other tensors in which order they lie, and fixes sizes by the answer
     return x.clone(memory_format=torch.contiguous_format) if leaves_pytorch() else x
+
+
+def compact(x: Tensor) -> Tensor:
+    """The same numbers one after the other in memory: `x.contiguous()`, which asks no size of an open graph."""
+    return fresh(x) if leaves_pytorch() else x.contiguous()
 
 
 @contextmanager
@@ -74,7 +85,7 @@ def any_size() -> Iterator[None]:
 
 def rolled(x: Tensor, shift: tuple[Any, Any], back: bool = False) -> Tensor:
     """Rolls dimensions 1 and 2 by −shift, or back; by index where a shift follows from an open size."""
-    if all(isinstance(step, int) for step in shift):
+    if all(map(is_known, shift)):
         return (roll_back if back else roll)(x, shift)
     for dim, step in enumerate(shift, 1):
         if not surely(step == 0):
@@ -110,4 +121,4 @@ def around(size: tuple[Any, Any], reach: tuple[int, int], stride: int, dilation:
 
 def gathered(x: Tensor, pixel: Tensor) -> Tensor:
     """Those pixels of a map: (B, H, W, …) and an index (…) of y·W + x -> (B, …, …)."""
-    return x.flatten(1, 2)[:, pixel]
+    return fresh(x).flatten(1, 2)[:, pixel]

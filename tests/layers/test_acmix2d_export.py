@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.fx.experimental._config as config
 
 import acmix
-from acmix.layers import ACmix2d, Mixing
+from acmix.layers import ACmix1d, ACmix2d, Mixing
 
 SIZES = [(2, 6, 9, 11), (3, 6, 9, 11), (1, 6, 20, 5), (1, 6, 1, 1), (1, 6, 2, 15)]
 needs_onnx = pytest.mark.skipif(
@@ -50,6 +51,22 @@ def test_an_exported_program_needs_nothing_of_ours_and_takes_any_size() -> None:
     for size in SIZES[:3]:
         x = torch.randn(size)
         torch.testing.assert_close(program.module()(x), layer(x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("form", ["plain", "folded"])
+def test_an_exported_program_takes_sequences_of_one_position(form: str, strict: bool) -> None:
+    torch.manual_seed(0)
+    layer: Any = ACmix1d(6, 8, heads=2, attention_size=3, stride=2, dilation=2).eval()
+    if form == "folded":
+        layer = acmix.fold(layer)
+    free = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
+    with config.patch(backed_size_oblivious=True):
+        program = torch.export.export(layer, (torch.randn(2, 6, 9),), dynamic_shapes=(free,), strict=strict)
+    for size in ((3, 6, 20), (1, 6, 2), (1, 6, 1)):
+        x = torch.randn(size)
+        torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-5, atol=1e-6)
 
 
 @needs_onnx

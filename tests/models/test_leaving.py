@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.fx.experimental._config as config
 from timm.layers import resample_abs_pos_embed
 
 import acmix
@@ -16,7 +17,7 @@ from acmix.benchmark.leaving import MODELS, cells, settled
 from acmix.models import tokens
 
 # the example; smaller than a window, no multiple of 7 or 32, one pixel behind the last stage
-SHAPES = [(2, 3, 64, 64), (1, 3, 55, 71), (3, 3, 5, 9), (1, 3, 33, 1)]
+SHAPES = [(2, 3, 64, 64), (1, 3, 55, 71), (3, 3, 5, 9), (1, 3, 33, 1), (1, 3, 1, 1)]
 FORMS: dict[str, dict[str, Any]] = {
     "mixed": {},
     "plain": {"conv_path": False},
@@ -37,8 +38,8 @@ def toy(name: str, **kwargs: Any) -> torch.nn.Module:
 
 
 @torch.no_grad()
-def expect_equal(run: Any, model: torch.nn.Module) -> None:
-    for shape in SHAPES:
+def expect_equal(run: Any, model: torch.nn.Module, shapes: Any = SHAPES) -> None:
+    for shape in shapes:
         x = torch.randn(shape)
         # a trace is optimised after its first calls
         for _ in range(3):
@@ -91,6 +92,19 @@ def test_onnx_by_a_trace_takes_any_batch_and_size(name, tmp_path):
         torch.onnx.export(model, (example,), file, input_names=["x"], dynamo=False, dynamic_axes=axes)
     session = onnxruntime.InferenceSession(file)
     expect_equal(lambda x: torch.from_numpy(session.run(None, {"x": x.numpy()})[0]), model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strict", [False, True])
+@every_family
+def test_an_exported_program_takes_any_batch_and_size(name, strict):
+    model = toy(name)
+    free = {dim: torch.export.Dim.DYNAMIC for dim in (0, 2, 3)}
+    with config.patch(backed_size_oblivious=True), torch.no_grad():
+        program = torch.export.export(model, (torch.randn(SHAPES[0]),), dynamic_shapes=(free,), strict=strict)
+    assert "acmix" not in str(program.graph)
+    # an ACmix2d in an exported program does not take a map one pixel wide
+    expect_equal(program.module(), model, SHAPES[: 2 if "resnet" in name else None])
 
 
 @pytest.mark.slow
