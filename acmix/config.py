@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -34,6 +34,9 @@ from pydantic import (
 
 from acmix.errors import UsageError
 from acmix.yaml_text import Dumper, parse
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # pixels a side: what memory holds of one resized image
 LARGEST_IMG_SIZE, LARGEST_RESIZED = 16_384, 32_768
@@ -123,6 +126,13 @@ class Model(Section):
             if "drop" in key and isinstance(value, (int, float)) and not 0 <= value < 1:
                 raise ValueError(f"{where}: expected a share from 0 to below 1")
         return args
+
+    @model_validator(mode="after")
+    def has_what_its_head_is_of(self) -> Self:
+        """Refuses what would be done to the classifier of a file, where there is no file."""
+        if self.head != "auto" and self.checkpoint is None:
+            raise ValueError(f"model.head={self.head} is of model.checkpoint, which is not set; set both or neither")
+        return self
 
 
 class Data(Section):

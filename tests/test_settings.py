@@ -221,3 +221,9 @@ def test_a_policy_that_timm_refuses_or_reads_in_part_is_one_line(text: str) -> N
     with pytest.raises(UsageError, match=r"augment\.auto_augment='.*expected") as error:
         check_policy(text)
     assert "\n" not in str(error.value)
+
+
+def test_a_head_is_of_a_checkpoint():
+    with pytest.raises(UsageError, match=r"model\.head=new is of model\.checkpoint, which is not set"):
+        config.validate({"model": {"head": "new"}})
+    assert config.validate({"model": {"head": "new", "checkpoint": "a.pth"}}).model.head == "new"

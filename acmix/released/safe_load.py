@@ -41,6 +41,14 @@ UNREADABLE = (
 )
 
 
+# how files begin that a download leaves in the place of a checkpoint
+NOT_CHECKPOINTS = {
+    b"version https://git-lfs": "is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`",
+    b"<!doctype html": "is a web page, not a checkpoint; download the file itself",
+    b"<html": "is a web page, not a checkpoint; download the file itself",
+}
+
+
 def safe_load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a checkpoint without executing anything from it.
 
@@ -63,6 +71,11 @@ def safe_load(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise UsageError(f"there is no checkpoint {path}; check the path")
     if path.stat().st_size == 0:
         raise UsageError(f"{path} is empty (0 bytes); copy or download it again")
+    with open(path, "rb") as file:
+        start = file.read(64).lstrip().lower()
+    for sign, told in NOT_CHECKPOINTS.items():
+        if start.startswith(sign):
+            raise UsageError(f"{path} {told}")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds a {type(content).__name__}, not a checkpoint's dictionary; give another file")

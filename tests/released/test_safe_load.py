@@ -156,3 +156,19 @@ def test_safetensors_give_the_tensors_and_our_metadata(tmp_path):
 def test_safetensors_with_broken_metadata_are_refused(tmp_path, metadata):
     save_file({"a": torch.ones(1)}, tmp_path / "file.safetensors", {"acmix": metadata})
     refusal(tmp_path / "file.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS.*git lfs pull"),
+        ("\n<!DOCTYPE html><title>404</title>", "a web page"),
+        ("<html>", "a web page"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_what_a_download_leaves_in_the_place_of_a_file_is_named(content, said, suffix, tmp_path):
+    path = tmp_path / f"weights{suffix}"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=said):
+        safe_load(path)
