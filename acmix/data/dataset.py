@@ -26,6 +26,7 @@ from acmix.data.classes import Trained, open_trained
 from acmix.data.image import evaluation_transform, read_image, reader, training_transform
 from acmix.data.sources import Source, open_source
 from acmix.errors import UsageError
+from acmix.names import shown
 
 # the index that asks for a row without an image, which fills a process's share of an evaluation
 PADDING = -1
@@ -110,8 +111,15 @@ class ImageDataset(Dataset[Row]):
 
     @property
     def notes(self) -> Sequence[str]:
-        """Lines on what was left out of the split, if anything."""
-        return self.source.notes
+        """Lines on what was left out of the split, and on classes that nothing can be learned of, if any."""
+        notes, targets = list(self.source.notes), self.source.targets
+        if self.training and targets is not None:
+            counts = np.bincount(targets, minlength=len(self.classes))
+            without = [name for name, count in zip(self.classes, counts, strict=False) if not count]
+            if without:
+                names = ", ".join([shown(name) for name in without[:3]] + ["…"] * (len(without) > 3))
+                notes.append(f"{len(without)} of {len(self.classes)} classes without images: {names}")
+        return notes
 
     def __len__(self) -> int:
         return len(self.source)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from acmix.config import Data, validate
+from acmix.config import Augment, Data, validate
 from acmix.data import open_dataset, train_loader
 from acmix.errors import UsageError
 
@@ -178,6 +178,8 @@ def test_labels_that_start_at_1_are_told_of(tmp_path):
             UsageError, match="the labels run from 1 to 2, but the first class is 0; subtract 1 from each"
         ):
             train_loader(validate({"model": {"num_classes": classes}, "data": {"dir": str(tmp_path)}}))
+    dataset = open_dataset(Data(dir=str(tmp_path), img_size=8), Augment(), "train")
+    assert dataset.notes == ["1 of 3 classes without images: 0"]
     (tmp_path / "val_list.txt").write_text("a.jpg 1\na.jpg 3\n")
     with pytest.raises(UsageError, match=r"label 3 of a\.jpg is out of range; .*; labels count from 0"):
         open_dataset(Data(dir=str(tmp_path)), None, "val")
