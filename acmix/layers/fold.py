@@ -19,7 +19,6 @@ from acmix.layers.graphs import refuse_script, whole
 from acmix.layers.leaving import acmix_map
 from acmix.layers.maps import arranged_as, check_shape, evenly_spaced, sides_of
 from acmix.layers.mixing import fits_into_values, mixed
-from acmix.layers.plain import is_own
 from acmix.ops.leaving import any_size, fresh, leaves_pytorch
 
 
@@ -113,7 +112,7 @@ class FoldedACmix(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, I, H, W) -> (B, C, Ho, Wo), or (B, I, L) -> (B, C, Lo); see `ACmix2d` and `ACmix1d`."""
         check_shape(x, self.in_channels, self.sides)
-        if leaves_pytorch() and len(self.sides) == 2 and is_own(self.qkv, nn.Linear):
+        if leaves_pytorch() and len(self.sides) == 2:
             with any_size():
                 return self.leaving(x)
         qkv = self.qkv(fresh(x.flatten(2).transpose(1, 2)))  # (B, H·W, 3·C)
@@ -126,7 +125,9 @@ class FoldedACmix(nn.Module):
 
     def leaving(self, x: Tensor) -> Tensor:
         """`forward` in few nodes of PyTorch's own."""
-        q, k, v = F.conv2d(x, self.qkv.weight[:, :, None, None], self.qkv.bias).chunk(3, 1)  # (B, C, H, W) each
+        # called as it is, so that a quantiser of graphs knows it for a linear layer
+        qkv = self.qkv(fresh(x.permute(0, 2, 3, 1)))  # (B, H, W, 3·C)
+        q, k, v = fresh(qkv.permute(0, 3, 1, 2)).chunk(3, 1)  # (B, C, H, W) each
         slope = self.slope.T[:, :, None, None]  # (D, 2, 1, 1)
         return acmix_map(
             *(q, k, v, lambda place: F.conv2d(place, slope), self.conv_path.kernels_of_pieces()),
