@@ -15,7 +15,7 @@ from acmix.layers.checks import head_dim_of
 from acmix.layers.graphs import whole
 from acmix.layers.mixing import Mixed, Mixing, with_conv
 from acmix.layers.softmax import softmax_attention
-from acmix.ops.leaving import unflatten
+from acmix.ops.leaving import fresh, unflatten
 
 if TYPE_CHECKING:
     from timm.layers.attention import Attention
@@ -84,7 +84,7 @@ class GlobalAttention(Mixed):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, N, L, D) each
         q, k = self.q_norm(q), self.k_norm(k)
         out = softmax_attention(q, k, v, self.attn_drop, attn_mask, is_causal)  # (B, N, L, D)
-        out = self.project(self.norm(out.transpose(1, 2).flatten(2)), rate_attention)  # (B, L, C)
+        out = self.project(self.norm(fresh(out.transpose(1, 2)).flatten(2)), rate_attention)  # (B, L, C)
         return self.proj_drop(with_conv(out, conv))
 
     def known_grid(self, x: Tensor) -> tuple[int, int]:

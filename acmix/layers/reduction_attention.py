@@ -89,7 +89,7 @@ class ReductionAttention(Mixed):
             return with_conv(x.new_zeros(x.shape), conv)
         k, v = kv.transpose(1, 2).split(self.heads, 1)  # (B, N, T + h·w, D) each
         out = softmax_attention(q.transpose(1, 2), k, v, self.attn_drop)  # (B, N, L, D)
-        out = self.project(out.transpose(1, 2).flatten(2), rate_attention)  # (B, L, C)
+        out = self.project(fresh(out.transpose(1, 2)).flatten(2), rate_attention)  # (B, L, C)
         return self.proj_drop(with_conv(out, conv))
 
     def reduce(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:

@@ -34,7 +34,7 @@ every_family = pytest.mark.parametrize("name", MODELS)
 
 def toy(name: str, **kwargs: Any) -> torch.nn.Module:
     torch.manual_seed(0)
-    return settled(acmix.create_model(name, **MODELS[name], num_classes=5, **kwargs))
+    return settled(acmix.create_model(name, **{**MODELS[name], "num_classes": 5, **kwargs}))
 
 
 @torch.no_grad()
@@ -122,3 +122,12 @@ def test_positions_in_a_graph_that_leaves_are_those_that_timm_interpolates(grid,
     assert torch.equal(tokens.positions(learned, grid, (14, 14), 1), expected)
     monkeypatch.setattr(tokens, "leaves_pytorch", lambda: True)
     torch.testing.assert_close(tokens.positions(learned, grid, (14, 14), 1), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_exported_stage_of_one_pixel_may_have_more_heads_than_one():
+    model = toy("acmix_pvt_tiny", num_heads=(2, 2))
+    free = {dim: torch.export.Dim.DYNAMIC for dim in (0, 2, 3)}
+    with config.patch(backed_size_oblivious=True), torch.no_grad():
+        program = torch.export.export(model, (torch.randn(SHAPES[0]),), dynamic_shapes=(free,))
+    expect_equal(program.module(), model)
