@@ -109,7 +109,9 @@ class ACmixLayer(Mixed):
         """`forward` in few nodes of PyTorch's own."""
         rate_attention, rate_conv = self.rates()
         return acmix_map(
-            *(each(x) for each in (self.query, self.key, self.value)),
+            self.query(x),
+            self.key(x),
+            self.value(x),
             self.position if self.has_attention else None,
             None if self.conv_path is None else self.conv_path.kernels_of_pieces(rate_conv),
             heads=self.heads,

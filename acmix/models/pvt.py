@@ -169,8 +169,8 @@ class Stage(nn.Module):
         """(B, channels, h, w), or its tokens -> (B, L, C), and the grid (ceil(h/patch), ceil(w/patch))."""
         x = map_of(x) if isinstance(x, Tokens) else x
         x = self.patch_embed(padded(x, self.patch))  # (B, C, H, W)
-        grid = (x.shape[2], x.shape[3])
-        tokens = self.patch_norm(fresh(x.flatten(2).transpose(1, 2)))  # (B, H·W, C)
+        grid = (x.shape[2], x.shape[3])  # pyright: ignore[reportAttributeAccessIssue]
+        tokens = self.patch_norm(fresh(x.flatten(2).transpose(1, 2)))  # (B, H·W, C)  # pyright: ignore[reportAttributeAccessIssue]
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1)  # (B, L, C)
         tokens = tokens + positions(self.pos_embed, grid, self.learned_grid, self.first)

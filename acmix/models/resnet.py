@@ -178,7 +178,7 @@ def middle_layer(
     geometry = dict(stride=stride, dilation=dilation)
     if mixing is not None:
         return ACmix2d(inner, inner, heads=heads, attention_size=attention_size, mixing=mixing, **geometry)
-    return nn.Conv2d(inner, inner, 3, padding=dilation, bias=False, **geometry)
+    return nn.Conv2d(inner, inner, 3, padding=dilation, bias=False, **geometry)  # pyright: ignore[reportArgumentType]
 
 
 def init_weights(module: nn.Module) -> None:

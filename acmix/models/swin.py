@@ -155,13 +155,13 @@ class SwinTransformer(Backbone):
     def grid_of(self, size: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of the first stage's map for images of (h, w)."""
         (h, w), (rows, columns) = size, self.patch_size
-        return -(-h // rows), -(-w // columns)
+        return -(-h // rows), -(-w // columns)  # pyright: ignore[reportOperatorIssue]
 
     def embed(self, x: Tensor) -> Tensor:
         """(B, in_chans, h, w) -> (B, ceil(h/patch), ceil(w/patch), C); zeros fill the last patches."""
         if self.strict_img_size:
-            check_size(x, self.patch_embed.img_size)
-        return self.patch_embed(padded(x, self.patch_size))
+            check_size(x, self.patch_embed.img_size)  # pyright: ignore[reportArgumentType]
+        return self.patch_embed(padded(x, self.patch_size))  # pyright: ignore[reportArgumentType]
 
     def all_steps(self, state: Tensor) -> Tensor:
         return self.layers(state)
@@ -210,7 +210,7 @@ class SwinTransformer(Backbone):
         size = self.patch_embed.img_size if img_size is None else pair(img_size)
         self.patch_embed.set_input_size(size, None if patch_size is None else pair(patch_size))
         self.patch_size = self.patch_embed.patch_size
-        grid = self.grid_of(size)
+        grid = self.grid_of(size)  # pyright: ignore[reportArgumentType]
         if windows is None and window_ratio is not None:
             windows = windows_from_ratio(window_ratio, grid, len(stages))
         fitted = scaled_windows(self.windows, self.grid, grid) if windows is None else windows
@@ -288,11 +288,11 @@ class Block(TransformerBlock):
             self.always_partition = always_partition
         self.window = window if self.always_partition else smaller(window, side)
         self.shift = tuple(side // 2 if self.shifted else 0 for side in self.window)
-        refit(self.attn, self.window)
+        refit(self.attn, self.window)  # pyright: ignore[reportArgumentType]
 
     def forward(self, x: Tensor, *more: Any) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        shift = self.shift if self.always_partition else shifts(x, self.window, self.shift)
+        shift = self.shift if self.always_partition else shifts(x, self.window, self.shift)  # pyright: ignore[reportArgumentType]
         return super().forward(x, shift, *more)
 
 

@@ -127,7 +127,7 @@ class VisionTransformer(TokenBackbone):
     def all_steps(self, state: Tokens) -> Tokens:
         return Tokens(self.blocks(*state), state.grid)
 
-    def forward_intermediates(
+    def forward_intermediates(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         x: Tensor,
         indices: int | list[int] | None = None,

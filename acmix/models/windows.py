@@ -28,7 +28,7 @@ def windows_of(window_size: Any, stages: int) -> list[Size]:
         UsageError: another number of stages, or a window without pixels.
     """
     one = isinstance(window_size, int) or (len(window_size) == 2 and all(isinstance(side, int) for side in window_size))
-    each = [window_size] * stages if one else list(window_size)
+    each = [window_size] * stages if one else list(window_size)  # pyright: ignore[reportArgumentType]
     if len(each) != stages:
         raise UsageError(
             f"window_size={window_size!r} has {len(each)} entries; expected one for each of {stages} stages"

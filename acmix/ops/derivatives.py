@@ -49,7 +49,7 @@ def needs_definition(values: Sequence[Any]) -> bool:
 
 def derivative_taken(values: Sequence[Any]) -> bool:
     """The same, told where a call is made: `torch.vmap` alone is no derivative, and takes it apart into plain calls."""
-    levels = torch._C._functorch.get_interpreter_stack() or ()
+    levels = torch._C._functorch.get_interpreter_stack() or ()  # pyright: ignore[reportAttributeAccessIssue]
     derivatives = (TransformType.Grad, TransformType.Jvp)
     return any(each.key() in derivatives for each in levels) or (forward_ad._current_level >= 0 and any_tangent(values))
 

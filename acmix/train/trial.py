@@ -43,7 +43,7 @@ def try_forward(model: nn.Module, config: Config, world: World, precision: Preci
             alone.append(place)
 
     handles = [
-        module.register_forward_pre_hook(lambda norm, inputs, place=place: look(norm, inputs, place))
+        module.register_forward_pre_hook(lambda norm, inputs, place=place: look(norm, inputs, place))  # pyright: ignore[reportArgumentType]
         for place, module in model.named_modules()
         if isinstance(module, _BatchNorm)
     ]

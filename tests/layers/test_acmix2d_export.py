@@ -62,7 +62,7 @@ def test_an_exported_program_takes_sequences_of_one_position(form: str, strict: 
     if form == "folded":
         layer = acmix.fold(layer)
     free = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
-    with config.patch(backed_size_oblivious=True):
+    with config.patch(backed_size_oblivious=True):  # pyright: ignore[reportAttributeAccessIssue]
         program = torch.export.export(layer, (torch.randn(2, 6, 9),), dynamic_shapes=(free,), strict=strict)
     for size in ((3, 6, 20), (1, 6, 2), (1, 6, 1)):
         x = torch.randn(size)

@@ -65,7 +65,7 @@ def loss(module: nn.Module, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
 def second_order(module: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor) -> None:
     """Tangents and gradients are of one Jacobian, and both modes give one Hessian's product."""
     x = x.requires_grad_()
-    out, tangent = jvp(module, (x.detach(),), (direction,))
+    out, tangent = jvp(module, (x.detach(),), (direction,))  # pyright: ignore[reportAssignmentType]
     pulled = torch.randn_like(out)
     (gradient,) = torch.autograd.grad(module(x), x, pulled)
     torch.testing.assert_close((tangent * pulled).sum(), (gradient * direction).sum(), rtol=1e-8, atol=1e-12)
@@ -91,7 +91,7 @@ def an_ensemble(module: nn.Module, x: Tensor) -> None:
         for each in members[0].parameters():
             each.mul_(1.1)
         weights = stack_module_state(members)
-        found = vmap(lambda *state: functional_call(module, state, (x,)))(*weights)
+        found = vmap(lambda *state: functional_call(module, state, (x,)))(*weights)  # pyright: ignore[reportArgumentType]
         assert relative_error(found, torch.stack([each(x) for each in members])) < 1e-12
         assert relative_error(vmap(module)(torch.stack([x, -x])), torch.stack([module(x), module(-x)])) < 1e-12
 
@@ -150,7 +150,7 @@ def test_channels_last_maps_have_the_same_derivatives(where: str) -> None:
 
 @pytest.mark.parametrize("randomness", ["different", "same"])
 def test_dropout_in_a_network_draws_as_vmap_is_told(randomness: str) -> None:
-    model = acmix.create_model("acmix_swin_tiny_patch4_window7_224", drop_rate=0.5, **SWIN).train()
+    model = acmix.create_model("acmix_swin_tiny_patch4_window7_224", drop_rate=0.5, **SWIN).train()  # pyright: ignore[reportArgumentType]
     x = torch.randn(1, 3, 32, 32).expand(2, -1, -1, -1)[:, None]
     one, other = vmap(model, randomness=randomness)(x)
     assert torch.equal(one, other) == (randomness == "same")

@@ -100,7 +100,7 @@ def test_onnx_by_a_trace_takes_any_batch_and_size(name, tmp_path):
 def test_an_exported_program_takes_any_batch_and_size(name, strict):
     model = toy(name)
     free = {dim: torch.export.Dim.DYNAMIC for dim in (0, 2, 3)}
-    with config.patch(backed_size_oblivious=True), torch.no_grad():
+    with config.patch(backed_size_oblivious=True), torch.no_grad():  # pyright: ignore[reportAttributeAccessIssue]
         program = torch.export.export(model, (torch.randn(SHAPES[0]),), dynamic_shapes=(free,), strict=strict)
     assert "acmix" not in str(program.graph)
     # an ACmix2d in an exported program does not take a map one pixel wide
@@ -128,6 +128,6 @@ def test_positions_in_a_graph_that_leaves_are_those_that_timm_interpolates(grid,
 def test_an_exported_stage_of_one_pixel_may_have_more_heads_than_one():
     model = toy("acmix_pvt_tiny", num_heads=(2, 2))
     free = {dim: torch.export.Dim.DYNAMIC for dim in (0, 2, 3)}
-    with config.patch(backed_size_oblivious=True), torch.no_grad():
+    with config.patch(backed_size_oblivious=True), torch.no_grad():  # pyright: ignore[reportAttributeAccessIssue]
         program = torch.export.export(model, (torch.randn(SHAPES[0]),), dynamic_shapes=(free,))
     expect_equal(program.module(), model)

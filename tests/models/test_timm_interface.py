@@ -31,7 +31,7 @@ def test_a_symbolic_trace_gives_the_same_at_any_size_and_every_gradient(name, co
         each(images()).square().sum().backward()
     found = dict(traced.named_parameters())
     for key, parameter in model.named_parameters():
-        assert torch.equal(found[key].grad, parameter.grad), key
+        assert torch.equal(found[key].grad, parameter.grad), key  # pyright: ignore[reportArgumentType]
 
 
 @families
@@ -155,7 +155,7 @@ def test_stopping_at_the_stem_gives_what_timms_resnet_gives():
     with torch.no_grad():
         for indices in ([0], [1]):
             expected, _ = theirs.forward_intermediates(images(1), indices=indices, stop_early=True)
-            found, _ = ours.forward_intermediates(images(1), indices=indices, stop_early=True)
+            found, _ = ours.forward_intermediates(images(1), indices=indices, stop_early=True)  # pyright: ignore[reportCallIssue]
             torch.testing.assert_close(found, expected)
 
 

@@ -214,7 +214,7 @@ def test_what_timms_swin_was_built_with_is_taken_over(kwargs):
 
 
 def test_an_upgraded_model_gives_all_maps_of_its_stages_by_the_getter_alone():
-    maps: Any = acmix.add_conv_path(SWIN[0], pretrained=False, features_only=True, **SWIN[1])
-    assert len(maps(torch.randn(1, 3, 64, 64))) == len(SWIN[1]["depths"])
+    maps: Any = acmix.add_conv_path(SWIN[0], pretrained=False, features_only=True, **SWIN[1])  # pyright: ignore[reportArgumentType]
+    assert len(maps(torch.randn(1, 3, 64, 64))) == len(SWIN[1]["depths"])  # pyright: ignore[reportArgumentType]
     with pytest.raises(UsageError, match="feature_cls"):
-        acmix.add_conv_path(SWIN[0], pretrained=False, features_only=True, feature_cls="fx", **SWIN[1])
+        acmix.add_conv_path(SWIN[0], pretrained=False, features_only=True, feature_cls="fx", **SWIN[1])  # pyright: ignore[reportArgumentType]

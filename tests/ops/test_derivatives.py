@@ -100,7 +100,7 @@ def test_first_and_second_derivatives_in_both_modes_equal_differences(case: Case
     call = Call(case)
     assert torch.autograd.gradcheck(call, call.asking(), check_forward_ad=True, fast_mode=True)
     modes = dict(check_fwd_over_rev=True, check_rev_over_rev=True, check_batched_grad=True)
-    assert torch.autograd.gradgradcheck(call, call.asking(), fast_mode=True, **modes)
+    assert torch.autograd.gradgradcheck(call, call.asking(), fast_mode=True, **modes)  # pyright: ignore[reportArgumentType]
 
 
 @every_operator
@@ -237,7 +237,7 @@ def test_a_compiled_transform_gives_the_same(case: Case) -> None:
     compiled = torch.compile(fullgraph=True, backend="aot_eager")
     tangent = compiled(lambda *values: jvp(call, values, call.tangents)[1])
     agree(tangent(*call.tensors), jvp(call.definition, call.tensors, call.tangents)[1])
-    samples = compiled(lambda *values: vmap(grad(partial(loss, call), call.all), dims)(*values))
+    samples = compiled(lambda *values: vmap(grad(partial(loss, call), call.all), dims)(*values))  # pyright: ignore[reportArgumentType]
     agree(samples(*tensors), vmap(grad(partial(loss, call.definition), call.all), dims)(*tensors))
 
 
@@ -255,7 +255,7 @@ def test_derivatives_of_what_is_compiled_are_right_or_refused(case: Case) -> Non
     tangent = jvp(torch.compile(call, backend="aot_eager"), call.tensors, call.tangents)[1]
     agree(tangent, jvp(call.definition, call.tensors, call.tangents)[1])
     torch._dynamo.reset()
-    backend = torch._dynamo.backends.common.aot_autograd(fw_compiler=keep, bw_compiler=keep)
+    backend = torch._dynamo.backends.common.aot_autograd(fw_compiler=keep, bw_compiler=keep)  # pyright: ignore[reportAttributeAccessIssue]
     compiled = torch.compile(call, backend=backend, fullgraph=True)
     asking = call.asking()
     gradients = torch.autograd.grad(compiled(*asking).sum(), asking, create_graph=True)
@@ -263,7 +263,7 @@ def test_derivatives_of_what_is_compiled_are_right_or_refused(case: Case) -> Non
     nodes = [[str(node.target) for node in each.graph.nodes if "acmix" in str(node.target)] for each in graphs]
     assert nodes == [[f"acmix.{case.operator}.default"], [f"acmix.{case.operator}_backward.default"]]
     with pytest.raises(RuntimeError, match="does not currently support double backward"):
-        torch.autograd.grad(sum(each.sin().sum() for each in gradients), asking)
+        torch.autograd.grad(sum(each.sin().sum() for each in gradients), asking)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 @pytest.mark.slow
@@ -273,7 +273,7 @@ def test_compiled_autograd_gives_the_same(case: Case) -> None:
     torch._dynamo.reset()
     asking = call.asking()
     out = loss(call, *asking)
-    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager", fullgraph=True)):
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager", fullgraph=True)):  # pyright: ignore[reportAttributeAccessIssue]
         out.backward()
     expected = torch.autograd.grad(loss(call.definition, *(others := call.asking())), others)
     agree([each.grad for each in asking], expected)
@@ -286,7 +286,7 @@ def test_checkpoints_and_saved_tensors_hooks_keep_second_derivatives(case: Case)
     def second(function: Callable[..., Tensor]) -> tuple[Tensor, ...]:
         asking = call.asking()
         first = torch.autograd.grad(loss(function, *asking), asking, create_graph=True)
-        return torch.autograd.grad(sum(each.square().sum() for each in first), asking)
+        return torch.autograd.grad(sum(each.square().sum() for each in first), asking)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
     expected = second(call.definition)
     agree(second(partial(checkpoint, call, use_reentrant=False)), expected)
@@ -314,7 +314,7 @@ def test_derivatives_in_other_dtypes_and_under_autocast_are_near(case: Case, dty
 def test_meta_tensors_have_derivatives_too(case: Case) -> None:
     call = Call(case)
     meta = tuple(each.to("meta") for each in call.tensors)
-    out, tangent = jvp(call, meta, meta)
+    out, tangent = jvp(call, meta, meta)  # pyright: ignore[reportAssignmentType]
     assert tangent.shape == out.shape == call(*call.tensors).shape
     assert [each.shape for each in grad(partial(loss, call), call.all)(*meta)] == [each.shape for each in meta]
 

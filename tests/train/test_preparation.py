@@ -125,7 +125,7 @@ def test_a_run_trains_with_it_says_it_and_goes_on_without_the_weights(
     torch.save(timm.create_model("vit_base_patch16_224", num_classes=4, **shape).state_dict(), weights)
     settings = tree(data, "train.epochs=1", "train.ema_decay=null", "train.batch_size=2", "data.img_size=32")
     settings["model"] = dict(name="vit_base_patch16_224.augreg_in21k", num_classes=4, pretrained=str(weights))
-    settings["model"]["args"] = {key: value for key, value in shape.items() if key != "img_size"}
+    settings["model"]["args"] = {key: value for key, value in shape.items() if key != "img_size"}  # pyright: ignore[reportArgumentType]
     train(config.validate(settings), tmp_path / "run")
     said = capsys.readouterr().out
     assert "data.mean, data.std" in said
