@@ -81,18 +81,22 @@ def rows(measured: Iterable[Measurement], *, line: str, device: torch.device) ->
         line: which part of a larger benchmark they belong to.
         device: where they were measured.
     """
+    common = {**measured_with(device), "line": line}
+    return [{**common, **row_of(each)} for each in measured]
+
+
+def measured_with(device: torch.device) -> dict[str, str]:
+    """When, of which commit, on what and with which versions a figure is measured: columns of every results file."""
     from acmix.train.log import provenance
 
     made = provenance(device)
-    common = dict(
+    return dict(
         date=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M"),
         commit=made["commit"],
         machine=made["device"],
         torch=made["versions"]["torch"],
         timm=made["versions"]["timm"],
-        line=line,
     )
-    return [{**common, **row_of(each)} for each in measured]
 
 
 def row_of(measured: Measurement) -> dict[str, Any]:

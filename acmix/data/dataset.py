@@ -115,7 +115,7 @@ class ImageDataset(Dataset[Row]):
         notes, targets = list(self.source.notes), self.source.targets
         if self.training and targets is not None:
             counts = np.bincount(targets, minlength=len(self.classes))
-            without = [name for name, count in zip(self.classes, counts, strict=False) if not count]
+            without = [self.classes[label] for label in np.flatnonzero(counts == 0)]
             if without:
                 names = ", ".join([shown(name) for name in without[:3]] + ["…"] * (len(without) > 3))
                 notes.append(f"{len(without)} of {len(self.classes)} classes without images: {names}")

@@ -216,7 +216,7 @@ class SwinTransformer(Backbone):
         fitted = scaled_windows(self.windows, self.grid, grid) if windows is None else windows
         if windows is not None:
             self.windows, self.grid = windows, grid
-        for stage, window, side in zip(stages, fitted, sides_of_stages(grid, len(stages)), strict=False):
+        for stage, window, side in zip(stages, fitted, sides_of_stages(grid, len(stages)), strict=True):
             for block in stage.blocks:
                 block.fit(window, side, always_partition)
         for i, info in enumerate(self.feature_info):

@@ -240,9 +240,9 @@ def start(model: nn.Module, config: Config, classes: list[str]) -> Started:
 
 def first_difference(was: list[str], now: list[str]) -> str:
     """Where two lists of class names part."""
-    for label, (one, other) in enumerate(zip(was, now, strict=False)):
-        if composed(one) != composed(other):
-            return f"label {label} was {one!r}, now it would be {other!r}"
+    for label in range(min(len(was), len(now))):
+        if composed(was[label]) != composed(now[label]):
+            return f"label {label} was {was[label]!r}, now it would be {now[label]!r}"
     return f"{len(was)} classes then, {len(now)} now"
 
 

@@ -11,7 +11,6 @@ import csv
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
 from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -128,16 +127,9 @@ def version_of(tool: Tool) -> str:
 
 def rows(cells: list[Cell]) -> list[dict[str, str]]:
     """One dictionary of `COLUMNS` a figure."""
-    from acmix.train.log import provenance
+    from acmix.benchmark.record import measured_with
 
-    made = provenance(torch.device("cpu"))
-    common = dict(
-        date=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M"),
-        commit=made["commit"],
-        machine=made["device"],
-        torch=made["versions"]["torch"],
-        timm=made["versions"]["timm"],
-    )
+    common = measured_with(torch.device("cpu"))
     versions = {tool.name: version_of(tool) for tool in TOOLS}
     found = []
     for cell in cells:
