@@ -8,6 +8,7 @@ import timm
 import yaml
 
 from acmix import config, list_models
+from acmix.errors import UsageError
 
 CONFIGS = sorted(Path(str(resources.files("acmix"))).glob("configs/**/*.yaml"))
 
@@ -132,7 +133,7 @@ def test_fine_tuning_is_found_with_and_without_its_folder_and_is_short_and_gentl
 
 @pytest.mark.parametrize("name", ["", ".", "finetune", "finetune/", "elsewhere/acmix_resnet50"])
 def test_what_is_no_configuration_is_refused(name):
-    with pytest.raises(config.UsageError, match="no configuration"):
+    with pytest.raises(UsageError, match="no configuration"):
         config.find(name)
 
 
@@ -148,6 +149,6 @@ def test_what_is_no_configuration_is_refused(name):
 def test_a_wrong_setting_is_laid_to_where_it_was_written(override, said, tmp_path):
     file = tmp_path / "digits.yaml"
     file.write_text("data: {sise: 3}" if "data.sise" in said else "data: {img_size: 32}", encoding="utf-8")
-    with pytest.raises(config.UsageError) as error:
+    with pytest.raises(UsageError) as error:
         config.load(file, [override])
     assert said in str(error.value)

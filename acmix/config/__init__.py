@@ -1,0 +1,34 @@
+"""The settings of a run: what they are (`schema`), and how they are read from files and overrides (`reading`)."""
+
+from acmix.config.reading import (
+    apply_override,
+    complete,
+    dump,
+    find,
+    known_keys,
+    load,
+    parse,
+    read_tree,
+    validate,
+)
+from acmix.config.schema import WEIGHTS_DECIDE, Augment, Config, Data, Model, Optimizer, Schedule, Train
+
+__all__ = [
+    "WEIGHTS_DECIDE",
+    "Augment",
+    "Config",
+    "Data",
+    "Model",
+    "Optimizer",
+    "Schedule",
+    "Train",
+    "apply_override",
+    "complete",
+    "dump",
+    "find",
+    "known_keys",
+    "load",
+    "parse",
+    "read_tree",
+    "validate",
+]

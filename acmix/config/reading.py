@@ -1,0 +1,197 @@
+"""Reads settings from YAML and from `key=value` overrides, and refuses what no run reads.
+
+A configuration is refused as a whole when it holds an unknown key or a value of the wrong type; the message names the
+key, and the nearest known one. Our layout alone is read here: `acmix.released.load_config` also reads the released
+code's files.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from acmix.config.schema import Config
+from acmix.errors import UsageError
+from acmix.yaml_text import Dumper, parse
+
+
+def load(source: str | os.PathLike[str], overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Reads a configuration in our layout: a file, or a bare name that lies under `acmix/configs/`.
+
+    Args:
+        source: path of a YAML file, or a shipped name with or without `.yaml`.
+        overrides: `section.key=value` strings; the value is read as YAML.
+
+    Returns:
+        The configuration, checked.
+
+    Raises:
+        UsageError: no such file, not YAML, an unknown key, a value of the wrong type.
+    """
+    path = find(source)
+    return complete(read_tree(path), overrides, where=str(path))
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """Reads a YAML file that holds a mapping, or nothing.
+
+    Raises:
+        UsageError: the file cannot be read, is not YAML, or holds something else.
+    """
+    try:
+        tree = parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}; check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise UsageError(f"{path} holds a {type(tree).__name__}; expected a mapping of sections")
+    return tree
+
+
+def complete(tree: dict[str, Any], overrides: list[str] | tuple[str, ...], where: str) -> Config:
+    """Applies `section.key=value` overrides to a tree of plain dictionaries, checks it and returns it typed."""
+    for override in overrides:
+        apply_override(tree, override)
+    return validate(tree, where, typed=[override.partition("=")[0].strip() for override in overrides])
+
+
+def find(source: str | os.PathLike[str]) -> Path:
+    """The file a CONFIG argument means: the path itself, else a shipped configuration of that name."""
+    path = Path(source)
+    # not path.is_file(), which raises where a name is too long
+    if os.path.isfile(path):
+        return path
+    shipped = Path(str(resources.files("acmix"))) / "configs"
+    name = path.name if path.suffix in (".yaml", ".yml") else f"{path.name}.yaml"
+    entries = sorted(shipped.rglob("*.yaml"))
+    for entry in entries:
+        # by its bare name, or with its folder as finetune/NAME
+        if path.parent / name in (Path(entry.name), entry.relative_to(shipped)):
+            return entry
+    known = [entry.stem for entry in entries]
+    near = difflib.get_close_matches(Path(name).stem, known, n=1)
+    hint = f"did you mean {near[0]}.yaml?" if near else f"shipped: {', '.join(known)}"
+    raise UsageError(f"no configuration '{source}': neither a file nor a shipped name; {hint}")
+
+
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Sets one `section.key=value` in a tree of plain dictionaries."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UsageError(f"override {override!r} is not of the form section.key=value, e.g. train.epochs=2")
+    value = read_value(parts, text, override)
+    node = tree
+    for part in parts[:-1]:
+        child = node[part] = {} if node.get(part) is None else node[part]
+        if not isinstance(child, dict):
+            raise UsageError(f"override {override!r}: {part!r} is a value, not a section")
+        node = child
+    node[parts[-1]] = value
+
+
+def read_value(key: Sequence[str], text: str, override: str) -> Any:
+    """The value in `section.key=value`: YAML; but a setting that is text takes text as it was typed.
+
+    A path may hold what YAML takes for a comment (`a #b`), and characters that YAML has not.
+    """
+    typed = text.strip()
+    try:
+        value = parse(text)
+    except yaml.YAMLError:
+        if is_text(key):
+            return typed
+        raise UsageError(f"the value in override {override!r} is not YAML; put it in quotes") from None
+    if value is None and typed[:1] == "#":
+        # no comment, but a colour: "#rrggbb"
+        return typed
+    return typed if isinstance(value, str) and typed[:1] not in ("'", '"') and is_text(key) else value
+
+
+def is_text(key: Sequence[str]) -> bool:
+    """Whether a setting is text, and no list."""
+    if len(key) != 2 or (section := Config.model_fields.get(key[0])) is None:
+        return False
+    kind = getattr(getattr(section.annotation, "model_fields", {}).get(key[1]), "annotation", None)
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return str in kinds and not any(get_origin(each) is tuple for each in kinds)
+
+
+def validate(tree: dict[str, Any], where: str = "configuration", typed: Sequence[str] = ()) -> Config:
+    """Checks a tree of plain dictionaries and returns it typed.
+
+    Args:
+        tree: sections of settings.
+        where: what holds them, for messages.
+        typed: keys that do not come from there but from the command line.
+
+    Raises:
+        UsageError: an unknown key, a value of the wrong type.
+    """
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"]) + "."
+        if any(f"{each}.".startswith(key) or key.startswith(f"{each}.") for each in typed):
+            where = "the command line"
+        raise UsageError(f"{where}: {describe(problem)}") from None
+
+
+def describe(problem: Any) -> str:
+    """One line for one of pydantic's problems."""
+    # behind a section and its key stand places in lists, and pydantic's names of types
+    key = ".".join(str(part) for part in problem["loc"][:2])
+    # YAML also has keys that are no text
+    if problem["type"] not in ("extra_forbidden", "invalid_key"):
+        said = problem["msg"].removeprefix("Value error, ")
+        if said.startswith(f"{key}."):
+            return said
+        if problem["type"] == "missing":
+            said = "expected one value more"
+        quotes = isinstance(problem["input"], (int, float)) and problem["type"] == "string_type"
+        place = (
+            f"{key}[{problem['loc'][2]}]" if len(problem["loc"]) > 2 and isinstance(problem["loc"][-1], int) else key
+        )
+        return f"{place}={problem['input']!r}: {said[:1].lower()}{said[1:]}{'; put text in quotes' * quotes}"
+    near = nearest(key)
+    section = key.partition(".")[0] + "."
+    there = [known for known in known_keys() if known.startswith(section)] or list(Config.model_fields)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(there)}"
+    return f"unknown key {key!r}; {hint}"
+
+
+def nearest(key: str) -> list[str]:
+    """The known key that an unknown one was probably meant to be, if any: of the same name, or spelt nearly so."""
+    last = {known.split(".")[-1]: known for known in known_keys()}
+    name = key.split(".")[-1]
+    if "." in key and name in last:
+        return [last[name]]
+    near = difflib.get_close_matches(key, known_keys() if "." in key else list(Config.model_fields), n=1, cutoff=0.7)
+    return near or [last[each] for each in difflib.get_close_matches(name, last, n=1, cutoff=0.7)]
+
+
+def known_keys() -> list[str]:
+    """Every `section.key` there is."""
+    keys = []
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        assert isinstance(section, type)
+        assert issubclass(section, BaseModel)
+        keys += [f"{name}.{key}" for key in section.model_fields]
+    return keys
+
+
+def dump(config: Config) -> str:
+    """The configuration as YAML that `load` reads back to an equal one."""
+    return yaml.dump(config.model_dump(mode="json"), Dumper=Dumper, sort_keys=False)
