@@ -6,9 +6,16 @@ Kernels of ours exist for CUDA and for the CPU; on another device the operators'
 from __future__ import annotations
 
 import platform
+import re
 from pathlib import Path
 
 import torch
+
+from acmix.errors import UsageError
+
+# what a user may call a device: a kind, and a number where there are several
+DEVICE = re.compile(r"(?P<kind>[a-z]+)(?::(?P<index>[0-9]{1,4}))?")
+DEVICE_KINDS = ("cpu", "cuda", "mps", "xpu", "npu", "hpu", "mtia")
 
 
 def accelerator() -> torch.device | None:
@@ -16,9 +23,35 @@ def accelerator() -> torch.device | None:
     return torch.accelerator.current_accelerator(check_available=True)
 
 
-def this_device() -> torch.device:
-    """Where a process that runs alone computes: the machine's accelerator, else the CPU."""
-    return accelerator() or torch.device("cpu")
+def this_device(name: str = "auto") -> torch.device:
+    """Where a process that runs alone computes.
+
+    Args:
+        name: "auto", the machine's accelerator or else its CPU; or a device by its kind and number: "cpu", "cuda",
+            "cuda:1", "mps".
+
+    Returns:
+        The device; with an index where the name has one.
+
+    Raises:
+        UsageError: no name of a device, or this machine has none of that name.
+    """
+    if name == "auto":
+        return accelerator() or torch.device("cpu")
+    match = DEVICE.fullmatch(name)
+    if match is None or match["kind"] not in DEVICE_KINDS or name.startswith("cpu:"):
+        raise UsageError(f"device {name!r} is unknown; expected auto, cpu, cuda, cuda:1 or mps")
+    if name == "cpu":
+        return torch.device(name)
+    found, present = accelerator(), torch.accelerator.device_count()
+    if found is None:
+        raise UsageError(f"no device {name}: torch finds no accelerator on this machine; use the device auto or cpu")
+    if found.type != match["kind"]:
+        raise UsageError(f"no device {name}: this machine has {found.type}; use the device auto, {found.type} or cpu")
+    if match["index"] is not None and int(match["index"]) >= present:
+        there = f"{found.type}:0 to {found.type}:{present - 1}" if present > 1 else f"{found.type}:0 alone"
+        raise UsageError(f"no device {name}: this machine has {there}; use another number, auto or cpu")
+    return torch.device(name)
 
 
 def pins_memory(device: torch.device) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from acmix.errors import UsageError
 from acmix.train import device
 from acmix.train.launch import check_processors
 from acmix.train.loop import train
@@ -49,6 +50,30 @@ def test_without_an_accelerator_it_computes_on_the_cpu(monkeypatch: pytest.Monke
     assert device.accelerator() is None
     assert device.this_device() == torch.device("cpu")
     assert "on the CPU" in check_processors(1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "said"),
+    [
+        (None, "cuda", "no device cuda: torch finds no accelerator on this machine; use the device auto or cpu"),
+        (None, "mps", "no device mps: torch finds no accelerator"),
+        ("cuda", "mps", "no device mps: this machine has cuda; use the device auto, cuda or cpu"),
+        ("cuda", "cuda:2", "no device cuda:2: this machine has cuda:0 to cuda:1; use another number"),
+        *((None, name, f"device {name!r} is unknown") for name in ("cpu:0", "gpu", "0", "", "cuda:", "meta", "CUDA")),
+    ],
+)
+def test_a_device_that_is_not_there_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, kind: str | None, name: str, said: str
+) -> None:
+    found(monkeypatch, kind, count=2)
+    with pytest.raises(UsageError, match=f"^{said}"):
+        device.this_device(name)
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:1"])
+def test_a_device_may_be_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    found(monkeypatch, "cuda", count=2)
+    assert device.this_device(name) == torch.device(name)
 
 
 def test_each_device_gets_the_format_it_is_known_to_compute_in(monkeypatch: pytest.MonkeyPatch) -> None:
