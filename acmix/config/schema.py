@@ -1,18 +1,16 @@
-"""What a run is: a typed tree of settings, with the default of each and what it may be.
+"""What a run is: a typed tree of settings, each with its default, its meaning and an example.
 
-A new key stands in the class of its section. This module imports nothing of ours.
+The docstring below a key is its meaning: the first sentence for a list of all keys, the rest for who asks. After a
+change, `python scripts/settings_page.py` writes docs/settings.md anew.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -22,6 +20,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from acmix.config.kinds import NO_COLOUR, Fraction, Name, Rate, Section, Share, ascending, numbers_in, rgb_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -45,60 +45,44 @@ NOT_ARGUMENTS = {
 }
 
 
-def ascending(pair: tuple[float, float]) -> tuple[float, float]:
-    """A pair as it is, unless its second value is the smaller one."""
-    if pair[0] > pair[1]:
-        raise ValueError("expected the smaller value first")
-    return pair
-
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
-Share = Annotated[float, Field(gt=0.0, le=1.0)]
-Name = Annotated[str, Field(min_length=1)]
-NO_COLOUR = 'expected a colour\'s name, "#rrggbb" in quotes or [red, green, blue] from 0 to 255'
-
-
-class Section(BaseModel):
-    """A group of settings: immutable, and closed to keys it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def is_of_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuses yes and no where a number is meant, which Python counts as 1 and 0, and text that no file has."""
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        values = value if isinstance(value, (list, tuple)) else [value]
-        if annotation is not bool and bool not in get_args(annotation) and any(isinstance(v, bool) for v in values):
-            raise ValueError("expected no yes or no (true, false, on, off) here; put text in quotes")
-        if any(isinstance(v, str) and "\0" in v for v in values):
-            raise ValueError("expected text without null characters")
-        return value
-
-
 class Model(Section):
-    """Which network."""
+    """Which network, and the weights it starts from."""
 
-    name: Name = "acmix_swin_tiny_patch4_window7_224"
-    num_classes: PositiveInt = 1000
-    in_chans: PositiveInt = 3
-    drop_path_rate: Rate = 0.0
-    # False builds the baseline: the same network without the convolution path
-    conv_path: bool = True
-    # weights to start from, whatever fits of them: ours, released, timm's, torchvision's; goes before `pretrained`
-    checkpoint: str | None = None
-    # its classifier. auto: taken where it is for the data's classes, else new; keep: its rows as they are; new
-    head: Literal["auto", "keep", "new"] = "auto"
-    # a timm model's own weights to start from: true downloads them, a path reads a file of them
-    pretrained: bool | str = False
-    # gives a timm Swin, ViT or PVT v2 convolution paths that change nothing at first
-    add_conv_path: bool = False
-    # with them, train the new parameters alone
-    freeze: bool = False
-    # further arguments of the model's constructor: embed_dim, depths, num_heads, window_size, ...; none that has a
-    # setting of its own
-    args: dict[str, Any] = Field(default_factory=dict)
+    name: Name = Field(default="acmix_swin_tiny_patch4_window7_224", examples=["acmix_resnet50"])
+    """The network: one of `acmix models`, or a timm model."""
+
+    num_classes: PositiveInt = Field(default=1000, examples=[10])
+    """Classes of the data."""
+
+    in_chans: PositiveInt = Field(default=3, examples=[1])
+    """Channels of an image: 3, or 1 for grey."""
+
+    drop_path_rate: Rate = Field(default=0.0, examples=[0.2])
+    """Stochastic depth: the rate at the last block, rising from 0 at the first."""
+
+    conv_path: bool = Field(default=True, examples=[False])
+    """Whether attention has its convolution path. False builds the baseline: the same network without it."""
+
+    checkpoint: str | None = Field(default=None, examples=["runs/digits/checkpoints/best.pt"])
+    """A file of weights to start from. Whatever fits is taken: ours, released, timm's, torchvision's. It goes before
+    `model.pretrained`."""
+
+    head: Literal["auto", "keep", "new"] = Field(default="auto", examples=["new"])
+    """The classifier in `model.checkpoint`. auto takes it where it is for the data's classes, else draws a new one;
+    keep takes its rows as they are; new always draws a new one."""
+
+    pretrained: bool | str = Field(default=False, examples=[True])
+    """A timm model's own weights. true downloads them; a path reads a file of them."""
+
+    add_conv_path: bool = Field(default=False, examples=[True])
+    """Adds convolution paths to a timm Swin, ViT or PVT v2. They change nothing at first."""
+
+    freeze: bool = Field(default=False, examples=[True])
+    """Trains the new parameters alone. Needs `model.add_conv_path`."""
+
+    args: dict[str, Any] = Field(default_factory=dict, examples=[{"window_size": 8}])
+    """Further arguments of the network's constructor. Such as embed_dim, depths, num_heads or window_size; none that
+    has a setting of its own. `model.args.window_size=8` sets one."""
 
     @field_validator("args")
     @classmethod
@@ -126,28 +110,46 @@ class Model(Section):
 class Data(Section):
     """Where the images lie and how they are read."""
 
-    # a folder that holds the splits, as folders, lists or .tar files, or what timm's reader opens; `--data` sets it
-    dir: str = ""
-    # auto: train_list.txt if there is one, else a folder a class; otherwise a timm reader: wds/, hfds/NAME, hfids/NAME
-    format: str = "auto"
-    # names of the splits; hfids/ and wds/ take "name|SAMPLES" where the number of samples is not written beside them
-    train_split: Name = "train"
-    val_split: Name = "val"
-    # this and the next four keys: where they are not set, or set to auto, the weights that the run starts from decide
-    # (model.pretrained, model.checkpoint); without such weights the values here hold
-    img_size: int = Field(default=224, ge=1, le=LARGEST_IMG_SIZE)
-    interpolation: Literal["bicubic", "bilinear", "nearest", "random"] = "bicubic"
-    # the share of the resized image's side that evaluation keeps: 224 of 256
-    crop_pct: Share = 0.875
-    # one value a channel, of images from 0 to 1
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    # what transparent pixels are laid on: a colour's name, "#rrggbb", or [red, green, blue] from 0 to 255
-    background: str | tuple[int, int, int] = "white"
-    # the value that is white in grey of more than 8 bits, such as 4095; None: by the rule in acmix/data/pixels.py
-    white: PositiveFloat | None = None
-    # reading processes for each training process; None: the cores at hand shared out, at most 8
-    workers: int | None = Field(default=None, ge=0, le=1024)
+    dir: str = Field(default="", examples=["photos"])
+    """The folder of images; `--data` sets it. It holds the splits as folders, lists or .tar files, or what timm's
+    reader opens."""
+
+    format: str = Field(default="auto", examples=["wds/"])
+    """How the images are stored. auto reads train_list.txt if there is one, else a folder a class; otherwise a timm
+    reader: wds/, hfds/NAME or hfids/NAME."""
+
+    train_split: Name = Field(default="train", examples=["training"])
+    """Name of the training split. hfids/ and wds/ take "name|SAMPLES" where the number of samples is not written
+    beside them."""
+
+    val_split: Name = Field(default="val", examples=["validation"])
+    """Name of the validation split. hfids/ and wds/ take "name|SAMPLES" as above."""
+
+    img_size: int = Field(default=224, ge=1, le=LARGEST_IMG_SIZE, examples=[256])
+    """Pixels a side of what the network sees. Not set, or auto: what the weights that the run starts from were trained
+    with (`model.checkpoint`, `model.pretrained`), else the default."""
+
+    interpolation: Literal["bicubic", "bilinear", "nearest", "random"] = Field(default="bicubic", examples=["bilinear"])
+    """How images are resized. Not set, or auto: as for `data.img_size`."""
+
+    crop_pct: Share = Field(default=0.875, examples=[1.0])
+    """Share of the resized image's side that evaluation keeps. 0.875 keeps 224 of 256 pixels. Not set, or auto: as for
+    `data.img_size`."""
+
+    mean: tuple[float, ...] = Field(default=(0.485, 0.456, 0.406), examples=[(0.5, 0.5, 0.5)])
+    """Subtracted from pixels of 0 to 1, one value a channel. Not set, or auto: as for `data.img_size`."""
+
+    std: tuple[float, ...] = Field(default=(0.229, 0.224, 0.225), examples=[(0.5, 0.5, 0.5)])
+    """Divides what is left, one value a channel. Not set, or auto: as for `data.img_size`."""
+
+    background: str | tuple[int, int, int] = Field(default="white", examples=["#808080"])
+    """What transparent pixels are laid on. A colour's name, "#rrggbb", or [red, green, blue] from 0 to 255."""
+
+    white: PositiveFloat | None = Field(default=None, examples=[4095])
+    """The value that is white in grey of more than 8 bits. null: 65535, or what a TIFF says; floats: 1 or 255."""
+
+    workers: int | None = Field(default=None, ge=0, le=1024, examples=[4])
+    """Reading processes for each training process. null: the cores at hand shared out, at most 8."""
 
     @model_validator(mode="before")
     @classmethod
@@ -183,90 +185,160 @@ class Data(Section):
         return rgb_of(self.background) if isinstance(self.background, str) else self.background
 
 
-def rgb_of(colour: str) -> tuple[int, int, int]:
-    """A colour's name or "#rrggbb" as red, green and blue; ValueError where it is neither."""
-    from PIL import ImageColor
-
-    try:
-        red, green, blue, *alpha = ImageColor.getrgb(colour)
-    except ValueError:
-        raise ValueError(NO_COLOUR) from None
-    if alpha:
-        raise ValueError(NO_COLOUR)
-    return red, green, blue
-
-
 class Augment(Section):
     """What happens to a training image, in timm's terms."""
 
-    # of a crop: the smallest and the largest share of the area, and of width / height
-    scale: Annotated[tuple[Share, Share], AfterValidator(ascending)] = (0.08, 1.0)
-    ratio: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(ascending)] = (3 / 4, 4 / 3)
-    hflip: Fraction = 0.5
-    vflip: Fraction = 0.0
-    color_jitter: float | None = Field(default=0.4, ge=0.0, le=100.0)
-    auto_augment: str | None = "rand-m9-mstd0.5-inc1"
-    random_erasing: Fraction = 0.25
-    random_erasing_mode: Literal["const", "rand", "pixel"] = "pixel"
-    random_erasing_count: int = Field(default=1, ge=1, le=1024)
-    mixup: NonNegativeFloat = 0.8
-    cutmix: NonNegativeFloat = 1.0
-    # the smallest and the largest share of a side that cutmix replaces; in place of `cutmix`
-    cutmix_minmax: Annotated[tuple[Fraction, Fraction], AfterValidator(ascending)] | None = None
-    mixup_prob: Fraction = 1.0
-    mixup_switch_prob: Fraction = 0.5
-    mixup_mode: Literal["batch", "pair", "elem"] = "batch"
-    label_smoothing: Rate = 0.1
+    scale: Annotated[tuple[Share, Share], AfterValidator(ascending)] = Field(default=(0.08, 1.0), examples=[(0.5, 1.0)])
+    """A random crop's area: smallest and largest share."""
+
+    ratio: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(ascending)] = Field(
+        default=(3 / 4, 4 / 3), examples=[(1.0, 1.0)]
+    )
+    """A random crop's width / height: smallest and largest."""
+
+    hflip: Fraction = Field(default=0.5, examples=[0.0])
+    """Probability of a flip left to right. 0 for digits and text."""
+
+    vflip: Fraction = Field(default=0.0, examples=[0.5])
+    """Probability of a flip upside down."""
+
+    color_jitter: float | None = Field(default=0.4, ge=0.0, le=100.0, examples=[0.2])
+    """Strength of random brightness, contrast and saturation. Without effect where `augment.auto_augment` is set.
+    null: none."""
+
+    auto_augment: str | None = Field(default="rand-m9-mstd0.5-inc1", examples=["augmix-m5-w4-d2"])
+    """timm's policy: RandAugment, AutoAugment, 3-Augment or AugMix. null: none."""
+
+    random_erasing: Fraction = Field(default=0.25, examples=[0.0])
+    """Probability that a rectangle of the image is erased."""
+
+    random_erasing_mode: Literal["const", "rand", "pixel"] = Field(default="pixel", examples=["const"])
+    """What replaces an erased rectangle. const: the mean colour; rand: one random colour; pixel: noise."""
+
+    random_erasing_count: int = Field(default=1, ge=1, le=1024, examples=[2])
+    """Largest number of rectangles erased in an image."""
+
+    mixup: NonNegativeFloat = Field(default=0.8, examples=[0.0])
+    """Strength of mixup: the alpha of its Beta distribution. 0: none."""
+
+    cutmix: NonNegativeFloat = Field(default=1.0, examples=[0.0])
+    """Strength of CutMix: the alpha of its Beta distribution. 0: none."""
+
+    cutmix_minmax: Annotated[tuple[Fraction, Fraction], AfterValidator(ascending)] | None = Field(
+        default=None, examples=[(0.2, 0.8)]
+    )
+    """Share of a side that CutMix replaces: smallest and largest. It takes the place of `augment.cutmix`. null: the
+    share is drawn by `augment.cutmix`."""
+
+    mixup_prob: Fraction = Field(default=1.0, examples=[0.5])
+    """Probability that mixup or CutMix is applied."""
+
+    mixup_switch_prob: Fraction = Field(default=0.5, examples=[0.3])
+    """Probability of CutMix rather than mixup, where both are on."""
+
+    mixup_mode: Literal["batch", "pair", "elem"] = Field(default="batch", examples=["elem"])
+    """What shares one draw of mixup. The whole batch, a pair of images, or nothing: each image its own."""
+
+    label_smoothing: Rate = Field(default=0.1, examples=[0.0])
+    """Probability taken from the true class and spread over all."""
 
 
 class Optimizer(Section):
-    """What moves the weights; `name` is one of timm's."""
+    """What moves the weights."""
 
-    name: Name = "adamw"
-    lr: PositiveFloat = 5e-4
-    # the batch that `lr`, `warmup_lr` and `min_lr` are meant for; they scale linearly from it. None: no scaling
-    base_batch_size: PositiveInt | None = 512
-    weight_decay: NonNegativeFloat = 0.05
-    momentum: Rate = 0.9
-    betas: tuple[Rate, Rate] = (0.9, 0.999)
-    eps: Share = 1e-8
-    # the learning rate of each layer over that of the layer behind it; None: the same for all
-    layer_decay: float | None = Field(default=None, gt=0.0, le=1.0)
+    name: Name = Field(default="adamw", examples=["sgd"])
+    """One of timm's optimizers."""
+
+    lr: PositiveFloat = Field(default=5e-4, examples=[1e-3])
+    """Peak learning rate, at a batch of `optimizer.base_batch_size`. It scales linearly with the batch: 5e-4 at a base
+    of 512 is 1.25e-4 for a batch of 128."""
+
+    base_batch_size: PositiveInt | None = Field(default=512, examples=[256])
+    """The batch that `optimizer.lr` is meant for. `schedule.warmup_lr` and `schedule.min_lr` scale likewise. null: no
+    scaling."""
+
+    weight_decay: NonNegativeFloat = Field(default=0.05, examples=[1e-4])
+    """Weight decay. Biases, norms, and the rates of the two paths are not decayed."""
+
+    momentum: Rate = Field(default=0.9, examples=[0.95])
+    """Momentum, for optimizers that have it. Such as sgd."""
+
+    betas: tuple[Rate, Rate] = Field(default=(0.9, 0.999), examples=[(0.9, 0.95)])
+    """Decay of the two moments, for optimizers that have them. Such as adamw."""
+
+    eps: Share = Field(default=1e-8, examples=[1e-6])
+    """Keeps a division finite, for optimizers that have it. Such as adamw."""
+
+    layer_decay: float | None = Field(default=None, gt=0.0, le=1.0, examples=[0.75])
+    """Learning rate of each layer over that of the next. For fine-tuning. null: all layers have the same."""
 
 
 class Schedule(Section):
     """How the learning rate moves, step by step."""
 
-    name: Literal["cosine"] = "cosine"
-    warmup_epochs: NonNegativeFloat = 20.0
-    warmup_lr: NonNegativeFloat = 5e-7
-    min_lr: NonNegativeFloat = 5e-6
+    name: Literal["cosine"] = Field(default="cosine", examples=["cosine"])
+    """Shape of the learning rate after warm-up."""
+
+    warmup_epochs: NonNegativeFloat = Field(default=20.0, examples=[5])
+    """Epochs in which the learning rate rises to its peak."""
+
+    warmup_lr: NonNegativeFloat = Field(default=5e-7, examples=[1e-6])
+    """Learning rate at the first step. It scales with the batch as `optimizer.lr` does."""
+
+    min_lr: NonNegativeFloat = Field(default=5e-6, examples=[1e-5])
+    """Learning rate at the last step. It scales with the batch as `optimizer.lr` does."""
 
 
 class Train(Section):
     """The loop."""
 
-    epochs: PositiveInt = 300
-    # images a process in one forward pass; the global batch is batch_size * accumulation * processes
-    batch_size: PositiveInt = 128
-    accumulation: PositiveInt = 1
-    # auto: bf16 on a GPU that has it, fp16 on another, fp32 on a CPU
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    clip_grad: PositiveFloat | None = 5.0
-    # decay of the exponential moving average of the weights; None: no average is kept
-    ema_decay: float | None = Field(default=None, gt=0.0, lt=1.0)
-    gradient_checkpointing: bool = False
-    # None: on a GPU, for networks of convolutions
-    channels_last: bool | None = None
-    compile: bool = False
-    seed: NonNegativeInt = 0
-    deterministic: bool = False
-    log_every_steps: PositiveInt = 10
-    checkpoint_every_epochs: PositiveInt = 1
-    # also write last.pt every so many steps, for epochs of hours; None: only at the end of an epoch
-    checkpoint_every_steps: PositiveInt | None = None
-    evaluate_every_epochs: PositiveInt = 1
-    tensorboard: bool = True
+    epochs: PositiveInt = Field(default=300, examples=[90])
+    """Passes over the training images."""
+
+    batch_size: PositiveInt = Field(default=128, examples=[64])
+    """Images a process in one forward pass. The global batch is batch_size × accumulation × processes."""
+
+    accumulation: PositiveInt = Field(default=1, examples=[4])
+    """Forward passes for each step of the optimizer. For a larger batch in the same memory."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(default="auto", examples=["bf16"])
+    """Number format. auto: bf16 on a GPU that has it, fp16 on another, fp32 on a CPU."""
+
+    clip_grad: PositiveFloat | None = Field(default=5.0, examples=[1.0])
+    """Largest norm of the gradient. null: it is not clipped."""
+
+    ema_decay: float | None = Field(default=None, gt=0.0, lt=1.0, examples=[0.9999])
+    """Decay of an exponential moving average of the weights. null: none is kept."""
+
+    gradient_checkpointing: bool = Field(default=False, examples=[True])
+    """Saves memory: computes activations again in the backward pass."""
+
+    channels_last: bool | None = Field(default=None, examples=[True])
+    """Memory format of maps. null: channels last on a GPU, for networks of convolutions."""
+
+    compile: bool = Field(default=False, examples=[True])
+    """Compiles the network with torch.compile."""
+
+    seed: NonNegativeInt = Field(default=0, examples=[1])
+    """Seed of weights, order and augmentation."""
+
+    deterministic: bool = Field(default=False, examples=[True])
+    """The same run gives the same weights, bit for bit. Slower."""
+
+    log_every_steps: PositiveInt = Field(default=10, examples=[50])
+    """Steps between lines of the log."""
+
+    checkpoint_every_epochs: PositiveInt = Field(default=1, examples=[5])
+    """Epochs between checkpoints."""
+
+    checkpoint_every_steps: PositiveInt | None = Field(default=None, examples=[1000])
+    """Also write last.pt every so many steps. For epochs of hours. null: only at the end of an epoch."""
+
+    evaluate_every_epochs: PositiveInt = Field(default=1, examples=[5])
+    """Epochs between measurements of accuracy."""
+
+    tensorboard: bool = Field(default=True, examples=[False])
+    """Writes TensorBoard files."""
 
 
 class Config(Section):
@@ -278,12 +350,3 @@ class Config(Section):
     optimizer: Optimizer = Field(default_factory=Optimizer)
     schedule: Schedule = Field(default_factory=Schedule)
     train: Train = Field(default_factory=Train)
-
-
-def numbers_in(value: Any) -> Iterator[float]:
-    """The floating-point numbers in nested lists and dictionaries."""
-    if isinstance(value, float):
-        yield value
-    elif isinstance(value, (dict, list, tuple)):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from numbers_in(each)

@@ -1,0 +1,67 @@
+"""What settings are made of: kinds of numbers and text, colours, and the section that refuses what no run reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+Name = Annotated[str, Field(min_length=1)]
+NO_COLOUR = 'expected a colour\'s name, "#rrggbb" in quotes or [red, green, blue] from 0 to 255'
+
+
+class Section(BaseModel):
+    """A group of settings: immutable, and closed to keys it does not know.
+
+    The docstring below a key is its meaning, and the first of its `examples` is shown with it: `acmix config` and
+    docs/settings.md print both.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def is_of_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuses yes and no where a number is meant, which Python counts as 1 and 0, and text that no file has."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if annotation is not bool and bool not in get_args(annotation) and any(isinstance(v, bool) for v in values):
+            raise ValueError("expected no yes or no (true, false, on, off) here; put text in quotes")
+        if any(isinstance(v, str) and "\0" in v for v in values):
+            raise ValueError("expected text without null characters")
+        return value
+
+
+def ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    """A pair as it is, unless its second value is the smaller one."""
+    if pair[0] > pair[1]:
+        raise ValueError("expected the smaller value first")
+    return pair
+
+
+def rgb_of(colour: str) -> tuple[int, int, int]:
+    """A colour's name or "#rrggbb" as red, green and blue; ValueError where it is neither."""
+    from PIL import ImageColor
+
+    try:
+        red, green, blue, *alpha = ImageColor.getrgb(colour)
+    except ValueError:
+        raise ValueError(NO_COLOUR) from None
+    if alpha:
+        raise ValueError(NO_COLOUR)
+    return red, green, blue
+
+
+def numbers_in(value: Any) -> Iterator[float]:
+    """The floating-point numbers in nested lists and dictionaries."""
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from numbers_in(each)
