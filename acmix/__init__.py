@@ -1,14 +1,26 @@
 """ACmix: self-attention and convolution that share their projections.
 
-Importing this package registers its models with timm.
+Importing this package registers its models with timm. The public names below load on first use. The command line
+imports what a command needs, and so answers `acmix --help` without torch.
 """
 
-from acmix import ops
-from acmix.layers import ACmix1d, ACmix2d, ConvPath, replace_conv
-from acmix.layers.fold import fold
-from acmix.models import create_model, list_models
-from acmix.models.upgrade import add_conv_path
-from acmix.released import from_official, to_official
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from acmix.lazy import on_first_use
+
+if TYPE_CHECKING:
+    from acmix import ops
+    from acmix.layers import ACmix1d, ACmix2d, ConvPath, replace_conv
+    from acmix.layers.fold import fold
+    from acmix.models import create_model, list_models
+    from acmix.models.upgrade import add_conv_path
+    from acmix.released import from_official, to_official
+
+__version__ = "0.1.0"
 
 __all__ = [
     "ACmix1d",
@@ -23,3 +35,33 @@ __all__ = [
     "replace_conv",
     "to_official",
 ]
+
+__getattr__, __dir__ = on_first_use(
+    __name__,
+    {
+        "ACmix1d": "acmix.layers",
+        "ACmix2d": "acmix.layers",
+        "ConvPath": "acmix.layers",
+        "add_conv_path": "acmix.models.upgrade",
+        "create_model": "acmix.models",
+        "fold": "acmix.layers.fold",
+        "from_official": "acmix.released",
+        "list_models": "acmix.models",
+        "ops": "acmix",
+        "replace_conv": "acmix.layers",
+        "to_official": "acmix.released",
+    },
+)
+
+
+def is_command() -> bool:
+    """Whether this process is `acmix`, or `python -m acmix` or another of our modules."""
+    if sys.argv[:1] != ["-m"]:
+        return bool(sys.argv) and Path(sys.argv[0]).stem == "acmix"
+    # while Python looks for the module, only orig_argv names it
+    after = sys.orig_argv[sys.orig_argv.index("-m") + 1 :] if "-m" in sys.orig_argv else []
+    return bool(after) and after[0].split(".")[0] == "acmix"
+
+
+if not is_command():
+    from acmix import models as _models  # noqa: F401  registers them with timm

@@ -31,7 +31,7 @@ class Ban:
 
 
 # what runs on any accelerator; kernels, and the benchmarks of CUDA's, know theirs by name
-PARTS_OF_ANY_DEVICE = ("models", "layers", "heads", "data", "tasks", "train", "tools", "cli.py", "benchmark/machine.py")
+PARTS_OF_ANY_DEVICE = ("models", "layers", "heads", "data", "tasks", "train", "tools", "cli", "benchmark/machine.py")
 
 BANS = (
     Ban(

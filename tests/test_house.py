@@ -141,7 +141,7 @@ def test_nothing_banned_stands_in_the_repository() -> None:
         ("a.sh", "pip install --index{}url https://example.org torch".format("-")),
         ("acmix/ops/a.py", "print(1)"),
         ("acmix/tools/a.py", "device = 'cuda' if torch.cuda.is_available() else 'cpu'"),
-        ("acmix/cli.py", "run(torch.device('cuda', 0))"),
+        ("acmix/cli/use.py", "run(torch.device('cuda', 0))"),
     ],
 )
 def test_a_ban_finds_what_it_bans(tmp_path: Path, file: str, text: str) -> None:

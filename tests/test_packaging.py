@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+import acmix
 from tests.support.paths import ROOT
 
 if sys.version_info >= (3, 11):
@@ -66,7 +67,8 @@ def test_every_file_beside_the_code_is_packaged() -> None:
 
 
 def test_the_version_has_a_dated_section_in_the_changelog() -> None:
-    version = pyproject()["project"]["version"]
+    assert pyproject()["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "acmix.__version__"}
+    version = acmix.__version__
     sections = re.findall(r"^## \[(.+?)\](?: - (\d{4}-\d\d-\d\d))?$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
     assert sections[0] == ("Unreleased", "")
     assert dict(sections)[version]
@@ -78,5 +80,5 @@ def test_workflows_and_issue_templates_are_yaml_that_names_files_of_ours() -> No
     for path in files:
         text = path.read_text(encoding="utf-8")
         assert yaml.safe_load(text)["name"]
-        for script in re.findall(r"(?:scripts/)?\w+\.(?:sh|py)\b", text):
+        for script in re.findall(r"(?:\w+/)*\w+\.(?:sh|py)\b", text):
             assert (ROOT / script).is_file(), f"{path.name} runs {script}"

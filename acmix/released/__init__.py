@@ -2,7 +2,8 @@
 
 | file | holds |
 |---|---|
-| `yaml_read` | reads a released YAML file; `load_config` reads what a CONFIG argument names, in either layout |
+| `load` | reads what a CONFIG argument names, in either layout |
+| `yaml_read` | reads a released YAML file as a configuration of ours |
 | `yaml_write` | writes a configuration of ours as a released YAML file |
 | `yaml_keys` | every key of that YAML, and the key of ours that it sets |
 | `weights` | `from_official` and `to_official`: translates the names of weights, strict both ways |
@@ -15,10 +16,18 @@
 | `start_names`, `start_shapes`, `start_head` | how they are renamed and resized, and whose rows a classifier has |
 """
 
-from acmix.released.start import Started, start_from
-from acmix.released.weights import architecture, from_official, to_official
-from acmix.released.yaml_read import is_official, load_config, read_official
-from acmix.released.yaml_write import write_official
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from acmix.lazy import on_first_use
+
+if TYPE_CHECKING:
+    from acmix.released.load import is_official, load_config
+    from acmix.released.start import Started, start_from
+    from acmix.released.weights import architecture, from_official, to_official
+    from acmix.released.yaml_read import read_official
+    from acmix.released.yaml_write import write_official
 
 __all__ = [
     "Started",
@@ -31,3 +40,19 @@ __all__ = [
     "to_official",
     "write_official",
 ]
+
+# a configuration is read without torch
+__getattr__, __dir__ = on_first_use(
+    __name__,
+    {
+        "Started": "acmix.released.start",
+        "architecture": "acmix.released.weights",
+        "from_official": "acmix.released.weights",
+        "is_official": "acmix.released.load",
+        "load_config": "acmix.released.load",
+        "read_official": "acmix.released.yaml_read",
+        "start_from": "acmix.released.start",
+        "to_official": "acmix.released.weights",
+        "write_official": "acmix.released.yaml_write",
+    },
+)

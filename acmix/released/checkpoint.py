@@ -11,10 +11,11 @@ from torch import Tensor
 
 from acmix.errors import UsageError
 from acmix.models.resnet import VARIANTS
+from acmix.released.load import is_official
 from acmix.released.weight_keys_resnet import check_resnet, variant_of
 from acmix.released.weights import architecture, family_of, to_official
 from acmix.released.yaml_keys import NETWORKS
-from acmix.released.yaml_read import is_official, read_official
+from acmix.released.yaml_read import read_official
 from acmix.released.yaml_write import write_official
 
 if TYPE_CHECKING:

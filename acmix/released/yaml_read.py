@@ -8,46 +8,13 @@ the sizes of a network whose name is one of ours: there the name decides.
 from __future__ import annotations
 
 import difflib
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from acmix.errors import UsageError
 from acmix.released.yaml_keys import ARGUMENTS, BASE_BATCH_SIZE, KEYS, NETWORKS, OTHER_NETWORKS, SUPPORTED, checked, put
-
-if TYPE_CHECKING:
-    from acmix.config import Config
-
-
-def load_config(source: str | os.PathLike[str], overrides: list[str] | tuple[str, ...] = ()) -> Config:
-    """Reads what a CONFIG argument names: a file in our layout or in the released one, or a shipped configuration.
-
-    Args:
-        source: path of a YAML file, or a shipped name with or without `.yaml`.
-        overrides: `section.key=value` strings in our layout; the value is read as YAML.
-
-    Returns:
-        The configuration, checked.
-
-    Raises:
-        UsageError: no such file, not YAML, an unknown key, a value of the wrong type, or a released setting that is not
-            supported here.
-    """
-    # here, so that `import acmix` need not load the schema
-    from acmix import config
-
-    path = config.find(source)
-    tree = config.read_tree(path)
-    if is_official(tree):
-        tree = read_official(tree, base=path.parent)
-    return config.complete(tree, overrides, where=str(path))
-
-
-def is_official(tree: dict[str, Any]) -> bool:
-    """Tells whether a tree is in the released layout: its sections are written in capitals."""
-    return any(isinstance(key, str) and key.isupper() for key in tree)
 
 
 def read_official(tree: dict[str, Any], base: Path | None = None) -> dict[str, Any]:

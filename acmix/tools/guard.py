@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from acmix.errors import UsageError
+from acmix.train.signals import Stopped
+from acmix.train.worker_error import write_worker_error
 
 
 def guarded(call: Callable[[], object]) -> None:
     """Runs a command; what a user can cause ends in one line and status 2, a stop signal in its own status."""
-    from acmix.train.signals import Stopped
-
     if isinstance(sys.stdout, io.TextIOWrapper):
         # a character that the terminal has not is shown by its number, as on standard error
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -29,8 +29,6 @@ def guarded(call: Callable[[], object]) -> None:
 
 def fail(message: str) -> NoReturn:
     """Ends the process with one line, which a launcher prints once for all of its processes."""
-    from acmix.train.launch import write_worker_error
-
     if not write_worker_error(message):
         print(f"acmix: error: {message}", file=sys.stderr)
     sys.exit(2)

@@ -8,10 +8,8 @@ Exit status: 0, the failed process's status, 2 where the input is wrong, 130 or 
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +18,6 @@ from typing import TYPE_CHECKING
 from acmix.data.worker import cores
 from acmix.errors import UsageError
 from acmix.released import load_config
-from acmix.train.files import write_atomically
 
 if TYPE_CHECKING:
     from acmix.train.agent import Machines
@@ -71,24 +68,6 @@ def launch(
     if outcome.message:
         print(f"acmix: error: {outcome.message}", file=sys.stderr)
     return outcome.status
-
-
-def write_worker_error(message: str) -> bool:
-    """Hands a usage error to the launcher, which prints it once for all processes.
-
-    Args:
-        message: one line.
-
-    Returns:
-        Whether there is a launcher to print it; where there is none the caller prints it.
-    """
-    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if not file:
-        return False
-    # the layout that torchrun's agent reads; it takes whole seconds only
-    note = {"message": {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}}
-    write_atomically(Path(file), json.dumps(note).encode())
-    return True
 
 
 def parse(arguments: Sequence[str]) -> tuple[int, list[str], Machines]:

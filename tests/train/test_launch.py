@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from acmix.train.agent import Machines
-from acmix.train.launch import cores, launch, machines_from_environment, main, write_worker_error
+from acmix.train.launch import cores, launch, machines_from_environment, main
+from acmix.train.worker_error import write_worker_error
 from tests.support.paths import ROOT
 from tests.support.processes import Forked, free_port
 
@@ -100,7 +101,7 @@ def test_a_usage_error_of_every_process_is_one_line_and_status_2(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    text = "import sys\nfrom acmix.train.launch import write_worker_error\n"
+    text = "import sys\nfrom acmix.train.worker_error import write_worker_error\n"
     worker = script(tmp_path, f"{text}assert write_worker_error('the data folder is empty')\nsys.exit(2)\n")
     assert launch(2, [sys.executable, str(worker)]) == 2
     assert capfd.readouterr() == ("", "acmix: error: the data folder is empty\n")

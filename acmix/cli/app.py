@@ -1,0 +1,53 @@
+"""What every command shares: the application, where it prints, and the arguments that several commands take."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from acmix.train.terminal import new_console
+
+app = typer.Typer(
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train and use vision models that combine self-attention and convolution (ACmix).",
+    epilog="`acmix COMMAND --help` lists a command's options. Start with: acmix train acmix_swin_digits --data DIR",
+)
+console = new_console()
+
+CHECKPOINT = "A checkpoint of a run (checkpoints/best.pt), or a file that `acmix convert` wrote."
+Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help=CHECKPOINT)]
+DataOption = Annotated[str, typer.Option("--data", metavar="DIR", help="Folder with train/ and val/.")]
+
+
+def wide() -> Console:
+    """A console in which a table of models keeps its columns, also where nobody says how wide the terminal is."""
+    return new_console(width=max(console.width, 120))
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that prints, alone or under torchrun."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def print_version(wanted: bool) -> None:
+    """Prints the version and ends."""
+    if wanted:
+        from acmix import __version__
+
+        typer.echo(f"acmix {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train and use vision models that combine self-attention and convolution (ACmix)."""

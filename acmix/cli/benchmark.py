@@ -1,0 +1,94 @@
+"""`acmix benchmark`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from acmix.cli.app import app
+
+benchmarks = typer.Typer(rich_markup_mode=None, help="Measure the speed of models, operators and image reading.")
+app.add_typer(benchmarks, name="benchmark")
+
+Formats = Annotated[
+    list[str] | None, typer.Option("--dtype", metavar="FORMAT", help="fp32 or bf16; repeat it for both.")
+]
+FiguresOption = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write the figures to a file.")]
+SecondsOption = Annotated[float, typer.Option(metavar="S", help="Measuring time per pair, in seconds.")]
+
+
+@benchmarks.command("train", help="Time training steps: on N cards, or paired with another model.")
+@benchmarks.command("infer", help="Time inference: on N cards, or paired with another model.")
+def benchmark_models(
+    context: typer.Context,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL...", help="Names as in `acmix models`. [default: ACmix-Swin-T]")
+    ] = None,
+    processes: Annotated[
+        int, typer.Option("--gpus", metavar="N", help="Number of cards; processes if there is none.")
+    ] = 1,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Images per card and step.")] = None,
+    img_size: Annotated[int, typer.Option(metavar="PIXELS", help="Side of the images.")] = 224,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PEER", help="timm, plain, reference or all; repeat it for several."),
+    ] = None,
+    dtypes: Formats = None,
+    seconds: SecondsOption = 10.0,
+    compiled: Annotated[bool, typer.Option("--compile", help="Also measure both under torch.compile.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--profile", metavar="FILE", help="Print where the time goes, and draw it.")
+    ] = None,
+    csv: FiguresOption = None,
+) -> None:
+    from acmix.benchmark import command
+
+    right = command.models(
+        str(context.info_name),
+        names or [],
+        processes=processes,
+        batch_size=batch_size,
+        img_size=img_size,
+        against=against or [],
+        dtypes=dtypes or [],
+        seconds=seconds,
+        compiled=compiled,
+        plot=plot,
+        csv=csv,
+    )
+    raise typer.Exit(0 if right else 1)
+
+
+@benchmarks.command("ops")
+def benchmark_ops(
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--operator", metavar="NAME", help="Such as conv_path; repeat it for several. [default: all]"),
+    ] = None,
+    dtypes: Formats = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Images per call.")] = 8,
+    seconds: SecondsOption = 1.0,
+    csv: FiguresOption = None,
+) -> None:
+    """Time operators, paired with the reference and PyTorch's functions."""
+    from acmix.benchmark import command
+
+    right = command.operators(names or [], dtypes=dtypes or [], batch_size=batch_size, seconds=seconds, csv=csv)
+    raise typer.Exit(0 if right else 1)
+
+
+@benchmarks.command("data")
+def benchmark_data(
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Processes that read images. [default: the cores, at most 8]", min=0)
+    ] = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Images per batch.", min=2)] = 32,
+    img_size: Annotated[int, typer.Option(metavar="PIXELS", help="Side of the crops.")] = 224,
+    seconds: Annotated[float, typer.Option(metavar="S", help="Measuring time in seconds.")] = 10.0,
+) -> None:
+    """Time reading, decoding and augmenting JPEG files."""
+    from acmix.benchmark.loading import benchmark_data as run
+
+    run(workers=workers, batch_size=batch_size, img_size=img_size, seconds=seconds)

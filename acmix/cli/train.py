@@ -1,0 +1,40 @@
+"""`acmix train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from acmix.cli.app import DataOption, app, console, is_first_process
+from acmix.train.terminal import say
+
+
+@app.command()
+def train(
+    configuration: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or a name under acmix/configs.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Settings to change, such as train.epochs=2.")
+    ] = None,
+    data: DataOption = "",
+    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder. [default: runs/CONFIG]")] = None,
+) -> None:
+    """Train a model; the same command resumes.
+
+    acmix/config.py documents every setting.
+    """
+    from acmix.released import load_config
+    from acmix.yaml_text import quoted
+
+    # in quotes, so that no character of the path means anything
+    where = [f"data.dir={quoted(data)}"] if data else []
+    settings = load_config(configuration, [*where, *(overrides or [])])
+    folder = output or Path("runs") / Path(configuration).stem
+    # after the settings are read, as this loads torch
+    from acmix.train.loop import train as run
+
+    summary = run(settings, folder)
+    if is_first_process():
+        top1 = "not measured" if summary["top1"] is None else f"{summary['top1']:.2f} % (epoch {summary['best_epoch']})"
+        say(console, f"top-1 {top1}; results in {folder}")

@@ -1,0 +1,82 @@
+"""The package and its command load what is used, and no more."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import acmix
+import acmix.released
+from tests.support.paths import ROOT
+
+HEAVY = {"torch", "timm", "torchvision", "numpy", "matplotlib", "PIL"}
+
+
+def loaded(arguments: list[str], place: Path, **variables: str) -> tuple[str, set[str]]:
+    """What a Python process printed to either stream, and the packages that it imported."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    command = [sys.executable, "-X", "importtime", *arguments]
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    lines = done.stderr.splitlines()
+    times = [line for line in lines if line.startswith("import time:")]
+    packages = {line.rpartition("|")[2].strip().split(".")[0] for line in times}
+    return done.stdout + "\n".join(line for line in lines if line not in times), packages
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--help"], "Commands:"),
+        (["-h"], "Commands:"),
+        (["train", "-h"], "KEY=VALUE"),
+        (["--version"], f"acmix {acmix.__version__}"),
+        (["trai"], "Did you mean 'train'?"),
+        (["train", "acmix_swin_digit"], "acmix_swin_digits"),
+        (["train", "acmix_swin_digits", "train.epoch=2"], "'train.epochs'"),
+        (["train", "acmix_swin_digits", "train.epochs=two"], "train.epochs='two'"),
+        (["train", "acmix_swin_digits", "--fast"], "No such option: --fast"),
+        (["benchmark", "--help"], "Measure the speed"),
+    ],
+)
+def test_the_command_answers_without_torch(tmp_path: Path, arguments: list[str], said: str) -> None:
+    output, packages = loaded(["-m", "acmix", *arguments], tmp_path)
+    assert said in output
+    assert packages & HEAVY == set()
+    assert "Traceback" not in output
+
+
+def test_the_installed_command_answers_without_torch(tmp_path: Path) -> None:
+    (entry,) = importlib.metadata.entry_points(group="console_scripts", name="acmix")
+    script = tmp_path / "acmix"
+    script.write_text(f"import sys\nfrom {entry.module} import {entry.attr}\nsys.exit({entry.attr}())\n")
+    output, packages = loaded([str(script), "--version"], tmp_path)
+    assert output == f"acmix {acmix.__version__}\n"
+    assert packages & HEAVY == set()
+
+
+def test_the_shell_completes_commands_without_torch(tmp_path: Path) -> None:
+    asked = {"_ACMIX_COMPLETE": "complete_bash", "COMP_WORDS": "acmix ev", "COMP_CWORD": "1"}
+    output, packages = loaded(["-m", "acmix"], tmp_path, **asked)
+    assert output.split() == ["evaluate"]
+    assert packages & HEAVY == set()
+
+
+@pytest.mark.parametrize("code", ["import acmix, timm", "import timm, acmix"])
+def test_importing_the_package_registers_its_models_with_timm(tmp_path: Path, code: str) -> None:
+    output, packages = loaded(["-c", f"{code}; print(timm.is_model('acmix_resnet26'))"], tmp_path)
+    assert output.split() == ["True"]
+    assert "pydantic" not in packages
+
+
+@pytest.mark.parametrize("package", [acmix, acmix.released])
+def test_public_names_are_those_that_load(package: object) -> None:
+    names = package.__all__  # type: ignore[attr-defined]
+    assert {*names} <= {*dir(package)}
+    assert all(getattr(package, name) is not None for name in names)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        package.nothing  # type: ignore[attr-defined]  # noqa: B018
