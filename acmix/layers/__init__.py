@@ -6,6 +6,7 @@ from acmix.layers.conv_path import ConvPath
 from acmix.layers.global_attention import GlobalAttention
 from acmix.layers.mixing import Mixed, Mixing, rate_names
 from acmix.layers.patchwise_attention import PairwiseAttention, PatchwiseAttention
+from acmix.layers.rates import PathRates, path_rates
 from acmix.layers.reduction_attention import ReductionAttention
 from acmix.layers.replace import GatedACmix2d, replace_conv
 from acmix.layers.window_attention import WindowAttention
@@ -20,8 +21,10 @@ __all__ = [
     "Mixing",
     "PairwiseAttention",
     "PatchwiseAttention",
+    "PathRates",
     "ReductionAttention",
     "WindowAttention",
+    "path_rates",
     "rate_names",
     "replace_conv",
 ]

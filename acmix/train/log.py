@@ -16,10 +16,8 @@ from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import nn
 
 from acmix.errors import UsageError
-from acmix.layers import Mixed
 from acmix.names import to_json
 from acmix.train.device import device_name
 from acmix.train.terminal import new_console, say
@@ -185,17 +183,6 @@ def read_summary(path: Path) -> dict[str, Any]:
     if not isinstance(summary, dict):
         raise UsageError(f"{path} is not JSON; delete it and run the training command again, which writes it anew")
     return summary
-
-
-def path_rates(model: nn.Module) -> dict[str, list[float]]:
-    """(attention, conv) rates of every block that mixes two paths, in the network's order."""
-    found = {}
-    for name, module in model.named_modules():
-        if isinstance(module, Mixed):
-            rates = module.rates()
-            if rates[0] is not None and rates[1] is not None:
-                found[name] = [rates[0].item(), rates[1].item()]
-    return found
 
 
 def in_words(choices: dict[str, Any]) -> str:

@@ -25,13 +25,14 @@ from acmix.config import Config, dump
 from acmix.data import Batch, train_loader, val_loader
 from acmix.data.classes import as_trained
 from acmix.errors import UsageError
+from acmix.layers import path_rates
 from acmix.names import to_json
 from acmix.tasks import Classification, Evaluation
 from acmix.tasks.classify import evaluate
 from acmix.train.device import device_name, peak_memory_mib, pins_memory
 from acmix.train.distributed import Agreement, World, join, together
 from acmix.train.files import held, write_atomically
-from acmix.train.log import RunLog, duration, in_words, path_rates, provenance, read_summary
+from acmix.train.log import RunLog, duration, in_words, provenance, read_summary
 from acmix.train.optim import Schedule, odd_rates
 from acmix.train.plots import draw_curves, draw_paths
 from acmix.train.preparation import settle

@@ -10,9 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import acmix
 from acmix import config
 from acmix.errors import UsageError
-from acmix.layers import ACmix2d, ConvPath, Mixed, Mixing, WindowAttention, rate_names
+from acmix.layers import ACmix2d, ConvPath, Mixed, Mixing, WindowAttention, path_rates, rate_names
 from acmix.models.build import build_model
-from acmix.train.log import path_rates
 
 SWIN: dict[str, Any] = dict(
     img_size=32, embed_dim=12, depths=(1, 2), num_heads=(2, 3), window_size=4, mlp_ratio=1.0, num_classes=4
@@ -159,7 +158,7 @@ def test_no_rate_is_decayed_and_all_are_logged():
         found = path_rates(network)
         assert len(found) == 3
         assert all(
-            rates == [1.0, 1.0] if network.layers[0].blocks[0].attn.fixed_rate else rates == [0.5, 0.5]
+            rates == ((1.0, 1.0) if network.layers[0].blocks[0].attn.fixed_rate else (0.5, 0.5))
             for rates in found.values()
         )
     assert path_rates(model(name, path="attention")) == {}

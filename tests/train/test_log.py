@@ -7,11 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from torch import nn
 
 from acmix.errors import UsageError
-from acmix.models.build import build_model
-from acmix.train.log import path_rates
 from acmix.train.loop import train
 from acmix.train.plots import read_log
 from tests.support.images import make_image_folder
@@ -69,14 +66,6 @@ def test_few_unreadable_images_are_listed_at_the_end_and_many_are_an_error(
     with pytest.raises(UsageError, match="2 of the 100 train images are unreadable, over 1%") as error:
         train(settings, tmp_path / "many")
     assert "0008.JPEG" in str(error.value)
-
-
-def test_rates_are_noted_attention_first() -> None:
-    model = build_model(tiny_config(""))
-    for number, stage in enumerate(model.layers):  # type: ignore[arg-type, union-attr]
-        nn.init.constant_(stage.blocks[0].attn.rate_attention, 0.75 + number)
-        nn.init.constant_(stage.blocks[0].attn.rate_conv, 0.25)
-    assert path_rates(model) == {"layers.0.blocks.0.attn": [0.75, 0.25], "layers.1.blocks.0.attn": [1.75, 0.25]}
 
 
 def test_a_tensorboard_that_cannot_be_imported_is_one_line_and_the_run_goes_on(
