@@ -85,19 +85,20 @@ def benchmark_operators(
 
 
 def tables(measured: Sequence[Measurement]) -> list[str]:
-    """For each operator and format a table: milliseconds, and how many times as fast as each peer."""
+    """For each operator and format a table: milliseconds, and the speed-up over each peer."""
     made: list[str] = []
     for name, dtype in dict.fromkeys((each.subject.name, each.subject.dtype) for each in measured):
         found = [each for each in measured if (each.subject.name, each.subject.dtype) == (name, dtype)]
         ours, images = found[0].candidate, found[0].subject.images
         peers = list(dict.fromkeys(each.peer or "" for each in found))
-        rows = [("shape", f"ms of {ours}", *[f"x {peer}" for peer in peers])]
+        rows = [("shape", f"ms of {ours}", *[f"over {peer}" for peer in peers])]
         for shape in dict.fromkeys(each.subject.shape for each in found):
             of_shape = [each for each in found if each.subject.shape == shape]
-            cells = [in_phases([each for each in of_shape if each.peer == peer], "ratio") for peer in peers]
+            cells = [in_phases([each for each in of_shape if each.peer == peer], "speed_up") for peer in peers]
             rows.append((shape, in_phases(of_shape, "time_ms"), *cells))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        made += ["", f"{name}, {dtype}, {images} images: forward / forward with backward"]
+        divided = f"speed-up over X = time of X ÷ time of {ours}"
+        made += ["", f"{name}, {dtype}, {images} images: forward / forward with backward; {divided}"]
         made += ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return made
 

@@ -1,4 +1,4 @@
-"""One way to do a thing, timed, or two ways timed in turn: A B A B …, and the ratio of each round.
+"""One way to do a thing, timed, or two ways timed in turn: A B A B …, and the ratio of times in each round.
 
 A machine's speed drifts; two measurements of one round drift together, so their ratio stays. Nothing is timed before
 it is found to compute what it should.
@@ -74,9 +74,9 @@ class Speed:
         rounds: how many the medians are taken of.
         time_ms: median of a run.
         images_per_second: of the candidate.
-        ratio: median of the peer's time over the candidate's: how many times as fast the candidate is; None, as all
-            that follows of the peer, where there is no peer.
-        ratio_low, ratio_high: quartiles of that ratio.
+        speed_up: median over the rounds of the peer's time ÷ the candidate's: above 1, the candidate is faster; None,
+            as all that follows of the peer, where there is no peer.
+        speed_up_low, speed_up_high: its quartiles.
         peer_time_ms: median of the peer's run.
         peak_mib, peer_peak_mib: memory at its highest during a run, what is held between runs included; None where
             the system does not tell.
@@ -86,9 +86,9 @@ class Speed:
     rounds: int
     time_ms: float
     images_per_second: float
-    ratio: float | None = None
-    ratio_low: float | None = None
-    ratio_high: float | None = None
+    speed_up: float | None = None
+    speed_up_low: float | None = None
+    speed_up_high: float | None = None
     peer_time_ms: float | None = None
     peak_mib: float | None = None
     peer_peak_mib: float | None = None
@@ -151,12 +151,12 @@ def compare(
         bytes_share=share(ours.moved_bytes, own, ceilings.bytes_per_second),
     )
     if peer is not None:
-        low, ratio, high = quartiles([theirs / own for own, theirs in rounds])
+        low, middle, high = quartiles([theirs / own for own, theirs in rounds])
         speed = replace(
             speed,
-            ratio=ratio,
-            ratio_low=low,
-            ratio_high=high,
+            speed_up=middle,
+            speed_up_low=low,
+            speed_up_high=high,
             peer_time_ms=1000 * statistics.median(theirs for _, theirs in rounds),
             peer_peak_mib=memory[1],
         )

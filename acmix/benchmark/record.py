@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from acmix.benchmark.pairs import Measurement
+from acmix.benchmark.pairs import Measurement, Speed
 from acmix.errors import UsageError
 
 COLUMNS: tuple[str, ...] = (
@@ -29,9 +29,9 @@ COLUMNS: tuple[str, ...] = (
     "candidate",
     "peer",
     "rounds",
-    "ratio",
-    "ratio_low",
-    "ratio_high",
+    "speed_up",
+    "speed_up_low",
+    "speed_up_high",
     "time_ms",
     "peer_time_ms",
     "images_per_second",
@@ -46,18 +46,15 @@ WRONG = "WRONG"
 def lines(measured: Measurement) -> list[str]:
     """A measurement on the terminal; of a wrong one, what is wrong and no speed."""
     subject, speed = measured.subject, measured.speed
-    beside = "" if measured.peer is None else f" ÷ {measured.peer}"
+    beside = "" if measured.peer is None else f" beside {measured.peer}"
     head = (
         f"{subject.name} {subject.shape} {subject.dtype} batch {subject.images} {subject.phase}: "
         f"{measured.candidate}{beside}"
     )
     if speed is None:
         return [f"{head}  {WRONG}", *[f"    {fault}" for fault in measured.wrong]]
-    cells = []
-    if speed.ratio is not None:
-        spread = f"{speed.ratio_low:.2f} to {speed.ratio_high:.2f}, " if speed.ratio_low is not None else ""
-        cells.append(f"{speed.ratio:.2f}x ({spread}{speed.rounds} rounds)")
-    cells.append(beside_peer(f"{speed.time_ms:.2f} ms", speed.peer_time_ms, ".2f"))
+    compared = [] if speed.speed_up is None else [f"    {speed_up_of(measured, speed)}"]
+    cells = [beside_peer(f"{speed.time_ms:.2f} ms", speed.peer_time_ms, ".2f")]
     cells.append(f"{speed.images_per_second:.1f} images/s")
     if speed.peak_mib is not None:
         cells.append(beside_peer(f"peak {speed.peak_mib:.3g} MiB", speed.peer_peak_mib, ".3g"))
@@ -65,7 +62,19 @@ def lines(measured: Measurement) -> list[str]:
         cells.append(f"{speed.flops_share:.0%} of FLOP/s")
     if speed.bytes_share is not None:
         cells.append(f"{speed.bytes_share:.0%} of bytes/s")
-    return [head, "    " + " · ".join(cells)]
+    return [head, *compared, "    " + " · ".join(cells)]
+
+
+def speed_up_of(measured: Measurement, speed: Speed) -> str:
+    """A speed-up, and in words what is divided by what; above 1, the candidate is faster."""
+    spread = f"quartiles {speed.speed_up_low:.2f} to {speed.speed_up_high:.2f}, " if speed.speed_up_low else ""
+    divided = f"time for an image, {measured.peer} ÷ {measured.candidate}"
+    return f"speed-up over {measured.peer}: {speed.speed_up:.2f} ({divided}; {spread}{counted(speed.rounds, 'round')})"
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, `1 round` or `5 rounds`."""
+    return f"{number} {what}{'s' if number != 1 else ''}"
 
 
 def beside_peer(ours: str, theirs: float | None, form: str) -> str:
@@ -100,7 +109,7 @@ def measured_with(device: torch.device) -> dict[str, str]:
 
 
 def row_of(measured: Measurement) -> dict[str, Any]:
-    """The cells of one measurement; the ratio of a wrong one reads WRONG, and its other figures are empty."""
+    """The cells of one measurement; the speed-up of a wrong one reads WRONG, and its other figures are empty."""
     subject = asdict(measured.subject)
     row: dict[str, Any] = {
         "subject": subject.pop("name"),
@@ -110,7 +119,7 @@ def row_of(measured: Measurement) -> dict[str, Any]:
         **({} if measured.machine is None else {"machine": measured.machine}),
     }
     if measured.speed is None:
-        return {**row, "ratio": WRONG}
+        return {**row, "speed_up": WRONG}
     return {**row, **{key: rounded(value) for key, value in asdict(measured.speed).items()}}
 
 

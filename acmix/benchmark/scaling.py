@@ -109,7 +109,7 @@ def measure(
 
 
 def together(subject: Subject, single: Measurement, told: dict[str, Any], processes: int) -> Measurement:
-    """N cards beside one: the ratio is that of their images a second."""
+    """N cards beside one. A step of theirs is N batches: the speed-up is one card's time for an image ÷ theirs."""
     assert single.speed is not None
     step = told["step_seconds"]
     images_per_second = processes * subject.images / step
@@ -117,7 +117,7 @@ def together(subject: Subject, single: Measurement, told: dict[str, Any], proces
         rounds=single.speed.rounds,
         time_ms=1000 * step,
         images_per_second=images_per_second,
-        ratio=images_per_second / single.speed.images_per_second,
+        speed_up=images_per_second / single.speed.images_per_second,
         peer_time_ms=single.speed.time_ms,
     )
     return Measurement(subject, f"{single.candidate}, {processes} cards", single.candidate, speed, (), told["machine"])
@@ -169,8 +169,8 @@ def recipe_table(measured: Sequence[Measurement], processes: int) -> list[str]:
         "-|-".join("-" * width for width in widths.values()),
         " | ".join(cell.ljust(widths[title]) for title, cell in cells.items()).rstrip(),
     ]
-    if processes > 1 and last.speed is not None and last.speed.ratio is not None:
-        made.append(f"scaling efficiency: {100 * last.speed.ratio / processes:.0f} %")
+    if processes > 1 and last.speed is not None and last.speed.speed_up is not None:
+        made.append(f"scaling efficiency: {100 * last.speed.speed_up / processes:.0f} %")
     return made
 
 

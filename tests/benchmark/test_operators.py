@@ -89,7 +89,7 @@ def test_a_wrong_result_ends_the_command_with_status_1(
     assert end.value.code == 1
     said = capfd.readouterr().out
     assert "results are wrong; no speed was measured of those" in said
-    assert {row["ratio"] for row in csv.DictReader(file.open(encoding="utf-8"))} == {WRONG}
+    assert {row["speed_up"] for row in csv.DictReader(file.open(encoding="utf-8"))} == {WRONG}
 
 
 def test_the_shapes_are_those_of_swin_and_resnet() -> None:

@@ -47,10 +47,10 @@ def test_a_pair_has_a_ratio_between_its_quartiles_and_shares_of_the_ceilings() -
     speed = measure(right("a", flops=1e6, moved_bytes=1e4), right("a")).speed
     assert speed is not None
     assert speed.rounds >= LEAST_ROUNDS
-    assert speed.ratio_low
-    assert speed.ratio
-    assert speed.ratio_high
-    assert 0 < speed.ratio_low <= speed.ratio <= speed.ratio_high
+    assert speed.speed_up_low
+    assert speed.speed_up
+    assert speed.speed_up_high
+    assert 0 < speed.speed_up_low <= speed.speed_up <= speed.speed_up_high
     assert speed.images_per_second == pytest.approx(2 / (speed.time_ms / 1000))
     assert speed.flops_share == pytest.approx(1e6 / (speed.time_ms / 1000) / 1e11)
     assert speed.bytes_share == pytest.approx(1e4 / (speed.time_ms / 1000) / 1e10)
@@ -77,9 +77,9 @@ def test_without_a_peer_the_same_is_checked_and_measured() -> None:
     alone, paired = (measure(right("a", flops=1e6, moved_bytes=1e4), peer) for peer in (None, right("b")))
     assert alone.speed is not None
     assert paired.speed is not None
-    assert (alone.peer, alone.speed.ratio, alone.speed.peer_time_ms) == (None, None, None)
+    assert (alone.peer, alone.speed.speed_up, alone.speed.peer_time_ms) == (None, None, None)
     known = {key for key, value in vars(paired.speed).items() if value is not None}
-    assert {key for key in known if "ratio" not in key and "peer" not in key} == {
+    assert {key for key in known if "speed_up" not in key and "peer" not in key} == {
         key for key, value in vars(alone.speed).items() if value is not None
     }
     wrong = measure(replace(right("a"), run=never, faults=lambda: ["output is off by 1.0"]), None)

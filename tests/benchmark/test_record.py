@@ -27,7 +27,7 @@ def test_a_line_that_is_measured_again_replaces_its_rows_and_leaves_the_others(t
     written = list(csv.DictReader(file.open(encoding="utf-8")))
     assert list(written[0]) == list(COLUMNS)
     assert [row["line"] for row in written] == ["b", "b", "a"]
-    assert [row["ratio"] for row in written] == ["2.0", WRONG, "2.0"]
+    assert [row["speed_up"] for row in written] == ["2.0", WRONG, "2.0"]
     assert (written[0]["bytes_share"], written[0]["peak_mib"], written[1]["time_ms"]) == ("0.1235", "", "")
     assert {each.name for each in fields(Speed)} < set(COLUMNS)
 

@@ -37,7 +37,7 @@ def test_the_table_has_the_original_recipe_s_columns_and_the_record_both_figures
     assert (single.candidate, together.candidate, together.peer) == ("acmix", "acmix, 2 cards", "acmix")
     assert together.speed.rounds == single.speed.rounds
     speed_up = together.speed.images_per_second / single.speed.images_per_second
-    assert together.speed.ratio == pytest.approx(speed_up)
+    assert together.speed.speed_up == pytest.approx(speed_up)
     header, _, figures = said[said.index(next(line for line in said if line.startswith("card"))) :][:3]
     assert [title.strip() for title in header.split("|")] == ["card", "batch_size", "Single Card", "2 Cards"]
     assert [cell.strip() for cell in figures.split("|")][1:] == [

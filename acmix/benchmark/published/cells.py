@@ -21,13 +21,15 @@ def table(names: Iterable[str], lines: Iterable[Iterable[str]]) -> list[str]:
 
 
 def ratio_of(row: dict[str, str] | None, *, spread: bool = False) -> str:
-    """How many times as fast, with quartiles if asked; WRONG where the result is, or that there is none."""
+    """A speed-up, with quartiles if asked; WRONG where the result is, or that there is none."""
     if row is None:
         return UNKNOWN
-    if row["ratio"] == WRONG:
+    if row["speed_up"] == WRONG:
         return WRONG
-    middle = three(float(row["ratio"]))
-    return f"{middle} ({three(float(row['ratio_low']))} to {three(float(row['ratio_high']))})" if spread else middle
+    middle = three(float(row["speed_up"]))
+    return (
+        f"{middle} ({three(float(row['speed_up_low']))} to {three(float(row['speed_up_high']))})" if spread else middle
+    )
 
 
 def three(value: float) -> str:

@@ -47,12 +47,17 @@ def measure(name: str, batch_size: int, seconds: float, device: torch.device, ce
 
 def table(found: list[Row]) -> str:
     """The measured speed-ups for a document, a line a model."""
-    lines = ["| model | training | inference | training, ms | inference, ms |", "|---|---:|---:|---:|---:|"]
+    lines = [
+        "| model | speed-up, training | speed-up, inference | training, ms | inference, ms |",
+        "|---|---:|---:|---:|---:|",
+    ]
     for name in in_order({row["subject"] for row in found}):
         of_model = {row["phase"]: row for row in found if row["subject"] == name}
         both = [of_model.get(phase) for phase in ("train", "infer")]
         ratios = [
-            f"{float(row['ratio']):.2f} ({float(row['ratio_low']):.2f} – {float(row['ratio_high']):.2f})" if row else ""
+            f"{float(row['speed_up']):.2f} ({float(row['speed_up_low']):.2f} – {float(row['speed_up_high']):.2f})"
+            if row
+            else ""
             for row in both
         ]
         times = [f"{float(row['time_ms']):.0f} / {float(row['peer_time_ms']):.0f}" if row else "" for row in both]

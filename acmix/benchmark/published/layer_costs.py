@@ -1,19 +1,17 @@
-"""What ACmix2d costs beside the 3×3 convolution it stands in for, on this machine's CPU.
+"""What ACmix2d takes beside the 3×3 convolution it stands in for: memory and multiply-adds.
 
 python benchmarks/acmix2d.py     ->  benchmarks/results/acmix2d.csv
 
-Figures are ratios, ACmix over convolution: bytes kept for the backward pass, time of an inference (pairs A B A B,
-median), and the peak memory of one training step of ACmix-ResNet-50 over timm's resnet50, each in a process of its own.
-Nothing is timed unless the layer's output is as exact as that of the reference operators.
+Both sides in MiB or in 10⁶ multiply-adds: what is kept for the backward pass, and the peak memory of one training step
+of ACmix-ResNet-50 and of timm's resnet50, each in a process of its own. Nothing is counted unless the layer's output is
+as exact as that of the reference operators. `speed.py --only layer` times both; `speed.py --tables` makes the table.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import platform
 import resource
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +22,7 @@ from torch import Tensor, nn
 
 import acmix
 from acmix.benchmark.checks import truth_of_output
-from acmix.benchmark.pairs import time_in_turn
+from acmix.benchmark.record import measured_with
 from acmix.errors import UsageError
 
 LAYERS = ((64, 80), (256, 20))  # channels, side of the map
@@ -58,13 +56,6 @@ def check(layer: acmix.ACmix2d, x: Tensor) -> None:
         raise UsageError(f"{layer}: {faults[0]}; nothing is measured")
 
 
-@torch.no_grad()
-def time_ratio(ours: nn.Module, theirs: nn.Module, x: Tensor) -> float:
-    """Median of the ratio of two times measured in turn."""
-    rounds = time_in_turn([lambda: ours(x), lambda: theirs(x)], device=x.device, seconds=2.0)
-    return statistics.median(own / other for own, other in rounds)
-
-
 def step_memory_mib(name: str) -> float:
     """Peak memory of one training step, over what the process held before, in a process of its own."""
     command = [sys.executable, "-m", "acmix.benchmark.published.layer_costs", name]
@@ -84,7 +75,7 @@ def one_step(name: str) -> None:
 
 
 def main(root: Path) -> int:
-    """Measures everything and writes it.
+    """Counts everything and writes it.
 
     Args:
         root: of the repository.
@@ -95,22 +86,19 @@ def main(root: Path) -> int:
         ours, theirs = acmix.ACmix2d(channels, channels), nn.Conv2d(channels, channels, 3, padding=1)
         x = torch.randn(1, channels, side, side)
         check(ours, x)
-        case = f"{channels} channels, {side}x{side}, batch 1"
-        kept = saved_bytes(ours, x.requires_grad_()) / saved_bytes(theirs, x)
-        rows.append((f"saved for backward, {case}", kept))
-        rows.append((f"inference time, {case}", time_ratio(ours, theirs, x.detach())))
-        macs = channels * channels * 9 * side * side / 1e9
-        rows.append((f"multiply-adds, {case}", ours.gmacs(side, side) / macs))
+        kept = [saved_bytes(layer, x.requires_grad_()) / 2**20 for layer in (ours, theirs)]
+        macs = [1000 * ours.gmacs(side, side), channels * channels * 9 * side * side / 1e6]
+        case = f"{channels} channels, {side}x{side}"
+        rows += [(case, "kept for the backward pass, MiB", *kept), (case, "10⁶ multiply-adds", *macs)]
     peaks = [step_memory_mib(name) for name in ("acmix_resnet50", "resnet50")]
-    rows.append((f"peak memory of a ResNet-50 training step, batch {BATCH}, {IMAGE} px", peaks[0] / peaks[1]))
-    rows.append((f"peak memory of an ACmix-ResNet-50 training step, MiB, batch {BATCH}", peaks[0]))
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    rows.append((f"ResNet-50, {BATCH} images of {IMAGE} px", "peak memory of a training step, MiB", *peaks))
+    known = measured_with(torch.device("cpu"))
     with open(results, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["what", "value", "machine", "torch"])
-        for what, value in rows:
-            print(f"{value:8.2f}  {what}")
-            writer.writerow([what, f"{value:.2f}", machine, torch.__version__])
+        writer.writerow([*known, "layer", "figure", "acmix", "convolution"])
+        for layer, figure, ours, theirs in rows:
+            print(f"{layer}: {figure}: ACmix {ours:.4g}, convolution {theirs:.4g}")
+            writer.writerow([*known.values(), layer, figure, f"{ours:.4g}", f"{theirs:.4g}"])
     print(f"written: {results}")
     return 0
 

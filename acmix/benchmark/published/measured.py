@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
@@ -28,11 +28,13 @@ class Found:
     Args:
         rows: of `speed_cpu.csv`.
         groups: of `speed_cpu_groups.csv`.
+        costs: of `acmix2d.csv`, which `acmix2d.py` writes.
         picture: whether there is a `speed_cpu.png`.
     """
 
     rows: list[Row]
     groups: list[Row]
+    costs: list[Row]
     picture: bool
 
     def one(self, **cells: str) -> Row | None:
@@ -53,12 +55,21 @@ def read(results: Path) -> Found:
     found = Found(
         rows=rows_of(results / "speed_cpu.csv"),
         groups=rows_of(results / "speed_cpu_groups.csv"),
+        costs=rows_of(results / "acmix2d.csv"),
         picture=(results / "speed_cpu.png").is_file(),
     )
-    for name, rows, key in (("speed_cpu.csv", found.rows, "ratio"), ("speed_cpu_groups.csv", found.groups, "share")):
+    for name, rows, key in (("speed_cpu.csv", found.rows, "speed_up"), ("speed_cpu_groups.csv", found.groups, "share")):
         if rows and key not in rows[0]:
             raise UsageError(f"{results / name} has no column {key!r}; run benchmarks/speed.py, which writes it")
     return found
+
+
+def measured_on(rows: Sequence[Row]) -> str:
+    """On which machine rows were measured, with what, at which commits and when, as a sentence."""
+    first = rows[0]
+    commits = ", ".join(dict.fromkeys(f"`{row['commit'][:7]}`" for row in rows))
+    days = " and ".join(sorted({row["date"].split()[0] for row in rows}))
+    return f"{first['machine']}, torch {first['torch']}, timm {first['timm']}, commit {commits}, {days}."
 
 
 def rows_of(path: Path) -> list[Row]:
@@ -71,7 +82,7 @@ def rows_of(path: Path) -> list[Row]:
 
 def is_right(row: Row | None) -> TypeGuard[Row]:
     """Whether there is a speed."""
-    return row is not None and row["ratio"] != WRONG
+    return row is not None and row["speed_up"] != WRONG
 
 
 def model_rows(found: Found) -> list[Row]:

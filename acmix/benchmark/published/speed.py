@@ -31,6 +31,8 @@ from acmix.benchmark.networks import PEERS, benchmark_networks
 from acmix.benchmark.operators import benchmark_operators
 from acmix.benchmark.pairs import Candidate, Measurement, Subject, compare
 from acmix.benchmark.published import speed_tables
+from acmix.benchmark.published.headline import CONVOLUTION
+from acmix.benchmark.published.layer_costs import LAYERS
 from acmix.benchmark.published.measured import RESNET, SWIN, read
 from acmix.benchmark.record import lines, rows, write_rows
 from acmix.benchmark.released_form import ReleasedACmix2d, released
@@ -102,11 +104,18 @@ def unfold(plan: Plan) -> list[Measurement]:
 
 
 def layer(plan: Plan) -> list[Measurement]:
-    """ACmix2d(64, 64) at 80×80, one image, beside a 3×3 convolution and beside its released form."""
+    """ACmix2d at two sizes, one image, beside a 3×3 convolution; the first also beside its released form."""
+    return [found for channels, side in LAYERS for found in one_layer(channels, side, plan)]
+
+
+def one_layer(channels: int, side: int, plan: Plan) -> list[Measurement]:
+    """An ACmix2d on a map of so many pixels a side."""
     torch.manual_seed(0)
-    ours = acmix.ACmix2d(64, 64).to(plan.device)
-    x = torch.randn(1, 64, 80, 80, device=plan.device)
-    modules = {"3x3 convolution": nn.Conv2d(64, 64, 3, padding=1), "released form": ReleasedACmix2d(ours)}
+    ours = acmix.ACmix2d(channels, channels).to(plan.device)
+    x = torch.randn(1, channels, side, side, device=plan.device)
+    modules = {CONVOLUTION: nn.Conv2d(channels, channels, 3, padding=1)}
+    if (channels, side) == LAYERS[0]:
+        modules["released form"] = ReleasedACmix2d(ours)
     truth = truth_of_output(ours, x)
 
     def candidate(name: str, module: nn.Module, judged: bool) -> Candidate:
@@ -116,7 +125,7 @@ def layer(plan: Plan) -> list[Measurement]:
 
         return Candidate(name, run, lambda: truth.faults({"output": run()}) if judged else [])
 
-    subject = Subject("ACmix2d(64, 64)", "80x80", "fp32", "infer", 1)
+    subject = Subject(f"ACmix2d({channels}, {channels})", f"{side}x{side}", "fp32", "infer", 1)
     found = []
     for name, module in modules.items():
         sides = candidate("acmix", ours, True), candidate(name, module.to(plan.device), False)

@@ -16,7 +16,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import acmix
 from acmix.benchmark.published.cells import percent, range_of, ratio_of, table, three
-from acmix.benchmark.published.measured import FULL, PLAIN, RESNET, SHORT, STEP, Found, floor_ms, is_right, model_rows
+from acmix.benchmark.published.headline import costs, headline
+from acmix.benchmark.published.measured import (
+    FULL,
+    SHORT,
+    STEP,
+    Found,
+    Row,
+    floor_ms,
+    is_right,
+    measured_on,
+    model_rows,
+)
 from acmix.benchmark.published.targets import targets
 from acmix.benchmark.record import WRONG
 from acmix.errors import UsageError
@@ -63,35 +74,16 @@ def filled(text: str, found: Found) -> str:
 
 
 def machine(found: Found) -> list[str]:
-    """On what, with what and when it was measured."""
-    kinds = {}
+    """On what, with what and when it was measured; where there are several machines, what on which."""
+    kinds: dict[tuple[str, str, str], list[Row]] = {}
     for row in found.rows:
         kinds.setdefault((row["machine"], row["torch"], row["timm"]), []).append(row)
-    lines = []
-    for (name, torch_version, timm_version), rows in kinds.items():
-        commits = ", ".join(dict.fromkeys(f"`{row['commit'][:7]}`" for row in rows))
-        days = " and ".join(sorted({row["date"].split()[0] for row in rows}))
-        lines.append(f"{name}, torch {torch_version}, timm {timm_version}, commit {commits}, {days}.")
-    return lines
-
-
-def headline(found: Found) -> list[str]:
-    """Speed-ups of whole models and of the layer: what was measured, a column a format."""
-    sides = [
-        (f"{SHORT[name]} over {theirs}, {step}", dict(subject=name, peer=peer, phase=phase, candidate="acmix", **FULL))
-        for name in PLAIN
-        for peer, theirs in (("timm", f"timm's {PLAIN[name]}"), ("plain", "the same without the convolution path"))
-        for phase, step in STEP.items()
+    several = len(kinds) > 1
+    made = [
+        measured_on(rows) + f" Lines: {', '.join(dict.fromkeys(row['line'] for row in rows))}." * several
+        for rows in kinds.values()
     ]
-    sides += [
-        (f"{SHORT[RESNET]} over the released form of its layers, training step", dict(line="resnet_unfold", **FULL)),
-        ("`ACmix2d(64, 64)` at 80×80, one image, over a 3×3 convolution", dict(line="layer", peer="3x3 convolution")),
-        ("`ACmix2d(64, 64)` at 80×80, one image, over its released form", dict(line="layer", peer="released form")),
-    ]
-    dtypes = [dtype for dtype in ("fp32", "bf16") if any(found.one(dtype=dtype, **cells) for _, cells in sides)]
-    rows = [(what, [found.one(dtype=dtype, **cells) for dtype in dtypes]) for what, cells in sides]
-    lines = [(what, *map(ratio_of, cells)) for what, cells in rows if any(cells)]
-    return table(("speed-up, 8 images", *dtypes), lines) if lines else []
+    return [line for each in made for line in (each, "")][:-1]
 
 
 def ceilings(found: Found) -> list[str]:
@@ -186,6 +178,7 @@ def groups(found: Found) -> list[str]:
 TABLES: dict[str, Callable[[Found], list[str]]] = {
     "machine": machine,
     "headline": headline,
+    "costs": costs,
     "targets": targets,
     "ceilings": ceilings,
     "floors": floors,

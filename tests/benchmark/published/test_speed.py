@@ -28,7 +28,7 @@ def test_a_line_is_measured_and_written(tmp_path: Path) -> None:
         ("acmix", "3x3 convolution"),
         ("acmix", "released form"),
     ]
-    assert all(float(row["ratio"]) > 0 and row["commit"] and "thread" in row["machine"] for row in written)
+    assert all(float(row["speed_up"]) > 0 and row["commit"] and "thread" in row["machine"] for row in written)
 
 
 def test_an_unknown_line_is_refused() -> None:
