@@ -8,14 +8,23 @@ from typing import Annotated
 import typer
 
 from acmix.cli.app import DataOption, app, console, is_first_process
+from acmix.cli.complete import configurations, settings
 from acmix.train.terminal import say
 
 
 @app.command()
 def train(
-    configuration: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or a name under acmix/configs.")],
+    configuration: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONFIG", help="A YAML file, or a name under acmix/configs.", autocompletion=configurations
+        ),
+    ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Settings to change, such as train.epochs=2.")
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE...", help="Settings to change, such as train.epochs=2.", autocompletion=settings
+        ),
     ] = None,
     data: DataOption = "",
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder. [default: runs/CONFIG]")] = None,

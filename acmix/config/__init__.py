@@ -9,6 +9,7 @@ from acmix.config.reading import (
     load,
     parse,
     read_tree,
+    shipped,
     validate,
 )
 from acmix.config.schema import WEIGHTS_DECIDE, Augment, Config, Data, Model, Optimizer, Schedule, Train
@@ -30,5 +31,6 @@ __all__ = [
     "load",
     "parse",
     "read_tree",
+    "shipped",
     "validate",
 ]

@@ -71,17 +71,28 @@ def find(source: str | os.PathLike[str]) -> Path:
     # not path.is_file(), which raises where a name is too long
     if os.path.isfile(path):
         return path
-    shipped = Path(str(resources.files("acmix"))) / "configs"
     name = path.name if path.suffix in (".yaml", ".yml") else f"{path.name}.yaml"
-    entries = sorted(shipped.rglob("*.yaml"))
+    folder = shipped_folder()
+    entries = sorted(folder.rglob("*.yaml"))
     for entry in entries:
         # by its bare name, or with its folder as finetune/NAME
-        if path.parent / name in (Path(entry.name), entry.relative_to(shipped)):
+        if path.parent / name in (Path(entry.name), entry.relative_to(folder)):
             return entry
     known = [entry.stem for entry in entries]
     near = difflib.get_close_matches(Path(name).stem, known, n=1)
     hint = f"did you mean {near[0]}.yaml?" if near else f"shipped: {', '.join(known)}"
     raise UsageError(f"no configuration '{source}': neither a file nor a shipped name; {hint}")
+
+
+def shipped() -> list[str]:
+    """Names of the configurations that come with the package, as `find` takes them."""
+    folder = shipped_folder()
+    return [path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("*.yaml"))]
+
+
+def shipped_folder() -> Path:
+    """Where they lie."""
+    return Path(str(resources.files("acmix"))) / "configs"
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:
