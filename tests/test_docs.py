@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import typer
 
-from acmix import cli, config
+from acmix import config
 from acmix.benchmark.published import measured, speed_tables, targets
 from acmix.benchmark.published.headline import costs, headline
 from acmix.benchmark.record import COLUMNS, write_rows
+from acmix.cli.commands import app
 from acmix.models import count
 from tests.support.paths import ROOT
 from tests.support.processes import script
@@ -109,7 +110,7 @@ def commands_of(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_are_understood(page):
     """Options, shipped configurations and settings exist; nothing is run."""
-    group: Any = typer.main.get_command(cli.app)
+    group: Any = typer.main.get_command(app)
     for words in commands_of(page):
         if words[0] == "acmix":
             context, command, rest = group.make_context("acmix", words[1:]), group, words[1:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -91,3 +92,15 @@ def test_public_names_are_those_that_load(package: object) -> None:
     assert all(getattr(package, name) is not None for name in names)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         package.nothing  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_ctrl_c_while_torch_loads_ends_the_command_quietly(tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "acmix", "evaluate", "x.pt", "--data", "."]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert any(" torch." in line for line in process.stderr)
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(60) == 130
+    assert "Traceback" not in rest

@@ -1,36 +1,26 @@
-"""The command line: parse, call, print. No logic.
-
-A file holds a group of commands, which stand in `acmix --help` in the order of the imports here.
-"""
+"""The command line: parse, call, print. No logic. A file holds a group of commands."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
-import typer
-
-from acmix.cli.app import app
 from acmix.errors import UsageError
 from acmix.tools.guard import guarded
-
-# each adds its commands, in this order
-# isort: off
-from acmix.cli import train as _train  # noqa: F401
-from acmix.cli import use as _use  # noqa: F401
-from acmix.cli import models as _models  # noqa: F401
-from acmix.cli import benchmark as _benchmark  # noqa: F401
-# isort: on
-
-# what the parser raises; typer has its own copy of it, or click's
-CommandLineError: Any = typer.BadParameter.__base__
 
 
 def parse_and_call() -> None:
     """Runs the command that was typed; what cannot be parsed is a usage error like any other."""
+    # here, so that Ctrl-C ends the command quietly from the start
+    import typer
+
+    from acmix.cli.commands import app
+
+    # what the parser raises; typer has its own copy of it, or click's
+    command_line_error: Any = typer.BadParameter.__base__
     try:
         sys.exit(app(sys.argv[1:] or ["--help"], prog_name="acmix", standalone_mode=False))
-    except CommandLineError as error:
+    except command_line_error as error:
         raise UsageError(f"{error.format_message().rstrip('.')}; see --help") from None
 
 

@@ -1,0 +1,12 @@
+"""Every command, in the order of `acmix --help`."""
+
+from acmix.cli.app import app
+
+# each adds its commands
+# isort: off
+from acmix.cli import train as _train  # noqa: F401
+from acmix.cli import use as _use  # noqa: F401
+from acmix.cli import models as _models  # noqa: F401
+from acmix.cli import benchmark as _benchmark  # noqa: F401
+
+__all__ = ["app"]
