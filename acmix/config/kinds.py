@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, get_args
 
@@ -11,6 +12,9 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Name = Annotated[str, Field(min_length=1)]
+# a kind of device, and a number where there are several
+DEVICE = re.compile(r"auto|cpu|(?P<kind>cuda|mps|xpu|npu|hpu|mtia)(?::(?P<index>[0-9]{1,4}))?")
+NO_DEVICE = "expected auto, cpu, cuda, cuda:1 or mps"
 NO_COLOUR = 'expected a colour\'s name, "#rrggbb" in quotes or [red, green, blue] from 0 to 255'
 
 

@@ -18,6 +18,7 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from acmix.config.presets import augment_preset
 from acmix.config.schema import Config
 from acmix.errors import UsageError
 from acmix.yaml_text import Dumper, parse
@@ -59,8 +60,12 @@ def read_tree(path: Path) -> dict[str, Any]:
 
 
 def complete(tree: dict[str, Any], overrides: list[str] | tuple[str, ...], where: str) -> Config:
-    """Applies `section.key=value` overrides to a tree of plain dictionaries, checks it and returns it typed."""
-    for override in overrides:
+    """Applies overrides to a tree of plain dictionaries, checks it and returns it typed.
+
+    `section=value`, as `augment=light`, replaces a whole section of the tree; then come single keys, so that
+    `augment.mixup=0.2` holds on either side of `augment=light`.
+    """
+    for override in sorted(overrides, key=lambda override: "." in override.partition("=")[0]):
         apply_override(tree, override)
     return validate(tree, where, typed=[override.partition("=")[0].strip() for override in overrides])
 
@@ -96,7 +101,7 @@ def shipped_folder() -> Path:
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:
-    """Sets one `section.key=value` in a tree of plain dictionaries."""
+    """Sets one `section.key=value` or `section=value` in a tree of plain dictionaries."""
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
@@ -105,10 +110,20 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     node = tree
     for part in parts[:-1]:
         child = node[part] = {} if node.get(part) is None else node[part]
+        if node is tree and part == "augment" and not isinstance(child, dict):
+            child = node[part] = named_preset(child)
         if not isinstance(child, dict):
             raise UsageError(f"override {override!r}: {part!r} is a value, not a section")
         node = child
     node[parts[-1]] = value
+
+
+def named_preset(name: Any) -> dict[str, Any]:
+    """The values that `augment: NAME` stands for, to change some of them."""
+    try:
+        return augment_preset(name)
+    except ValueError as error:
+        raise UsageError(f"augment={name!r}: {error}") from None
 
 
 def read_value(key: Sequence[str], text: str, override: str) -> Any:

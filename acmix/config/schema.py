@@ -21,7 +21,20 @@ from pydantic import (
     model_validator,
 )
 
-from acmix.config.kinds import NO_COLOUR, Fraction, Name, Rate, Section, Share, ascending, numbers_in, rgb_of
+from acmix.config.kinds import (
+    DEVICE,
+    NO_COLOUR,
+    NO_DEVICE,
+    Fraction,
+    Name,
+    Rate,
+    Section,
+    Share,
+    ascending,
+    numbers_in,
+    rgb_of,
+)
+from acmix.config.presets import augment_preset
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -186,10 +199,13 @@ class Data(Section):
 
 
 class Augment(Section):
-    """What happens to a training image, in timm's terms."""
+    """What happens to a training image, in timm's terms; `augment: light` takes the values of a preset."""
 
-    scale: Annotated[tuple[Share, Share], AfterValidator(ascending)] = Field(default=(0.08, 1.0), examples=[(0.5, 1.0)])
-    """A random crop's area: smallest and largest share."""
+    scale: Annotated[tuple[Share, Share], AfterValidator(ascending)] | None = Field(
+        default=(0.08, 1.0), examples=[(0.5, 1.0)]
+    )
+    """A random crop's area: smallest and largest share. null: no random crop; images are resized and cropped as in
+    evaluation."""
 
     ratio: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(ascending)] = Field(
         default=(3 / 4, 4 / 3), examples=[(1.0, 1.0)]
@@ -241,6 +257,12 @@ class Augment(Section):
 
     label_smoothing: Rate = Field(default=0.1, examples=[0.0])
     """Probability taken from the true class and spread over all."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def is_settings_or_a_preset(cls, given: Any) -> Any:
+        """Takes a preset's name for its values."""
+        return given if isinstance(given, (dict, cls)) else augment_preset(given)
 
 
 class Optimizer(Section):
@@ -295,6 +317,10 @@ class Train(Section):
     epochs: PositiveInt = Field(default=300, examples=[90])
     """Passes over the training images."""
 
+    device: str = Field(default="auto", examples=["cuda:1"])
+    """Where to compute: auto, cpu, cuda, cuda:1, mps. auto is the GPU if there is one, else the CPU. Several processes
+    take a GPU each, or share the CPU."""
+
     batch_size: PositiveInt = Field(default=128, examples=[64])
     """Images a process in one forward pass. The global batch is batch_size × accumulation × processes."""
 
@@ -339,6 +365,14 @@ class Train(Section):
 
     tensorboard: bool = Field(default=True, examples=[False])
     """Writes TensorBoard files."""
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def is_a_device(cls, name: Any) -> Any:
+        """Refuses what names no device; whether this machine has it, the run finds out."""
+        if not isinstance(name, str) or not DEVICE.fullmatch(name):
+            raise ValueError(NO_DEVICE)
+        return name
 
 
 class Config(Section):

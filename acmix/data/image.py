@@ -106,8 +106,9 @@ def evaluation_transform(data: Data, in_chans: int = 3) -> transforms.Compose:
 def training_transform(data: Data, augment: Augment, in_chans: int = 3) -> transforms.Compose:
     """Builds what training does to a picture, in timm's order; mixup and cutmix come later, on whole batches.
 
-    As in timm and in the Swin recipe, `auto_augment` switches `color_jitter` off. Arguments, result and errors are as
-    for `evaluation_transform`, with `augment` for crops, flips and colours.
+    As in timm and in the Swin recipe, `auto_augment` switches `color_jitter` off. Without `augment.scale`, the crop is
+    that of evaluation. Arguments, result and errors are as for `evaluation_transform`, with `augment` for crops, flips
+    and colours.
     """
     mean, std = normalisation(data, in_chans)
     if augment.auto_augment:
@@ -115,7 +116,7 @@ def training_transform(data: Data, augment: Augment, in_chans: int = 3) -> trans
     transform = create_transform(
         data.img_size,
         is_training=True,
-        scale=augment.scale,
+        scale=augment.scale or (1.0, 1.0),
         ratio=augment.ratio,
         hflip=augment.hflip,
         vflip=augment.vflip,
@@ -128,6 +129,12 @@ def training_transform(data: Data, augment: Augment, in_chans: int = 3) -> trans
         mean=mean,
         std=std,
     )
+    if augment.scale is None:
+        # in the place of the random crop, which stands first
+        steps = evaluation_transform(data, in_chans).transforms
+        transform.transforms[:1] = [
+            step for step in steps if isinstance(step, transforms.Resize | transforms.CenterCrop)
+        ]
     keep_posterize_to_black(transform)
     return with_channels(transform, in_chans)
 

@@ -224,7 +224,7 @@ EXPRESSIBLE: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.crop_pct": (lambda value: value in (224 / 256, 1.0), "it knows 0.875 and 1.0"),
     "data.mean": (lambda value: list(value) == [0.485, 0.456, 0.406], "it always takes ImageNet's mean"),
     "data.std": (lambda value: list(value) == [0.229, 0.224, 0.225], "it always takes ImageNet's deviation"),
-    "augment.scale": (lambda value: list(value) == [0.08, 1.0], "it always takes 0.08 to 1"),
+    "augment.scale": (lambda value: value == [0.08, 1.0], "it always takes 0.08 to 1"),
     "augment.ratio": (lambda value: list(value) == [3 / 4, 4 / 3], "it always takes 3/4 to 4/3"),
     "augment.hflip": (lambda value: value == 0.5, "it always flips one image in two"),
     "augment.vflip": (lambda value: value == 0, "it never turns images upside down"),

@@ -352,6 +352,7 @@ def test_learning_rates_are_written_for_a_batch_of_512():
         (dict(train=dict(ema_decay=0.99)), "train.ema_decay"),
         (dict(augment=dict(hflip=0.0)), "augment.hflip"),
         (dict(augment=dict(scale=[0.5, 1.0])), "augment.scale"),
+        (dict(augment="none"), "augment.scale"),
         (dict(data=dict(mean=[0.3])), "data.mean"),
         (dict(data=dict(crop_pct=0.9)), "data.crop_pct"),
         (dict(optimizer=dict(base_batch_size=None)), "optimizer.base_batch_size"),

@@ -1,0 +1,41 @@
+"""Names that stand for the values of a whole section: `augment=light`."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+# `augment=NAME` stands for these values, and for the defaults of the keys that are not named here
+AUGMENT_PRESETS: dict[str, dict[str, Any]] = {
+    # images as evaluation prepares them, nothing by chance; true labels
+    "none": {
+        "scale": None,
+        "hflip": 0.0,
+        "color_jitter": None,
+        "auto_augment": None,
+        "random_erasing": 0.0,
+        "mixup": 0.0,
+        "cutmix": 0.0,
+        "label_smoothing": 0.0,
+    },
+    # for fine-tuning and small data sets: crops of at least half the area, flips, a little colour, smoothed labels
+    "light": {
+        "scale": (0.5, 1.0),
+        "color_jitter": 0.2,
+        "auto_augment": None,
+        "random_erasing": 0.0,
+        "mixup": 0.0,
+        "cutmix": 0.0,
+    },
+    # Swin's published recipe on ImageNet: all defaults
+    "recipe": {},
+}
+
+
+def augment_preset(name: Any) -> dict[str, Any]:
+    """The values that a preset's name stands for; ValueError where there is no such preset."""
+    if isinstance(name, str) and name in AUGMENT_PRESETS:
+        return dict(AUGMENT_PRESETS[name])
+    near = difflib.get_close_matches(str(name).lower(), AUGMENT_PRESETS, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(f"no such preset; {hint}expected {', '.join(AUGMENT_PRESETS)}, or single keys (augment.mixup=0.2)")
