@@ -24,6 +24,9 @@ CHECKPOINT = "A checkpoint of a run (checkpoints/best.pt), or a file that `acmix
 Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help=CHECKPOINT)]
 DataOption = Annotated[str, typer.Option("--data", metavar="DIR", help="Folder with train/ and val/.")]
 
+DEVICE = "auto, cpu, cuda, cuda:1 or mps; auto takes the GPU if there is one."
+DeviceOption = Annotated[str, typer.Option("--device", metavar="DEVICE", help=DEVICE)]
+
 
 def wide() -> Console:
     """A console in which a table of models keeps its columns, also where nobody says how wide the terminal is."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from acmix.cli.app import DataOption, app, console, is_first_process
+from acmix.cli.app import DataOption, DeviceOption, app, console, is_first_process
 from acmix.cli.complete import configurations, settings
 from acmix.train.terminal import say
 
@@ -28,6 +28,7 @@ def train(
     ] = None,
     data: DataOption = "",
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder. [default: runs/CONFIG]")] = None,
+    device: DeviceOption = "",
 ) -> None:
     """Train a model; the same command resumes.
 
@@ -37,8 +38,8 @@ def train(
     from acmix.yaml_text import quoted
 
     # in quotes, so that no character of the path means anything
-    where = [f"data.dir={quoted(data)}"] if data else []
-    settings = load_config(configuration, [*where, *(overrides or [])])
+    given = [f"{key}={quoted(value)}" for key, value in (("data.dir", data), ("train.device", device)) if value]
+    settings = load_config(configuration, [*given, *(overrides or [])])
     folder = output or Path("runs") / Path(configuration).stem
     # after the settings are read, as this loads torch
     from acmix.train.loop import train as run

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from acmix.cli.app import Checkpoint, DataOption, app, console
+from acmix.cli.app import Checkpoint, DataOption, DeviceOption, app, console
 from acmix.names import to_json
 from acmix.train.terminal import say
 
@@ -23,6 +23,7 @@ def evaluate(
         int | None, typer.Option(metavar="N", help="Processes that read images. [default: the run's]", min=0)
     ] = None,
     precision: Annotated[str, typer.Option(metavar="FORMAT", help="auto, fp32, bf16 or fp16.")] = "auto",
+    device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure accuracy on the validation images.
@@ -33,7 +34,9 @@ def evaluate(
 
     from acmix.tools.evaluate import evaluate_checkpoint
 
-    done = evaluate_checkpoint(checkpoint, data, batch_size=batch_size, workers=workers, precision=precision)
+    done = evaluate_checkpoint(
+        checkpoint, data, batch_size=batch_size, workers=workers, precision=precision, device=device
+    )
     result = done.result
     if not done.is_first:
         return
@@ -102,6 +105,7 @@ def convert(
 def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The output folder of `acmix train`.")],
     data: Annotated[str | None, typer.Option(metavar="DIR", help="The images, if they moved since the run.")] = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Write an HTML page about a run.
 
@@ -109,4 +113,4 @@ def report(
     """
     from acmix.tools.report import report as run
 
-    say(console, f"report: {run(run_folder, data=data)}")
+    say(console, f"report: {run(run_folder, data=data, device=device)}")

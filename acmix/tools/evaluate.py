@@ -34,7 +34,13 @@ class Evaluated:
 
 
 def evaluate_checkpoint(
-    checkpoint: Path, data: str, *, batch_size: int | None = None, workers: int | None = None, precision: str = "auto"
+    checkpoint: Path,
+    data: str,
+    *,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    precision: str = "auto",
+    device: str = "auto",
 ) -> Evaluated:
     """Evaluates a checkpoint on a data folder's validation split; under torchrun the processes share it.
 
@@ -45,11 +51,12 @@ def evaluate_checkpoint(
         batch_size: images a process and forward pass; the run's own by default.
         workers: reading processes; the run's own by default.
         precision: "auto", "fp32", "bf16" or "fp16".
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
 
     Raises:
-        UsageError: the checkpoint or the data cannot be used.
+        UsageError: the checkpoint, the data or the device cannot be used.
     """
-    with join() as world:
+    with join(device) as world:
         restored = restore_model(checkpoint, world.device)
         updates: dict[str, object] = {"dir": data}
         if workers is not None:

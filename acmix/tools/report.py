@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
@@ -26,21 +27,25 @@ from acmix.train.plots import read_log
 __all__ = ["report"]
 
 
-def report(run_dir: str | os.PathLike[str], *, data: str | None = None, samples: int = 24) -> Path:
+def report(
+    run_dir: str | os.PathLike[str], *, data: str | None = None, samples: int = 24, device: str = "auto"
+) -> Path:
     """Writes `report.html` into a run folder; the page needs no other file and makes no request.
 
     Args:
         run_dir: the folder `acmix train` wrote, finished or not.
         data: where the images lie now; None: where the run's configuration says.
         samples: how many predictions to show.
+        device: where the predictions are made: "auto", "cpu", "cuda", "cuda:1" or "mps".
 
     Returns:
         The page's path.
 
     Raises:
-        UsageError: the folder is not a run folder. Data or weights that are gone are no error: the page says so.
+        UsageError: the folder is not a run folder, or there is no such device. Data or weights that are gone are no
+            error: the page says so.
     """
-    run_dir = Path(run_dir)
+    run_dir, place = Path(run_dir), this_device(device)
     missing = [name for name in ("config.yaml", "log.jsonl") if not (run_dir / name).is_file()]
     if missing:
         raise UsageError(
@@ -63,7 +68,7 @@ def report(run_dir: str | os.PathLike[str], *, data: str | None = None, samples:
             paths=sections.paths(log),
             unreadable=sections.unreadable(log),
             config=escape(configuration.dump(config)),
-            **predicted_sections(predict_validation(run_dir, config, data, samples), config),
+            **predicted_sections(predict_validation(run_dir, config, data, samples, place), config),
         )
     )
     return write_atomically(run_dir / "report.html", page.encode())
@@ -97,7 +102,9 @@ def predicted_sections(predicted: Predictions | str, config: Config) -> dict[str
     }
 
 
-def predict_validation(run_dir: Path, config: Config, data: str | None, samples: int) -> Predictions | str:
+def predict_validation(
+    run_dir: Path, config: Config, data: str | None, samples: int, device: torch.device
+) -> Predictions | str:
     """The best checkpoint's predictions on the validation images, or the reason why there are none."""
     checkpoints = [run_dir / "checkpoints" / name for name in ("best.pt", "last.pt")]
     checkpoint = next((path for path in checkpoints if path.is_file()), None)
@@ -106,7 +113,7 @@ def predict_validation(run_dir: Path, config: Config, data: str | None, samples:
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"dir": data})})
     try:
-        restored = restore_model(checkpoint, device=this_device())
+        restored = restore_model(checkpoint, device=device)
         loader = val_loader(config, trained=Trained(restored.classes, restored.are_named, str(checkpoint)))
         return collect_predictions(restored.model, loader, restored.classes, samples)
     except UsageError as error:

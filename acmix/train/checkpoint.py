@@ -2,7 +2,8 @@
 
 A checkpoint is a dictionary of tensors and plain values alone:
 
-    format "acmix" · version · config · classes · processes · model · step · epoch · metrics       in every one
+    format "acmix" · version · config · classes · processes · device · model · step · epoch ·
+    metrics                                                                             in every one
     named                       false where `classes` are numbers in place of names that nobody knows
     optimizer · scaler · average · epochs_ended · best · meter · unreadable(_of) ·
     steps_per_epoch · global_batch_size                                                 in last.pt, to go on from

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from acmix.errors import UsageError
-from acmix.train.device import accelerator
+from acmix.train.device import this_device
 
 # what torchrun tells a process, and what a process alone may assume
 LAUNCHED = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}
@@ -40,29 +40,53 @@ class World:
 
 
 @contextmanager
-def join() -> Iterator[World]:
+def join(device: str = "auto") -> Iterator[World]:
     """Joins the processes that torchrun started, or stands alone; leaves them again at the end.
 
+    Args:
+        device: where this process computes, as `train.device`; of several processes, each has a GPU of its own.
+
     Raises:
-        UsageError: more processes than GPUs.
+        UsageError: no such device, more processes than GPUs, or one device for several processes.
     """
     size, rank, local_rank = (int(os.environ.get(key, default)) for key, default in LAUNCHED.items())
-    found = accelerator()
-    device = torch.device("cpu") if found is None else torch.device(found.type, local_rank)
-    if found is not None:
-        present = torch.accelerator.device_count()
-        if local_rank >= present:
-            raise UsageError(f"process {local_rank} has no GPU: this machine has {present}; start {present} processes")
-        torch.accelerator.set_device_index(local_rank)
+    here = own_device(device, size, local_rank)
+    if here.type != "cpu":
+        torch.accelerator.set_device_index(here.index)
     if size == 1:
-        yield World(0, 1, device)
+        yield World(0, 1, here)
         return
-    backend = dist.get_default_backend_for_device(device)
-    dist.init_process_group(backend, device_id=None if found is None else device)
+    backend = dist.get_default_backend_for_device(here)
+    dist.init_process_group(backend, device_id=None if here.type == "cpu" else here)
     try:
         yield World(rank, size, device, control=dist.new_group(backend="gloo"))
     finally:
         dist.destroy_process_group()
+
+
+def own_device(name: str, processes: int, local_rank: int) -> torch.device:
+    """The device of one process among several: as named, or else the GPU with the process's number on its machine."""
+    check_shared(name, processes)
+    device = this_device(name)
+    if device.type == "cpu":
+        return device
+    number, present = local_rank if device.index is None else device.index, torch.accelerator.device_count()
+    if number >= present:
+        raise UsageError(
+            f"process {number} has no GPU: this machine has {present}; start {present} processes, or choose the device "
+            "cpu"
+        )
+    return torch.device(device.type, number)
+
+
+def check_shared(name: str, processes: int) -> None:
+    """Refuses one numbered device for several processes."""
+    kind, _, number = name.partition(":")
+    if number and processes > 1:
+        raise UsageError(
+            f"the device {name} is a single one, and {processes} processes each need their own; name only the kind, "
+            f"{kind}, or start 1 process"
+        )
 
 
 @contextmanager

@@ -30,8 +30,8 @@ GRACE_SECONDS = 600
 def main(arguments: Sequence[str] | None = None) -> int:
     """Starts the processes that the command line asks for and returns the exit status."""
     try:
-        processes, command, machines = parse(sys.argv[1:] if arguments is None else arguments)
-        notice = check_processors(processes)
+        processes, command, machines, device = parse(sys.argv[1:] if arguments is None else arguments)
+        notice = check_processors(processes, device)
     except UsageError as error:
         print(f"acmix: error: {error}", file=sys.stderr)
         return 2
@@ -70,8 +70,10 @@ def launch(
     return outcome.status
 
 
-def parse(arguments: Sequence[str]) -> tuple[int, list[str], Machines]:
-    """Reads the command line and the environment into N, a process's command and this machine's place."""
+def parse(arguments: Sequence[str]) -> tuple[int, list[str], Machines, str]:
+    """Reads the command line and the environment: N, a process's command, this machine's place and `train.device`."""
+    from acmix.train.distributed import check_shared
+
     if len(arguments) < 3:
         raise UsageError(f"{len(arguments)} arguments; expected at least 3: {USAGE}")
     processes, source, data, *overrides = arguments
@@ -81,7 +83,9 @@ def parse(arguments: Sequence[str]) -> tuple[int, list[str], Machines]:
         raise UsageError(f"no data folder {data}; expected a folder with train/<class>/ and val/<class>/")
     output = os.environ.get("OUTPUT") or f"runs/{Path(source).stem}"
     command = [sys.executable, "-m", "acmix", "train", source, "--data", data, "--output", output, *overrides]
-    return count, command, machines_from_environment()
+    machines = machines_from_environment()
+    check_shared(settings.train.device, count * machines.count)
+    return count, command, machines, settings.train.device
 
 
 def machines_from_environment() -> Machines:
@@ -109,11 +113,18 @@ def positive(text: str, what: str) -> int:
     return int(text)
 
 
-def check_processors(processes: int) -> str:
-    """Refuses more processes than this machine has GPUs; without GPUs, returns the notice that the CPU is used."""
+def check_processors(processes: int, device: str = "auto") -> str:
+    """Refuses more processes than this machine has GPUs; on the CPU, returns the notice that it is used.
+
+    Args:
+        processes: on this machine.
+        device: as `train.device`.
+    """
     import torch
 
-    if torch.accelerator.is_available():
+    from acmix.train.device import this_device
+
+    if this_device(device).type != "cpu":
         present = torch.accelerator.device_count()
         if processes > present:
             raise UsageError(
@@ -122,7 +133,8 @@ def check_processors(processes: int) -> str:
         return ""
     threads = threads_each(processes)
     each = "1 thread" if threads == 1 else f"{threads} threads"
-    return f"no GPU found: {processes} process{'es'[: processes * 2 - 2]} on the CPU over gloo, {each} each"
+    why = "no GPU found" if device == "auto" else f"device {device}"
+    return f"{why}: {processes} process{'es'[: processes * 2 - 2]} on the CPU over gloo, {each} each"
 
 
 def threads_each(processes: int) -> int:

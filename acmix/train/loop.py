@@ -58,7 +58,7 @@ def train(config: Config, output: Path) -> dict[str, Any]:
         UsageError: something in the configuration, the data or the folder is not fit, or training diverged.
         Stopped: Ctrl-C or SIGTERM came; a checkpoint was written.
     """
-    with StopRequest() as stop, join() as world, ExitStack() as held_open:
+    with StopRequest() as stop, join(config.train.device) as world, ExitStack() as held_open:
         run = Run(config, output, world, stop, held_open)
         try:
             return run.to_the_end()

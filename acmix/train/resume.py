@@ -42,6 +42,7 @@ EFFECTS = {
         "labels are made so from step {step} on; training losses before and after do not compare",
     ),
     "optimizer.": "from step {step} on; the optimizer keeps its averages",
+    "train.device": "the run goes on there",
     "train.batch_size": "the same {images} images a step",
     "train.accumulation": "the same {images} images a step",
 }

@@ -123,6 +123,7 @@ class State:
             config=self.config.model_dump(mode="json"),
             classes=self.classes,
             processes=self.world.size,
+            device=self.world.device.type,
             step=self.step,
             epoch=self.step // self.steps_per_epoch,
             metrics=self.metrics,
@@ -196,6 +197,11 @@ class State:
         if (processes := saved.get("processes", self.world.size)) != self.world.size:
             self.changes.append(
                 f"processes {processes} → {self.world.size}: dropout, drop path and mixup draw other numbers"
+            )
+        if (device := saved.get("device", self.world.device.type)) != self.world.device.type:
+            self.changes.append(
+                f"device {device} → {self.world.device.type}: sums round differently, dropout and drop path draw other "
+                "numbers"
             )
 
     def take(self, saved: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from acmix.errors import UsageError
 from acmix.train import device
+from acmix.train.distributed import own_device
 from acmix.train.launch import check_processors
 from acmix.train.loop import train
 from acmix.train.meter import Meter
@@ -74,6 +75,23 @@ def test_a_device_that_is_not_there_is_one_line(
 def test_a_device_may_be_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     found(monkeypatch, "cuda", count=2)
     assert device.this_device(name) == torch.device(name)
+
+
+def test_each_of_several_processes_has_a_gpu_of_its_own_unless_they_share_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found(monkeypatch, "cuda", count=2)
+    assert [own_device("auto", 2, rank) for rank in (0, 1)] == [torch.device("cuda", 0), torch.device("cuda", 1)]
+    assert own_device("cuda", 2, 1) == torch.device("cuda", 1)
+    assert own_device("cpu", 3, 2) == torch.device("cpu")
+    assert own_device("cuda:1", 1, 0) == torch.device("cuda", 1)
+    with pytest.raises(UsageError, match="process 2 has no GPU: this machine has 2; start 2 processes"):
+        own_device("cuda", 3, 2)
+    with pytest.raises(UsageError, match=r"^the device cuda:1 is a single one, and 2 processes each need their own"):
+        own_device("cuda:1", 2, 0)
+    assert "device cpu: 3 processes on the CPU" in check_processors(3, "cpu")
+    with pytest.raises(UsageError, match="3 processes need 3 GPUs"):
+        check_processors(3, "cuda")
 
 
 def test_each_device_gets_the_format_it_is_known_to_compute_in(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from acmix.config import Config
 from acmix.errors import UsageError
@@ -50,6 +51,23 @@ def test_a_run_that_has_ended_goes_on_and_says_what_changed(
     assert f"the learning rate at epoch 2 is now {taken:.4g} instead of " in said[-1]
 
 
+def test_a_run_that_goes_on_on_another_device_says_so(
+    forty: Path, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contents = last(copy)
+    assert contents["device"] == "cpu"
+    # as a GPU would have written it
+    torch.save({**contents, "device": "cuda"}, copy / "checkpoints" / "last.pt")
+    train(tiny_config(forty, "train.epochs=3", "train.device=cpu"), copy)
+    said = capsys.readouterr().out
+    assert "train.device auto → cpu: the run goes on there" in said
+    assert "device cuda → cpu: sums round differently" in said
+    # and a run that is older than the key goes on in silence
+    torch.save({key: value for key, value in last(copy).items() if key != "device"}, copy / "checkpoints" / "last.pt")
+    train(tiny_config(forty, "train.epochs=4", "train.device=cpu"), copy)
+    assert " → cpu" not in capsys.readouterr().out
+
+
 def test_a_run_that_goes_on_as_it_was_says_nothing(
     forty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,6 +89,7 @@ def test_a_run_that_goes_on_as_it_was_says_nothing(
         ("optimizer.weight_decay=0.1", f"optimizer.weight_decay 0.05 → 0.1: {ON}; the optimizer keeps its averages"),
         ("train.ema_decay=0.5", f"train.ema_decay 0.9 → 0.5: {ON}"),
         ("train.precision=bf16", f"train.precision auto → bf16: {ON}"),
+        ("train.device=cpu", "train.device auto → cpu: the run goes on there"),
         ("model.checkpoint=a.pt", "model.checkpoint null → a.pt: not read again; the weights are those of last.pt"),
         (f"model.args={ARGS % ', drop_rate: 0.1'}", f"model.args.drop_rate unset → 0.1: {ON}"),
     ],
