@@ -12,7 +12,8 @@ from acmix.config.reading import (
     shipped,
     validate,
 )
-from acmix.config.schema import WEIGHTS_DECIDE, Augment, Config, Data, Model, Optimizer, Schedule, Train
+from acmix.config.schedule import Schedule
+from acmix.config.schema import WEIGHTS_DECIDE, Augment, Config, Data, Model, Optimizer, Train
 
 __all__ = [
     "WEIGHTS_DECIDE",

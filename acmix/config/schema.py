@@ -35,6 +35,7 @@ from acmix.config.kinds import (
     rgb_of,
 )
 from acmix.config.presets import augment_preset
+from acmix.config.schedule import Schedule
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -295,22 +296,6 @@ class Optimizer(Section):
     """Learning rate of each layer over that of the next. For fine-tuning. null: all layers have the same."""
 
 
-class Schedule(Section):
-    """How the learning rate moves, step by step."""
-
-    name: Literal["cosine"] = Field(default="cosine", examples=["cosine"])
-    """Shape of the learning rate after warm-up."""
-
-    warmup_epochs: NonNegativeFloat = Field(default=20.0, examples=[5])
-    """Epochs in which the learning rate rises to its peak."""
-
-    warmup_lr: NonNegativeFloat = Field(default=5e-7, examples=[1e-6])
-    """Learning rate at the first step. It scales with the batch as `optimizer.lr` does."""
-
-    min_lr: NonNegativeFloat = Field(default=5e-6, examples=[1e-5])
-    """Learning rate at the last step. It scales with the batch as `optimizer.lr` does."""
-
-
 class Train(Section):
     """The loop."""
 
@@ -362,6 +347,10 @@ class Train(Section):
 
     evaluate_every_epochs: PositiveInt = Field(default=1, examples=[5])
     """Epochs between measurements of accuracy."""
+
+    patience: PositiveInt | None = Field(default=None, examples=[10])
+    """Early stopping: epochs without a better top-1 after which the run ends. Counted at each measurement of accuracy.
+    null: the run trains all `train.epochs`."""
 
     tensorboard: bool = Field(default=True, examples=[False])
     """Writes TensorBoard files."""

@@ -230,8 +230,12 @@ EXPRESSIBLE: dict[str, tuple[Callable[[Any], bool], str]] = {
     "augment.vflip": (lambda value: value == 0, "it never turns images upside down"),
     "optimizer.name": (lambda value: value in ("adamw", "sgd"), "it knows 'adamw' and 'sgd'"),
     "optimizer.base_batch_size": (lambda value: value is not None, "it always scales the learning rate; set a number"),
+    "schedule.name": (lambda value: value == "cosine", "it knows 'cosine'"),
     "schedule.warmup_epochs": (lambda value: value == int(value), "it takes whole epochs"),
+    "schedule.warmup_steps": (lambda value: value is None, "it takes whole epochs; set schedule.warmup_epochs"),
+    "schedule.warmup_share": (lambda value: value == 0.2, "it has no such key, and 0.2 is what we read it with"),
     "train.ema_decay": (lambda value: value is None, "it keeps no average of the weights; set null"),
+    "train.patience": (lambda value: value is None, "it trains all epochs; set null"),
 }
 
 # the batch that the learning rates in a released file are meant for

@@ -88,13 +88,14 @@ class Run:
         torch.backends.cudnn.benchmark = not settings.deterministic
         with together(world):
             config, self.notes = settle(config, output)
-            self.config, self.notes = config, [*self.notes, *odd_rates(config)]
+            self.config = config
             loader_arguments: Any = dict(rank=world.rank, world_size=world.size, pin_memory=pins_memory(world.device))
             self.train_batches = train_loader(config, **loader_arguments)
             classes = list(self.train_batches.dataset.classes)
             self.val_batches = val_loader(config, **loader_arguments, trained=as_trained(config.data, classes))
             self.steps_per_epoch = self.train_batches.steps_per_epoch
             self.total_steps = settings.epochs * self.steps_per_epoch
+            self.notes += odd_rates(config, self.steps_per_epoch)
             seed_everything(settings.seed)
             self.state = State(config, output, world, classes=classes, steps_per_epoch=self.steps_per_epoch)
             self.global_batch_size = self.state.global_batch_size

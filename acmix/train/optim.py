@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
-from timm.scheduler import CosineLRScheduler
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler, StepLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
 from acmix.config import Config
@@ -18,6 +19,10 @@ from acmix.train.device import half_precision
 
 # torch's, which move all weights in one kernel, on a CPU as well
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+# schedules that end at `schedule.min_lr`
+TO_AN_END = ("cosine", "poly")
+# what holds where a schedule's own settings are not set: a fall to a tenth, after each third; a straight line
+DECAY_FACTOR, DECAY_PARTS, POWER = 0.1, 3, 1.0
 
 
 def create_optimizer(model: nn.Module, config: Config, global_batch_size: int) -> torch.optim.Optimizer:
@@ -67,30 +72,67 @@ def lr_scale(config: Config, global_batch_size: int) -> float:
     return 1.0 if base is None else global_batch_size / base
 
 
-def odd_rates(config: Config) -> list[str]:
-    """A line for each end of the schedule that lies above its peak, and for a warm-up that lasts to the end."""
-    peak = config.optimizer.lr
-    ends = {
-        "warmup_lr": "warm-up lowers the learning rate from it",
-        "min_lr": "the learning rate rises to it at the end",
-    }
-    values = {key: getattr(config.schedule, key) for key in ends}
+def warmup_steps(config: Config, steps_per_epoch: int) -> tuple[int, int]:
+    """The steps of warm-up that a configuration asks for, and those it gets: at most `schedule.warmup_share` of a run.
+
+    Args:
+        config: its `schedule` and `train.epochs`.
+        steps_per_epoch: optimizer steps.
+    """
+    settings, epochs = config.schedule, config.train.epochs
+    longest = settings.warmup_share * epochs
+    if settings.warmup_steps is not None:
+        return settings.warmup_steps, min(settings.warmup_steps, round(longest * steps_per_epoch))
+    # no longer than the run even where it is not shortened: such a number may have no product
+    asked = min(settings.warmup_epochs, epochs)
+    return round(asked * steps_per_epoch), round(min(asked, longest) * steps_per_epoch)
+
+
+def odd_rates(config: Config, steps_per_epoch: int) -> list[str]:
+    """A line for each part of a schedule that is not what one expects.
+
+    These are: an end above the peak, a warm-up that is shortened or lasts to the end, a fall that is never reached.
+    """
+    peak, settings, epochs = config.optimizer.lr, config.schedule, config.train.epochs
+    ends = {"warmup_lr": "warm-up lowers the learning rate from it"}
+    if settings.name in TO_AN_END:
+        ends["min_lr"] = "the learning rate rises to it at the end"
     lines = [
-        f"schedule.{key} {value:g} is above optimizer.lr {peak:g}: {ends[key]}"
-        for key, value in values.items()
-        if value > peak
+        f"schedule.{key} {value:g} is above optimizer.lr {peak:g}: {effect}"
+        for key, effect in ends.items()
+        if (value := getattr(settings, key)) > peak
     ]
-    warmup, epochs = config.schedule.warmup_epochs, config.train.epochs
-    if warmup >= epochs:
-        lines.append(
-            f"schedule.warmup_epochs {warmup:g} is not below train.epochs {epochs}: the learning rate only rises; "
-            "set schedule.warmup_epochs lower"
-        )
+    lines += odd_warmup(config, steps_per_epoch)
+    beyond = {f"schedule.milestones {each:g}": each for each in settings.milestones or ()}
+    beyond |= {f"schedule.decay_epochs {each:g}": each for each in [settings.decay_epochs] if each is not None}
+    lines += [
+        f"{what} is not below train.epochs {epochs}: the learning rate does not fall then"
+        for what, each in beyond.items()
+        if each >= epochs
+    ]
     return lines
 
 
+def odd_warmup(config: Config, steps_per_epoch: int) -> list[str]:
+    """A line where a warm-up is shortened, or lasts as long as the run."""
+    settings, epochs, total = config.schedule, config.train.epochs, config.train.epochs * steps_per_epoch
+    in_steps = settings.warmup_steps is not None
+    asked, given = warmup_steps(config, steps_per_epoch)
+    if given < asked:
+        long = f"{settings.warmup_steps} steps" if in_steps else f"{settings.warmup_epochs:g} epochs"
+        short = f"{given} of {total}" if in_steps else f"{settings.warmup_share * epochs:.3g} of {epochs}"
+        return [f"warm-up {long}, shortened to {short} (schedule.warmup_share {settings.warmup_share:g})"]
+    if given >= total:
+        key, length = ("warmup_steps", f"{total} steps") if in_steps else ("warmup_epochs", f"{epochs} epochs")
+        return [
+            f"schedule.{key} {getattr(settings, key):g} is not below the {length} of the run: the learning rate only "
+            f"rises; set schedule.{key} lower"
+        ]
+    return []
+
+
 class Schedule:
-    """Cosine with warm-up: the learning rate of a step depends on nothing but the step.
+    """Warm-up and one of timm's schedules: the learning rate of a step depends on nothing but the step.
 
     Args:
         optimizer: whose learning rates are set.
@@ -102,24 +144,39 @@ class Schedule:
     def __init__(
         self, optimizer: torch.optim.Optimizer, config: Config, steps_per_epoch: int, global_batch_size: int
     ) -> None:
+        settings, epochs = config.schedule, config.train.epochs
         scale = lr_scale(config, global_batch_size)
-        total = config.train.epochs * steps_per_epoch
         self.optimizer = optimizer
-        self.warmup_steps = round(min(config.schedule.warmup_epochs, config.train.epochs) * steps_per_epoch)
-        self.cosine = CosineLRScheduler(
-            optimizer,
-            # timm complains about a single step, which begins at the peak anyway
-            t_initial=max(total, 2),
-            lr_min=config.schedule.min_lr * scale,
+        self.warmup_steps = warmup_steps(config, steps_per_epoch)[1]
+        common: dict[str, Any] = dict(
+            optimizer=optimizer,
             warmup_t=self.warmup_steps,
-            warmup_lr_init=config.schedule.warmup_lr * scale,
-            cycle_limit=1,
+            warmup_lr_init=settings.warmup_lr * scale,
+            # milestones and falls are counted from the first step
+            warmup_prefix=False,
             t_in_epochs=False,
         )
+        # timm complains about a single step, which begins at the peak anyway
+        to_the_end = dict(t_initial=max(epochs * steps_per_epoch, 2), lr_min=settings.min_lr * scale, cycle_limit=1)
+        factor = DECAY_FACTOR if settings.decay_factor is None else settings.decay_factor
+        self.timms: Scheduler
+        if settings.name == "cosine":
+            self.timms = CosineLRScheduler(**common, **to_the_end)
+        elif settings.name == "poly":
+            self.timms = PolyLRScheduler(**common, **to_the_end, power=settings.power or POWER)
+        elif settings.name == "multistep":
+            # timm's milestones lie a step early
+            steps = [round(min(each, epochs) * steps_per_epoch) + 1 for each in settings.milestones or ()]
+            self.timms = MultiStepLRScheduler(**common, decay_t=steps, decay_rate=factor)
+        else:
+            distance = (settings.decay_epochs or epochs / DECAY_PARTS) * steps_per_epoch
+            self.timms = StepLRScheduler(
+                **common, decay_t=distance, decay_rate=factor if settings.name == "step" else 1.0
+            )
 
     def apply(self, step: int) -> float:
         """Sets the learning rates of a step, counted from 0, and returns the largest: that of the last layer."""
-        self.cosine.step_update(step)
+        self.timms.step_update(step)
         return max(group["lr"] for group in self.optimizer.param_groups)
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from acmix.config import Config, known_keys
+from acmix.config import Config, known_keys, validate
 from acmix.errors import UsageError
-from acmix.train.optim import Schedule, lr_scale
+from acmix.train.optim import Schedule, lr_scale, warmup_steps
 
 ANOTHER_RUN = ("model.name", "optimizer.name", "train.ema_decay", "train.seed", "model.num_classes")
 NETWORK = ("model.in_chans", "model.conv_path", "model.add_conv_path", "model.freeze", "model.args.")
@@ -43,11 +43,36 @@ EFFECTS = {
     ),
     "optimizer.": "from step {step} on; the optimizer keeps its averages",
     "train.device": "the run goes on there",
+    "train.patience": "counted from the epoch that was best so far",
     "train.batch_size": "the same {images} images a step",
     "train.accumulation": "the same {images} images a step",
 }
 
 Settings = dict[str, Any]
+
+
+def settings_then(saved: Settings, now: Config, steps_per_epoch: int, where: str) -> Config:
+    """The settings of a checkpoint; of one that knows no `schedule.warmup_share`, as its warm-up was then.
+
+    Args:
+        saved: as the checkpoint holds them.
+        now: the settings of this call.
+        steps_per_epoch: optimizer steps.
+        where: the checkpoint, for messages.
+
+    Raises:
+        UsageError: they are no settings.
+    """
+    then = validate(saved, where=where)
+    if "warmup_share" in then.schedule.model_fields_set:
+        return then
+    # it lasted as long as it was asked to; a share of today's that leaves it so is no change
+    whole = then.model_copy(update={"schedule": then.schedule.model_copy(update={"warmup_share": 1.0})})
+    today = whole.model_copy(
+        update={"schedule": whole.schedule.model_copy(update={"warmup_share": now.schedule.warmup_share})}
+    )
+    same = warmup_steps(whole, steps_per_epoch)[1] == warmup_steps(today, steps_per_epoch)[1]
+    return today if same else whole
 
 
 def flat(config: Config) -> Settings:

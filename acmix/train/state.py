@@ -11,7 +11,7 @@ import torch.distributed as dist
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from acmix.config import Config, validate
+from acmix.config import Config
 from acmix.data import UnreadableFiles
 from acmix.data.classes import labels_follow_names
 from acmix.data.loader import worker_count
@@ -25,7 +25,7 @@ from acmix.train import checkpoint
 from acmix.train.distributed import World, together
 from acmix.train.meter import Meter
 from acmix.train.optim import Precision, create_optimizer
-from acmix.train.resume import describe_changes, refuse_another_network, refuse_another_run
+from acmix.train.resume import describe_changes, refuse_another_network, refuse_another_run, settings_then
 
 
 class State:
@@ -172,7 +172,7 @@ class State:
         where, now, hint = str(self.last), self.config, "choose another --output, or move this folder away"
         if lacking := sorted(self.to_go_on().keys() - saved.keys()):
             raise UsageError(f"{where} holds only weights, without {', '.join(lacking)}; {hint}")
-        then = validate(saved["config"], where=where)
+        then = settings_then(saved["config"], now, self.steps_per_epoch, where)
         refuse_another_run(then, now, where)
         batch, steps = saved["global_batch_size"], saved["steps_per_epoch"]
         mend = f"set train.batch_size x train.accumulation x processes to {batch} again"

@@ -22,7 +22,8 @@ SETTINGS: dict[str, Any] = {
     "data": {"img_size": 32, "crop_pct": 1.0, "workers": 0},
     "augment": {"auto_augment": None, "random_erasing": 0.5},
     "optimizer": {"lr": 2e-3, "base_batch_size": None},
-    "schedule": {"warmup_epochs": 0.5},
+    # half of the first epoch also where a run has only one
+    "schedule": {"warmup_epochs": 0.5, "warmup_share": 1.0},
     "train": {
         "epochs": 2,
         "batch_size": 4,

@@ -11,7 +11,7 @@ from torch import nn
 
 from acmix.errors import UsageError
 from acmix.models.build import build_model
-from acmix.train.optim import Precision, Schedule, create_optimizer, odd_rates
+from acmix.train.optim import Precision, create_optimizer
 from tests.support.tiny import tiny_config
 
 CPU = torch.device("cpu")
@@ -86,36 +86,6 @@ def test_an_optimizer_whose_package_is_missing_is_one_line() -> None:
         create_optimizer(nn.Linear(2, 2), tiny_config("", "optimizer.name=bnbadam"), 8)
 
 
-def schedule(batch: int, *overrides: str) -> Schedule:
-    """100 steps, of which 20 warm up, for a batch of 512 images."""
-    base = ("train.epochs=10", "schedule.warmup_epochs=2", "schedule.warmup_lr=1e-6", "schedule.min_lr=1e-5")
-    config = tiny_config("", *base, "optimizer.lr=1e-3", "optimizer.base_batch_size=512", *overrides)
-    return Schedule(create_optimizer(nn.Linear(2, 2), config, batch), config, 10, batch)
-
-
-def test_the_learning_rate_is_warm_up_then_cosine_and_depends_on_the_step_alone() -> None:
-    ours = schedule(512)
-    values = [ours.apply(step) for step in range(100)]
-    assert values[0] == pytest.approx(1e-6)
-    assert values[10] == pytest.approx((1e-6 + 1e-3) / 2)
-    # as in the released recipe the cosine counts from step 0: it is met, not started, at the end of the warm-up
-    assert values.index(max(values)) == 19
-    for step in (20, 50, 99):
-        assert values[step] == pytest.approx(1e-5 + (1e-3 - 1e-5) * (1 + math.cos(math.pi * step / 100)) / 2)
-    assert ours.apply(100) == pytest.approx(1e-5)
-    # asked in another order, by a schedule that has seen nothing
-    fresh = schedule(512)
-    assert [fresh.apply(step) for step in (99, 3, 50)] == [values[99], values[3], values[50]]
-
-
-def test_every_learning_rate_grows_with_the_batch() -> None:
-    small, large = schedule(512), schedule(2048)
-    for step in (0, 7, 20, 60, 99):
-        assert large.apply(step) == pytest.approx(4 * small.apply(step))
-    unscaled = schedule(2048, "optimizer.base_batch_size=null")
-    assert unscaled.apply(20) == pytest.approx(small.apply(20))
-
-
 def test_the_gradient_is_clipped_as_a_whole_and_its_norm_before_is_returned() -> None:
     layer = nn.Linear(3, 1, bias=False)
     optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
@@ -140,20 +110,3 @@ def test_half_precision_needs_a_gpu_and_formats_have_names() -> None:
 def test_torchs_optimizers_are_fused(name: str, fused: bool) -> None:
     optimizer = create_optimizer(nn.Linear(2, 2), tiny_config("", f"optimizer.name={name}"), 8)
     assert bool(optimizer.defaults.get("fused")) is fused
-
-
-def test_a_schedule_whose_ends_lie_above_its_peak_is_said() -> None:
-    assert odd_rates(tiny_config("")) == []
-    assert odd_rates(tiny_config("", "schedule.warmup_epochs=20")) == [
-        "schedule.warmup_epochs 20 is not below train.epochs 2: the learning rate only rises; "
-        "set schedule.warmup_epochs lower"
-    ]
-    assert odd_rates(tiny_config("", "optimizer.lr=1e-6", "schedule.warmup_lr=1e-5")) == [
-        "schedule.warmup_lr 1e-05 is above optimizer.lr 1e-06: warm-up lowers the learning rate from it",
-        "schedule.min_lr 5e-06 is above optimizer.lr 1e-06: the learning rate rises to it at the end",
-    ]
-
-
-def test_a_warm_up_longer_than_any_run_lasts_as_long_as_the_run() -> None:
-    config = tiny_config("", "schedule.warmup_epochs=1e308")
-    assert Schedule(create_optimizer(nn.Linear(2, 2), config, 8), config, 10, 8).warmup_steps == 20

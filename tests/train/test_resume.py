@@ -12,7 +12,7 @@ import torch
 from acmix.config import Config
 from acmix.errors import UsageError
 from acmix.train.loop import train
-from acmix.train.resume import changed_keys, describe_changes, learning_rate
+from acmix.train.resume import changed_keys, describe_changes, learning_rate, settings_then
 from tests.support.tiny import PLAIN, last, tiny_config
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -106,6 +106,46 @@ def test_the_effects_of_changes_together_are_told_one_after_the_other() -> None:
     middle = learning_rate(tiny_config("", "train.epochs=4"), 10, 5, 8)[0]
     assert f"is now {middle:.4g} instead of 5e-06" in first
     assert f"is now {reached:.4g} instead of {middle:.4g}" in second
+
+
+@pytest.mark.parametrize(
+    ("change", "effect"),
+    [
+        ("schedule.warmup_share=0.2", "schedule.warmup_share 1.0 → 0.2: the learning rate at epoch 0.6 is now"),
+        ("schedule.warmup_steps=4", "schedule.warmup_steps null → 4: the learning rate at epoch 0.6 is now"),
+        ("schedule.name=constant", "schedule.name cosine → constant: the learning rate at epoch 0.6 is now"),
+        ("train.patience=3", "train.patience null → 3: counted from the epoch that was best so far"),
+    ],
+)
+def test_a_line_says_what_another_schedule_does(change: str, effect: str) -> None:
+    [line] = lines(tiny_config("", "schedule.warmup_epochs=1"), tiny_config("", "schedule.warmup_epochs=1", change), 3)
+    assert line.startswith(effect)
+
+
+def test_other_settings_of_a_schedule_are_told_with_its_name() -> None:
+    now = tiny_config("", "schedule.name=multistep", "schedule.milestones=[1]", "schedule.decay_factor=0.5")
+    assert [line.partition(":")[0] for line in lines(tiny_config(""), now)] == [
+        "schedule.name cosine → multistep",
+        "schedule.milestones null → [1.0]",
+        "schedule.decay_factor null → 0.5",
+    ]
+
+
+def test_a_longer_run_says_that_its_warm_up_is_no_longer_shortened() -> None:
+    short = ("schedule.warmup_epochs=1", "schedule.warmup_share=0.2")
+    [line] = lines(tiny_config("", *short), tiny_config("", *short, "train.epochs=5"))
+    assert line.endswith("warm-up 2 → 5 steps")
+
+
+def test_a_checkpoint_that_knows_no_share_of_warm_up_had_all_of_it() -> None:
+    def changed(*told: str) -> dict[str, tuple[object, object]]:
+        now = tiny_config("", *told, "schedule.warmup_share=0.2")
+        saved = now.model_dump(mode="json")
+        del saved["schedule"]["warmup_share"]
+        return changed_keys(settings_then(saved, now, 5, "last.pt"), now)
+
+    assert changed("schedule.warmup_epochs=1") == {"schedule.warmup_share": (1.0, 0.2)}
+    assert changed("schedule.warmup_epochs=1", "train.epochs=5") == {}
 
 
 def test_settings_that_say_the_same_are_no_change() -> None:
