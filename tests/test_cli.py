@@ -16,7 +16,7 @@ from tests.support.paths import DATA
 from tests.support.processes import command
 from tests.support.tiny import CLASSES, tiny_config, write_config
 
-COMMANDS = ["train", "evaluate", "predict", "convert", "report", "models", "benchmark"]
+COMMANDS = ["train", "evaluate", "predict", "convert", "report", "models", "benchmark", "config"]
 TOY = DATA / "official_checkpoint_toy.pth"
 
 

@@ -88,7 +88,7 @@ def test_numbers_in_powers_of_ten_are_numbers(tmp_path):
 
 
 def test_a_wrong_name_is_answered_with_the_nearest():
-    with pytest.raises(ValueError, match=r"did you mean acmix_swin_digits\.yaml"):
+    with pytest.raises(ValueError, match="did you mean 'acmix_swin_digits'"):
         config.load("acmix_swin_digit")
 
 

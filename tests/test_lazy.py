@@ -42,6 +42,10 @@ def loaded(arguments: list[str], place: Path, **variables: str) -> tuple[str, se
         (["train", "acmix_swin_digits", "train.epochs=two"], "train.epochs='two'"),
         (["train", "acmix_swin_digits", "--fast"], "No such option: --fast"),
         (["benchmark", "--help"], "Measure the speed"),
+        (["config"], "  train.epochs "),
+        (["config", "optimizer.lr"], "Peak learning rate"),
+        (["config", "optimizer.lrr"], "did you mean 'optimizer.lr'?"),
+        (["config", "show", "acmix_swin_digits"], "embed_dim: 48"),
     ],
 )
 def test_the_command_answers_without_torch(tmp_path: Path, arguments: list[str], said: str) -> None:

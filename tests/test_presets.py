@@ -53,8 +53,8 @@ def test_a_single_key_holds_on_either_side_of_a_preset() -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("augment=ligth", "augment='ligth': no such preset; did you mean light? expected none, light, recipe"),
-        ("augment=Recipe", "did you mean recipe?"),
+        ("augment=ligth", "augment='ligth': no such preset; did you mean 'light'? expected none, light, recipe"),
+        ("augment=Recipe", "did you mean 'recipe'?"),
         ("augment=strong", "augment='strong': no such preset; expected none, light, recipe, or single keys"),
         ("augment=0", "augment=0: no such preset; expected none"),
         ("augment=[light]", "augment=['light']: no such preset"),
@@ -72,7 +72,7 @@ def test_what_is_no_preset_is_one_line(override: str, said: str) -> None:
 def test_a_key_of_a_preset_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("augment: ligth", encoding="utf-8")
-    with pytest.raises(UsageError, match="did you mean light"):
+    with pytest.raises(UsageError, match="did you mean 'light'"):
         config.load(file, ["augment.mixup=0.2"])
 
 

@@ -8,5 +8,6 @@ from acmix.cli import train as _train  # noqa: F401
 from acmix.cli import use as _use  # noqa: F401
 from acmix.cli import models as _models  # noqa: F401
 from acmix.cli import benchmark as _benchmark  # noqa: F401
+from acmix.cli import config as _config  # noqa: F401
 
 __all__ = ["app"]

@@ -32,7 +32,7 @@ def train(
 ) -> None:
     """Train a model; the same command resumes.
 
-    acmix/config.py documents every setting.
+    `acmix config` lists every setting.
     """
     from acmix.released import load_config
     from acmix.yaml_text import quoted

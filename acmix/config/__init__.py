@@ -1,7 +1,16 @@
-"""The settings of a run: what they are (`schema`), and how they are read from files and overrides (`reading`)."""
+"""The settings of a run.
+
+| file | holds |
+|---|---|
+| `schema` | every setting with its default, meaning and an example |
+| `kinds` | what settings are made of |
+| `reading` | reads them from YAML and overrides, and says what is wrong |
+| `reference` | prints the schema for people: `acmix config`, docs/settings.md |
+"""
 
 from acmix.config.reading import (
     apply_override,
+    as_yaml,
     complete,
     dump,
     find,
@@ -25,6 +34,7 @@ __all__ = [
     "Schedule",
     "Train",
     "apply_override",
+    "as_yaml",
     "complete",
     "dump",
     "find",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
+
+from acmix.near import did_you_mean
 
 # `augment=NAME` stands for these values, and for the defaults of the keys that are not named here
 AUGMENT_PRESETS: dict[str, dict[str, Any]] = {
@@ -36,6 +37,5 @@ def augment_preset(name: Any) -> dict[str, Any]:
     """The values that a preset's name stands for; ValueError where there is no such preset."""
     if isinstance(name, str) and name in AUGMENT_PRESETS:
         return dict(AUGMENT_PRESETS[name])
-    near = difflib.get_close_matches(str(name).lower(), AUGMENT_PRESETS, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = did_you_mean(str(name), AUGMENT_PRESETS, otherwise="").replace("?", "? ")
     raise ValueError(f"no such preset; {hint}expected {', '.join(AUGMENT_PRESETS)}, or single keys (augment.mixup=0.2)")

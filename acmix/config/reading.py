@@ -7,7 +7,6 @@ code's files.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from importlib import resources
@@ -16,11 +15,13 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from acmix.config.kinds import Section
 from acmix.config.presets import augment_preset
 from acmix.config.schema import Config
 from acmix.errors import UsageError
+from acmix.near import did_you_mean
 from acmix.yaml_text import Dumper, parse
 
 
@@ -84,8 +85,7 @@ def find(source: str | os.PathLike[str]) -> Path:
         if path.parent / name in (Path(entry.name), entry.relative_to(folder)):
             return entry
     known = [entry.stem for entry in entries]
-    near = difflib.get_close_matches(Path(name).stem, known, n=1)
-    hint = f"did you mean {near[0]}.yaml?" if near else f"shipped: {', '.join(known)}"
+    hint = did_you_mean(Path(name).stem, known, otherwise=f"shipped: {', '.join(known)}")
     raise UsageError(f"no configuration '{source}': neither a file nor a shipped name; {hint}")
 
 
@@ -190,34 +190,39 @@ def describe(problem: Any) -> str:
             f"{key}[{problem['loc'][2]}]" if len(problem["loc"]) > 2 and isinstance(problem["loc"][-1], int) else key
         )
         return f"{place}={problem['input']!r}: {said[:1].lower()}{said[1:]}{'; put text in quotes' * quotes}"
-    near = nearest(key)
     section = key.partition(".")[0] + "."
     there = [known for known in known_keys() if known.startswith(section)] or list(Config.model_fields)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(there)}"
+    hint = did_you_mean_key(key) or f"there are: {', '.join(there)}"
     return f"unknown key {key!r}; {hint}"
 
 
-def nearest(key: str) -> list[str]:
-    """The known key that an unknown one was probably meant to be, if any: of the same name, or spelt nearly so."""
-    last = {known.split(".")[-1]: known for known in known_keys()}
+def did_you_mean_key(key: str) -> str:
+    """The known keys that an unknown one was probably meant to be: of the same name, or near; "" where none is."""
     name = key.split(".")[-1]
-    if "." in key and name in last:
-        return [last[name]]
-    near = difflib.get_close_matches(key, known_keys() if "." in key else list(Config.model_fields), n=1, cutoff=0.7)
-    return near or [last[each] for each in difflib.get_close_matches(name, last, n=1, cutoff=0.7)]
+    if "." not in key:
+        return did_you_mean(key, Config.model_fields) or did_you_mean(key, known_keys())
+    same = [known for known in known_keys() if known.split(".")[-1] == name]
+    return did_you_mean(name, same) or did_you_mean(key, known_keys()) or did_you_mean(name, known_keys())
 
 
 def known_keys() -> list[str]:
     """Every `section.key` there is."""
-    keys = []
-    for name, field in Config.model_fields.items():
-        section = field.annotation
-        assert isinstance(section, type)
-        assert issubclass(section, BaseModel)
-        keys += [f"{name}.{key}" for key in section.model_fields]
-    return keys
+    return [f"{name}.{key}" for name in Config.model_fields for key in section_of(name).model_fields]
+
+
+def section_of(name: str) -> type[Section]:
+    """The class of a section of the settings."""
+    section = Config.model_fields[name].annotation
+    assert isinstance(section, type)
+    assert issubclass(section, Section)
+    return section
 
 
 def dump(config: Config) -> str:
     """The configuration as YAML that `load` reads back to an equal one."""
-    return yaml.dump(config.model_dump(mode="json"), Dumper=Dumper, sort_keys=False)
+    return as_yaml(config.model_dump(mode="json"))
+
+
+def as_yaml(tree: dict[str, Any]) -> str:
+    """Sections of settings as YAML, in their order."""
+    return yaml.dump(tree, Dumper=Dumper, sort_keys=False)

@@ -72,18 +72,18 @@ class Model(Section):
     """Channels of an image: 3, or 1 for grey."""
 
     drop_path_rate: Rate = Field(default=0.0, examples=[0.2])
-    """Stochastic depth: the rate at the last block, rising from 0 at the first."""
+    """Stochastic depth of the last block. It rises from 0 at the first."""
 
     conv_path: bool = Field(default=True, examples=[False])
-    """Whether attention has its convolution path. False builds the baseline: the same network without it."""
+    """Gives attention its convolution path. false builds the baseline: the same network without it."""
 
     checkpoint: str | None = Field(default=None, examples=["runs/digits/checkpoints/best.pt"])
     """A file of weights to start from. Whatever fits is taken: ours, released, timm's, torchvision's. It goes before
     `model.pretrained`."""
 
     head: Literal["auto", "keep", "new"] = Field(default="auto", examples=["new"])
-    """The classifier in `model.checkpoint`. auto takes it where it is for the data's classes, else draws a new one;
-    keep takes its rows as they are; new always draws a new one."""
+    """What becomes of the classifier in the checkpoint. auto takes it where it is for the data's classes, else draws a
+    new one; keep takes its rows as they are; new always draws a new one."""
 
     pretrained: bool | str = Field(default=False, examples=[True])
     """A timm model's own weights. true downloads them; a path reads a file of them."""
@@ -95,8 +95,8 @@ class Model(Section):
     """Trains the new parameters alone. Needs `model.add_conv_path`."""
 
     args: dict[str, Any] = Field(default_factory=dict, examples=[{"window_size": 8}])
-    """Further arguments of the network's constructor. Such as embed_dim, depths, num_heads or window_size; none that
-    has a setting of its own. `model.args.window_size=8` sets one."""
+    """Further arguments of the network's constructor. Examples are embed_dim, depths, num_heads and window_size; none
+    may have a setting of its own. `model.args.window_size=8` sets one."""
 
     @field_validator("args")
     @classmethod
@@ -200,18 +200,18 @@ class Data(Section):
 
 
 class Augment(Section):
-    """What happens to a training image, in timm's terms; `augment: light` takes the values of a preset."""
+    """What happens to a training image, in timm's terms."""
 
     scale: Annotated[tuple[Share, Share], AfterValidator(ascending)] | None = Field(
         default=(0.08, 1.0), examples=[(0.5, 1.0)]
     )
-    """A random crop's area: smallest and largest share. null: no random crop; images are resized and cropped as in
+    """Smallest and largest share of the area in a crop. null: no random crop; images are resized and cropped as in
     evaluation."""
 
     ratio: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(ascending)] = Field(
         default=(3 / 4, 4 / 3), examples=[(1.0, 1.0)]
     )
-    """A random crop's width / height: smallest and largest."""
+    """Smallest and largest width / height of a crop."""
 
     hflip: Fraction = Field(default=0.5, examples=[0.0])
     """Probability of a flip left to right. 0 for digits and text."""
@@ -220,11 +220,11 @@ class Augment(Section):
     """Probability of a flip upside down."""
 
     color_jitter: float | None = Field(default=0.4, ge=0.0, le=100.0, examples=[0.2])
-    """Strength of random brightness, contrast and saturation. Without effect where `augment.auto_augment` is set.
+    """Random brightness, contrast and saturation. Without effect where `augment.auto_augment` is set.
     null: none."""
 
     auto_augment: str | None = Field(default="rand-m9-mstd0.5-inc1", examples=["augmix-m5-w4-d2"])
-    """timm's policy: RandAugment, AutoAugment, 3-Augment or AugMix. null: none."""
+    """A policy of augmentation, as timm writes it. RandAugment, AutoAugment, 3-Augment or AugMix; null: none."""
 
     random_erasing: Fraction = Field(default=0.25, examples=[0.0])
     """Probability that a rectangle of the image is erased."""
@@ -236,28 +236,28 @@ class Augment(Section):
     """Largest number of rectangles erased in an image."""
 
     mixup: NonNegativeFloat = Field(default=0.8, examples=[0.0])
-    """Strength of mixup: the alpha of its Beta distribution. 0: none."""
+    """Strength of mixup. The alpha of its Beta distribution; 0: none."""
 
     cutmix: NonNegativeFloat = Field(default=1.0, examples=[0.0])
-    """Strength of CutMix: the alpha of its Beta distribution. 0: none."""
+    """Strength of CutMix. The alpha of its Beta distribution; 0: none."""
 
     cutmix_minmax: Annotated[tuple[Fraction, Fraction], AfterValidator(ascending)] | None = Field(
         default=None, examples=[(0.2, 0.8)]
     )
-    """Share of a side that CutMix replaces: smallest and largest. It takes the place of `augment.cutmix`. null: the
+    """Smallest and largest share of a side in CutMix. It takes the place of `augment.cutmix`. null: the
     share is drawn by `augment.cutmix`."""
 
     mixup_prob: Fraction = Field(default=1.0, examples=[0.5])
     """Probability that mixup or CutMix is applied."""
 
     mixup_switch_prob: Fraction = Field(default=0.5, examples=[0.3])
-    """Probability of CutMix rather than mixup, where both are on."""
+    """Probability of CutMix, where mixup is on too."""
 
     mixup_mode: Literal["batch", "pair", "elem"] = Field(default="batch", examples=["elem"])
     """What shares one draw of mixup. The whole batch, a pair of images, or nothing: each image its own."""
 
     label_smoothing: Rate = Field(default=0.1, examples=[0.0])
-    """Probability taken from the true class and spread over all."""
+    """Probability taken from the true class. It is spread over all classes."""
 
     @model_validator(mode="before")
     @classmethod
@@ -273,7 +273,7 @@ class Optimizer(Section):
     """One of timm's optimizers."""
 
     lr: PositiveFloat = Field(default=5e-4, examples=[1e-3])
-    """Peak learning rate, at a batch of `optimizer.base_batch_size`. It scales linearly with the batch: 5e-4 at a base
+    """Peak learning rate. It is meant for a batch of `optimizer.base_batch_size` and scales linearly: 5e-4 at a base
     of 512 is 1.25e-4 for a batch of 128."""
 
     base_batch_size: PositiveInt | None = Field(default=512, examples=[256])
@@ -284,16 +284,16 @@ class Optimizer(Section):
     """Weight decay. Biases, norms, and the rates of the two paths are not decayed."""
 
     momentum: Rate = Field(default=0.9, examples=[0.95])
-    """Momentum, for optimizers that have it. Such as sgd."""
+    """Momentum, for optimizers like sgd."""
 
     betas: tuple[Rate, Rate] = Field(default=(0.9, 0.999), examples=[(0.9, 0.95)])
-    """Decay of the two moments, for optimizers that have them. Such as adamw."""
+    """Decay of both moments, for optimizers like adamw."""
 
     eps: Share = Field(default=1e-8, examples=[1e-6])
-    """Keeps a division finite, for optimizers that have it. Such as adamw."""
+    """Keeps a division finite, for optimizers like adamw."""
 
     layer_decay: float | None = Field(default=None, gt=0.0, le=1.0, examples=[0.75])
-    """Learning rate of each layer over that of the next. For fine-tuning. null: all layers have the same."""
+    """Learning rate of each layer over that of the next. It is for fine-tuning. null: all layers have the same."""
 
 
 class Train(Section):
@@ -310,10 +310,10 @@ class Train(Section):
     """Images a process in one forward pass. The global batch is batch_size × accumulation × processes."""
 
     accumulation: PositiveInt = Field(default=1, examples=[4])
-    """Forward passes for each step of the optimizer. For a larger batch in the same memory."""
+    """Forward passes a step of the optimizer. More give a larger batch in the same memory."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(default="auto", examples=["bf16"])
-    """Number format. auto: bf16 on a GPU that has it, fp16 on another, fp32 on a CPU."""
+    """Number format of the forward pass. auto: bf16 on a GPU that has it, fp16 on another, fp32 on a CPU."""
 
     clip_grad: PositiveFloat | None = Field(default=5.0, examples=[1.0])
     """Largest norm of the gradient. null: it is not clipped."""
@@ -322,10 +322,10 @@ class Train(Section):
     """Decay of an exponential moving average of the weights. null: none is kept."""
 
     gradient_checkpointing: bool = Field(default=False, examples=[True])
-    """Saves memory: computes activations again in the backward pass."""
+    """Saves memory and costs time. Activations are computed again in the backward pass."""
 
     channels_last: bool | None = Field(default=None, examples=[True])
-    """Memory format of maps. null: channels last on a GPU, for networks of convolutions."""
+    """Keeps the channels of a pixel side by side. null: on a GPU, for networks of convolutions."""
 
     compile: bool = Field(default=False, examples=[True])
     """Compiles the network with torch.compile."""
@@ -334,7 +334,7 @@ class Train(Section):
     """Seed of weights, order and augmentation."""
 
     deterministic: bool = Field(default=False, examples=[True])
-    """The same run gives the same weights, bit for bit. Slower."""
+    """The same run gives the same weights, bit for bit. Slower on a GPU."""
 
     log_every_steps: PositiveInt = Field(default=10, examples=[50])
     """Steps between lines of the log."""
@@ -343,7 +343,8 @@ class Train(Section):
     """Epochs between checkpoints."""
 
     checkpoint_every_steps: PositiveInt | None = Field(default=None, examples=[1000])
-    """Also write last.pt every so many steps. For epochs of hours. null: only at the end of an epoch."""
+    """Steps between further writes of last.pt. It helps where an epoch takes hours. null: only at the end of an
+    epoch."""
 
     evaluate_every_epochs: PositiveInt = Field(default=1, examples=[5])
     """Epochs between measurements of accuracy."""
