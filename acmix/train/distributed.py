@@ -59,7 +59,7 @@ def join(device: str = "auto") -> Iterator[World]:
     backend = dist.get_default_backend_for_device(here)
     dist.init_process_group(backend, device_id=None if here.type == "cpu" else here)
     try:
-        yield World(rank, size, device, control=dist.new_group(backend="gloo"))
+        yield World(rank, size, here, control=dist.new_group(backend="gloo"))
     finally:
         dist.destroy_process_group()
 
