@@ -5,6 +5,7 @@ Shapes: O, I channels out and in · k side of the kernel · N heads · D = O/N �
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
@@ -34,6 +35,7 @@ class GatedACmix2d(Foldable):
         super().__init__()
         self.conv, self.acmix = conv, acmix
         self.gate = nn.Parameter(torch.zeros(1, dtype=conv.weight.dtype, device=conv.weight.device))
+        self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
         self.register_load_state_dict_pre_hook(take_convolution)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,19 +98,54 @@ def replace_conv(
         ValueError: nothing is selected, or a selected convolution is one that ACmix2d cannot stand in for, or one
             whose hooks or parametrisations would be lost.
     """
-    chosen = selected(model, select)
+    warn_of_a_rebuild(model)
+    return put_in(model, selected(model, select), identity=identity, heads=heads, attention_size=attention_size)
+
+
+def put_in(
+    model: nn.Module,
+    chosen: dict[str, nn.Conv2d],
+    *,
+    identity: bool,
+    heads: int | str,
+    attention_size: int,
+    transfers: bool = True,
+) -> nn.Module:
+    """`replace_conv` of convolutions that are selected already, by name.
+
+    Args:
+        transfers: whether `identity` may make an equal ACmix2d. Without, it adds to every convolution, so that which
+            layers there are does not depend on the weights.
+    """
     for name, conv in chosen.items():
         check_conv(name, conv)
         check_loss(name, conv, identity)
     made: dict[nn.Module, nn.Module] = {}  # a convolution that stands in two places stays one layer
     for name, conv in chosen.items():
         if conv not in made:
-            made[conv] = stand_in(conv, identity, heads=heads, attention_size=attention_size)
+            made[conv] = stand_in(conv, identity, heads=heads, attention_size=attention_size, transfers=transfers)
         if name == "":
             return made[conv]
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, made[conv])
     return model
+
+
+def warn_of_a_rebuild(model: nn.Module) -> None:
+    """Warns of a network that its own trainer builds anew from a model file, which does not know the new layers."""
+    kinds = {base.__module__.split(".")[0] for part in model.modules() for base in type(part).__mro__}
+    if "ultralytics" in kinds:
+        warnings.warn(
+            "ultralytics' train() builds this network anew, without the new layers; to train it there, use "
+            "acmix.integrations.ultralytics.replace_conv(YOLO(...), ...)",
+            stacklevel=3,
+        )
+    elif isinstance(getattr(model, "yaml", None), dict):
+        warnings.warn(
+            "YOLO's train.py builds this network anew from its model file, without the new layers; to train it there, "
+            "give the file rows of ACmix2d, as acmix.integrations.yolov5 says",
+            stacklevel=3,
+        )
 
 
 def selected(model: nn.Module, select: Select) -> dict[str, nn.Conv2d]:
@@ -179,7 +216,9 @@ def check_loss(name: str, conv: nn.Conv2d, identity: bool) -> None:
         )
 
 
-def stand_in(conv: nn.Conv2d, identity: bool, *, heads: int | str, attention_size: int) -> nn.Module:
+def stand_in(
+    conv: nn.Conv2d, identity: bool, *, heads: int | str, attention_size: int, transfers: bool = True
+) -> nn.Module:
     """The layer that takes a convolution's place."""
     acmix = ACmix2d(
         conv.in_channels,
@@ -192,7 +231,7 @@ def stand_in(conv: nn.Conv2d, identity: bool, *, heads: int | str, attention_siz
     ).to(conv.weight.device, conv.weight.dtype)
     acmix.requires_grad_(conv.weight.requires_grad)
     layer: nn.Module = acmix
-    if identity and not transfer(conv, acmix):
+    if identity and not (transfers and transfer(conv, acmix)):
         layer = GatedACmix2d(conv, acmix)
         layer.gate.requires_grad_(conv.weight.requires_grad)
     take_row(conv, layer)

@@ -1,84 +1,41 @@
-"""ACmix2d in the model files of ultralytics.
+"""ACmix2d in the model files of YOLO: a function of ultralytics and of YOLOv5 and v7 reads them, `parse_model`.
 
-ultralytics has no registry, and gives only the modules it knows the number of channels that comes in. So a row of
-ACmix2d is built as a row of its own 1×1 convolution, which has all the numbers right at every scale, and then changed.
+It has no registry, and gives only the modules it knows the number of channels that comes in. So a row of ACmix2d is
+built as a row of YOLO's own 1×1 convolution, which has all the numbers right at every scale, and then changed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from difflib import get_close_matches
-from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
+from functools import wraps
 from typing import Any
 
-import torch
 from torch import nn
 
 from acmix.errors import UsageError
-from acmix.layers import ACmix2d, ConvPath
-from acmix.layers.acmix1d import ACmix1d
+from acmix.layers import ACmix2d
 from acmix.layers.foldable import take_row
-from acmix.layers.replace import GatedACmix2d
 
-EXAMPLES = Path(__file__).parent / "yolo"
+ParseModel = Callable[..., tuple[nn.Sequential, list[int]]]
 OPTIONS = ("heads", "attention_size", "conv_size", "stride", "dilation")
 FORM = "expected [channels] or [channels, {heads: 4, attention_size: 7, …}]"
 FEWEST_CHANNELS = 32  # a whole number this big in the place of an option was meant as channels
 
 
-def register() -> None:
-    """Lets ultralytics' model files have rows of ACmix2d, and its `.pt` files our layers.
+def reads_rows(original: ParseModel) -> ParseModel:
+    """A `parse_model` that also reads rows of ACmix2d, from one that does not."""
 
-        - [-1, 1, ACmix2d, [1024]]
-        - [-1, 1, ACmix2d, [1024, {heads: 4, attention_size: 7}]]
-
-    The number is of output channels, before the model's scale, as for ultralytics' own Conv; those that come in are
-    found. To be called once in each process that builds, trains or loads such a model, before it does.
-
-    Raises:
-        UsageError: ultralytics is not installed.
-    """
-    if find_spec("ultralytics") is None:
-        raise UsageError("ultralytics is not installed; run: pip install 'acmix[yolo]'")
-    torch.serialization.add_safe_globals([ACmix2d, ACmix1d, ConvPath, GatedACmix2d])
-    tasks = import_module("ultralytics.nn.tasks")
-    if hasattr(tasks.parse_model, "without_acmix"):
-        return
-    original = tasks.parse_model
-
-    def parse_model(d: dict[str, Any], ch: int, verbose: bool = True) -> tuple[nn.Sequential, list[int]]:
-        plain, options = without_acmix(d)
-        layers, saved = original(plain, ch, verbose)
-        for index, settings in options.items():
+    @wraps(original)
+    def parse_model(d: dict[str, Any], *arguments: Any, **options: Any) -> tuple[nn.Sequential, list[int]]:
+        plain, rows = without_acmix(d)
+        layers, saved = original(plain, *arguments, **options)
+        for index, settings in rows.items():
             layers[index] = with_acmix(layers[index], index, settings)
         return layers, saved
 
-    parse_model.__doc__ = original.__doc__
-    parse_model.without_acmix = original  # type: ignore[attr-defined]
-    for module in (tasks, import_module("ultralytics.nn")):
-        setattr(module, "parse_model", parse_model)  # noqa: B010  a module has no such attribute to a type checker
-
-
-def example(name: str) -> str:
-    """Finds a model file that comes with acmix.
-
-    Args:
-        name: yolo11n-acmix-neck (ACmix2d on P5, before the head) or yolo11n-acmix-backbone (before SPPF), or with s, m,
-            l or x in the place of n.
-
-    Returns:
-        A path for `ultralytics.YOLO`, with the scale's letter in it: ultralytics reads the scale from there.
-
-    Raises:
-        UsageError: there is no such file.
-    """
-    names = [file.stem for file in sorted(EXAMPLES.glob("*.yaml"))]
-    scaled = [each.replace("yolo11", f"yolo11{scale}") for each in names for scale in "nsmlx"]
-    if name.removesuffix(".yaml") not in scaled:
-        raise UsageError(f"no example {name!r}; there are {', '.join(scaled)}")
-    return str(EXAMPLES / f"{name.removesuffix('.yaml')}.yaml")
+    return parse_model
 
 
 def without_acmix(model: dict[str, Any]) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
