@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import acmix
+import acmix.data
 import acmix.released
 from tests.support.paths import ROOT
 
@@ -55,6 +56,12 @@ def test_the_command_answers_without_torch(tmp_path: Path, arguments: list[str],
     assert "Traceback" not in output
 
 
+def test_the_launcher_answers_a_typo_without_torch(tmp_path: Path) -> None:
+    output, packages = loaded(["-m", "acmix.train.launch", "2", "acmix_swin_digit", "photos"], tmp_path)
+    assert "acmix_swin_digits" in output
+    assert packages & HEAVY == set()
+
+
 def test_the_installed_command_answers_without_torch(tmp_path: Path) -> None:
     (entry,) = importlib.metadata.entry_points(group="console_scripts", name="acmix")
     script = tmp_path / "acmix"
@@ -89,7 +96,7 @@ def test_importing_the_package_registers_its_models_with_timm(tmp_path: Path, co
     assert "pydantic" not in packages
 
 
-@pytest.mark.parametrize("package", [acmix, acmix.released])
+@pytest.mark.parametrize("package", [acmix, acmix.data, acmix.released])
 def test_public_names_are_those_that_load(package: object) -> None:
     names = package.__all__  # type: ignore[attr-defined]
     assert {*names} <= {*dir(package)}

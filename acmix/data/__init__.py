@@ -1,11 +1,18 @@
 """Bytes to batches; knows no model."""
 
-from acmix.data.batch import Batch, UnreadableFiles
-from acmix.data.classes import Trained
-from acmix.data.dataset import ImageDataset, open_dataset
-from acmix.data.image import evaluation_transform, read_image
-from acmix.data.loader import TrainLoader, ValLoader, train_loader, val_loader
-from acmix.data.stream import StreamDataset
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from acmix.lazy import on_first_use
+
+if TYPE_CHECKING:
+    from acmix.data.batch import Batch, UnreadableFiles
+    from acmix.data.classes import Trained
+    from acmix.data.dataset import ImageDataset, open_dataset
+    from acmix.data.image import evaluation_transform, read_image
+    from acmix.data.loader import TrainLoader, ValLoader, train_loader, val_loader
+    from acmix.data.stream import StreamDataset
 
 __all__ = [
     "Batch",
@@ -21,3 +28,22 @@ __all__ = [
     "train_loader",
     "val_loader",
 ]
+
+# a launcher counts cores without torch
+__getattr__, __dir__ = on_first_use(
+    __name__,
+    {
+        "Batch": "acmix.data.batch",
+        "ImageDataset": "acmix.data.dataset",
+        "StreamDataset": "acmix.data.stream",
+        "TrainLoader": "acmix.data.loader",
+        "Trained": "acmix.data.classes",
+        "UnreadableFiles": "acmix.data.batch",
+        "ValLoader": "acmix.data.loader",
+        "evaluation_transform": "acmix.data.image",
+        "open_dataset": "acmix.data.dataset",
+        "read_image": "acmix.data.image",
+        "train_loader": "acmix.data.loader",
+        "val_loader": "acmix.data.loader",
+    },
+)

@@ -72,8 +72,6 @@ def launch(
 
 def parse(arguments: Sequence[str]) -> tuple[int, list[str], Machines, str]:
     """Reads the command line and the environment: N, a process's command, this machine's place and `train.device`."""
-    from acmix.train.distributed import check_shared
-
     if len(arguments) < 3:
         raise UsageError(f"{len(arguments)} arguments; expected at least 3: {USAGE}")
     processes, source, data, *overrides = arguments
@@ -83,6 +81,9 @@ def parse(arguments: Sequence[str]) -> tuple[int, list[str], Machines, str]:
         raise UsageError(f"no data folder {data}; expected a folder with train/<class>/ and val/<class>/")
     output = os.environ.get("OUTPUT") or f"runs/{Path(source).stem}"
     command = [sys.executable, "-m", "acmix", "train", source, "--data", data, "--output", output, *overrides]
+    # now that the settings are read: this loads torch
+    from acmix.train.distributed import check_shared
+
     machines = machines_from_environment()
     check_shared(settings.train.device, count * machines.count)
     return count, command, machines, settings.train.device
