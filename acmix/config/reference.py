@@ -115,7 +115,7 @@ def overview(width: int | None = None) -> Iterator[str]:
     """One line a key, grouped by section: key, default, first sentence; cut to `width` columns if that is given."""
     for section, about in sections().items():
         named = f"; {section}={'|'.join(presets(section))} sets all" if presets(section) else ""
-        yield f"{section}: {about[:1].lower()}{about[1:].removesuffix('.')}{named}"
+        yield cut(f"{section}: {about[:1].lower()}{about[1:].removesuffix('.')}{named}", width)
         rows = [(each.key, cut(each.default, WIDEST_DEFAULT), each.summary) for each in settings(section)]
         widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
         for key, default, summary in rows:

@@ -200,7 +200,7 @@ class Data(Section):
 
 
 class Augment(Section):
-    """What happens to a training image, in timm's terms."""
+    """What happens to a training image."""
 
     scale: Annotated[tuple[Share, Share], AfterValidator(ascending)] | None = Field(
         default=(0.08, 1.0), examples=[(0.5, 1.0)]

@@ -50,7 +50,7 @@ def test_the_list_has_a_line_for_every_key_that_fits_100_columns() -> None:
         ("optimizer", ["optimizer.name", "optimizer.lr", "optimizer.layer_decay"]),
         ("name", ["model.name", "optimizer.name", "schedule.name"]),
         ("model.args.depths", ["model.args", "example  model.args.window_size=8"]),
-        ("augment", ["augment: What happens to a training image, in timm's terms.", "augment=recipe: the defaults"]),
+        ("augment", ["augment: What happens to a training image.", "augment=recipe: the defaults"]),
         ("train.precision", ["type     auto, fp32, bf16 or fp16"]),
         (
             "augment.scale",
