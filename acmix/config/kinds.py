@@ -21,8 +21,8 @@ NO_COLOUR = 'expected a colour\'s name, "#rrggbb" in quotes or [red, green, blue
 class Section(BaseModel):
     """A group of settings: immutable, and closed to keys it does not know.
 
-    The docstring below a key is its meaning, and the first of its `examples` is shown with it: `acmix config` and
-    docs/settings.md print both.
+    The docstring below a key is its meaning, and the first of its `examples` is shown with it, behind the setting that
+    it needs (`json_schema_extra={"with": "section.key=value"}`): `acmix config` and docs/settings.md print them.
     """
 
     model_config = ConfigDict(

@@ -58,9 +58,11 @@ def settings(section: str | None = None) -> list[Setting]:
 def setting(key: str, field: FieldInfo) -> Setting:
     """What the schema says of one key."""
     meaning = " ".join((field.description or "").split())
-    example = field.examples[0] if field.examples else None
+    example = typed(key, field.examples[0] if field.examples else None)
+    if isinstance(field.json_schema_extra, dict) and "with" in field.json_schema_extra:
+        example = f"{field.json_schema_extra['with']} {example}"
     kind = kind_of(field.annotation, field.metadata)
-    return Setting(key, kind, one_line(field.get_default(call_default_factory=True)), meaning, typed(key, example))
+    return Setting(key, kind, one_line(field.get_default(call_default_factory=True)), meaning, example)
 
 
 def typed(key: str, value: Any) -> str:

@@ -42,16 +42,20 @@ class Schedule(Section):
     min_lr: NonNegativeFloat = Field(default=5e-6, examples=[1e-5])
     """Learning rate at the end of cosine and poly. It scales with the batch as `optimizer.lr` does."""
 
-    milestones: tuple[PositiveFloat, ...] | None = Field(default=None, examples=[[8, 11]])
+    milestones: tuple[PositiveFloat, ...] | None = Field(
+        default=None, examples=[[8, 11]], json_schema_extra={"with": "schedule.name=multistep"}
+    )
     """Epochs after which a multistep learning rate falls. In ascending order."""
 
-    decay_epochs: PositiveFloat | None = Field(default=None, examples=[30])
+    decay_epochs: PositiveFloat | None = Field(
+        default=None, examples=[30], json_schema_extra={"with": "schedule.name=step"}
+    )
     """Epochs from one fall of a step learning rate to the next. null: a third of the run."""
 
-    decay_factor: Share | None = Field(default=None, examples=[0.5])
-    """What each fall of step and multistep multiplies the learning rate by. null: 0.1."""
+    decay_factor: Share | None = Field(default=None, examples=[0.5], json_schema_extra={"with": "schedule.name=step"})
+    """Factor of each fall of step and multistep. null: 0.1."""
 
-    power: PositiveFloat | None = Field(default=None, examples=[0.9])
+    power: PositiveFloat | None = Field(default=None, examples=[0.9], json_schema_extra={"with": "schedule.name=poly"})
     """The exponent of poly. null: 1, a straight line."""
 
     @field_validator("milestones", mode="before")

@@ -81,7 +81,9 @@ class Model(Section):
     """A file of weights to start from. Whatever fits is taken: ours, released, timm's, torchvision's. It goes before
     `model.pretrained`."""
 
-    head: Literal["auto", "keep", "new"] = Field(default="auto", examples=["new"])
+    head: Literal["auto", "keep", "new"] = Field(
+        default="auto", examples=["new"], json_schema_extra={"with": "model.checkpoint=best.pt"}
+    )
     """What becomes of the classifier in the checkpoint. auto takes it where it is for the data's classes, else draws a
     new one; keep takes its rows as they are; new always draws a new one."""
 
@@ -350,7 +352,7 @@ class Train(Section):
     """Epochs between measurements of accuracy."""
 
     patience: PositiveInt | None = Field(default=None, examples=[10])
-    """Early stopping: epochs without a better top-1 after which the run ends. Counted at each measurement of accuracy.
+    """Early stopping: epochs without a better top-1. Counted at each measurement of accuracy.
     null: the run trains all `train.epochs`."""
 
     tensorboard: bool = Field(default=True, examples=[False])

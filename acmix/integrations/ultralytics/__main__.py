@@ -47,9 +47,7 @@ def replace(arguments: list[str]) -> None:
     parser.add_argument("source", help="yolo11n.pt, or a model file such as yolo11n.yaml")
     parser.add_argument("target", help="the .pt file to write")
     parser.add_argument("pattern", nargs="+", help="which convolutions, e.g. 'model.22.m.0.*.cv2.conv'")
-    parser.add_argument(
-        "--identity", action="store_true", help="keep each convolution; the output starts the same"
-    )
+    parser.add_argument("--identity", action="store_true", help="keep each convolution; the output starts the same")
     parser.add_argument("--heads", default="auto", help="of each ACmix2d (default: auto)")
     parser.add_argument("--attention-size", type=int, default=7, help="of each ACmix2d (default: 7)")
     given = parser.parse_args(arguments)
