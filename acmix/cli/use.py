@@ -46,8 +46,8 @@ def evaluate(
         return
     say(
         console,
-        f"{done.model}: top-1 {result.top1:.3f} %, top-5 {result.top5:.3f} %, loss {result.loss:.4f}, "
-        f"{result.images} images",
+        f"{done.network}: top-1 {result.top1:.3f} %, {f'top-5 {result.top5:.3f} %, ' if done.has_top5 else ''}"
+        f"loss {result.loss:.4f}, {result.images} images",
     )
     for name in done.unreadable:
         say(console, f"  not counted, unreadable: {name}")

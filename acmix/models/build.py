@@ -94,6 +94,15 @@ def build_model(config: Settings, *, download: bool = False, **overrides: Any) -
         raise UsageError(said + no_whole_numbers(settings.args)) from error
 
 
+def in_words(settings: ModelSettings) -> str:
+    """What a network is: its name, and the arguments that make it another one than the name says."""
+    own = [f"{key} {value}" for key, value in settings.args.items()]
+    own += ["added convolution paths"] if settings.add_conv_path else []
+    said = f"{settings.name} with {', '.join(own)}" if own else settings.name
+    is_baseline = settings.name.startswith("acmix_") and not settings.conv_path
+    return f"{said}{',' * bool(own)} without convolution paths" if is_baseline else said
+
+
 def no_whole_numbers(args: Mapping[str, Any]) -> str:
     """What may be wrong with the arguments of a model that cannot be built: numbers such as 12.0 and "12"; or ""."""
     for key, value in args.items():

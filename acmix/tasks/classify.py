@@ -22,6 +22,9 @@ from acmix.config import Config
 from acmix.data import Batch
 from acmix.errors import UsageError
 
+# guesses of the second accuracy
+TOP = 5
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -69,6 +72,11 @@ class Classification:
         if self.mixup is not None:
             images, targets = self.mixup(images, targets)
         return self.criterion(model(images).float(), targets)
+
+
+def tells_top5(classes: int) -> bool:
+    """Whether top-5 says anything: of five classes or fewer, every image is right."""
+    return classes > TOP
 
 
 @torch.no_grad()
@@ -131,7 +139,7 @@ def scores(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Te
         for a row of weight 0: (b,).
     """
     counted = weights > 0  # (b,)
-    guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices  # (b, 5)
+    guesses = logits.topk(min(TOP, logits.shape[1]), dim=1).indices  # (b, 5)
     hits = (guesses == targets[:, None]) & counted[:, None]  # (b, 5)
     # chosen, not multiplied: what a blank image gives need not be a number
     losses = F.cross_entropy(logits, targets, reduction="none").where(counted, 0.0)  # (b,)

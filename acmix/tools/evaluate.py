@@ -7,8 +7,9 @@ from pathlib import Path
 
 from acmix.data import Trained, UnreadableFiles, val_loader
 from acmix.errors import UsageError
+from acmix.models.build import in_words
 from acmix.tasks import Evaluation
-from acmix.tasks.classify import evaluate
+from acmix.tasks.classify import evaluate, tells_top5
 from acmix.train.checkpoint import restore_model
 from acmix.train.distributed import join
 from acmix.train.optim import Precision
@@ -21,16 +22,20 @@ class Evaluated:
     Args:
         result: accuracy and loss.
         model: name of the network.
+        network: what it is, in words.
         unreadable: files that could not be read; they are not counted.
         notes: lines on what was left out of the split.
         is_first: whether this process is the one to print.
+        has_top5: whether there are classes enough for a top-5 accuracy to say anything.
     """
 
     result: Evaluation
     model: str
+    network: str
     unreadable: list[str]
     notes: list[str]
     is_first: bool
+    has_top5: bool
 
 
 def evaluate_checkpoint(
@@ -80,4 +85,12 @@ def evaluate_checkpoint(
             raise
         unreadable.gather()
         unreadable.check()
-        return Evaluated(result, config.model.name, unreadable.names, list(loader.dataset.notes), world.is_first)
+        return Evaluated(
+            result=result,
+            model=config.model.name,
+            network=in_words(config.model),
+            unreadable=unreadable.names,
+            notes=list(loader.dataset.notes),
+            is_first=world.is_first,
+            has_top5=tells_top5(len(restored.classes)),
+        )

@@ -60,9 +60,10 @@ def report(
         .render(
             colours=COLOURS,
             model=config.model.name,
+            network=sections.network(config),
             run=run_dir.resolve().name,
             status=sections.status(log, summary, config),
-            figures=sections.figures(log, summary),
+            figures=sections.figures(log, summary, config),
             origin=sections.origin(log, summary),
             curves=sections.curves(log),
             paths=sections.paths(log),

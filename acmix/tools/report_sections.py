@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from acmix.layers import PathRates
+from acmix.models.build import in_words
+from acmix.tasks.classify import tells_top5
 from acmix.tools.charts import Chart, chart
+from acmix.tools.rates import is_too_close, leaning
 from acmix.train import plots
 from acmix.train.plots import Log
 
@@ -28,34 +32,43 @@ SHOWN_PAIRS = SHOWN_CLASSES = 30
 SMALL = 64
 
 
+def network(config: Config) -> str:
+    """What makes the network another one than its name says, or ""."""
+    return in_words(config.model).removeprefix(config.model.name).lstrip(" ,")
+
+
 def status(log: Log, summary: dict[str, Any], config: Config) -> str:
     """One sentence: how far the run came."""
     last = log.epochs[-1] if log.epochs else None
     done = round(log.progress(last)) if last else 0
+    wanted = config.train.epochs
     # a finished run may have been taken up again for more epochs
-    finished = bool(summary) and done >= config.train.epochs
-    sentence = (
-        f"Finished after {done} epochs" if finished else f"Not finished: {done} of {config.train.epochs} epochs so far"
-    )
+    if summary and done >= wanted:
+        sentence = f"Finished after {done} epochs"
+    elif summary.get("ended") and done == summary.get("epochs"):
+        sentence = f"Stopped early at epoch {done} of {wanted}: {summary['ended']}"
+    else:
+        sentence = f"Not finished: {done} of {wanted} epochs so far"
     again = f", taken up again {log.resumed} time{'s' if log.resumed > 1 else ''}" if log.resumed else ""
     paths = "attention and convolution paths" if log.rates() else "the baseline, without convolution paths"
     return f"{sentence}{again}; {paths}."
 
 
-def figures(log: Log, summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+def figures(log: Log, summary: dict[str, Any], config: Config) -> list[tuple[str, str, str]]:
     """The headline figures: name, value, unit."""
     evaluated = [record for record in log.epochs if record.get("top1") is not None]
     best = max(evaluated, key=lambda record: record["top1"], default={})
     top1, top5 = (summary.get(key, best.get(key)) for key in ("top1", "top5"))
     speed = summary.get("images_per_second", log.epochs[-1].get("images_per_second") if log.epochs else None)
     parameters = summary.get("parameters", log.start.get("parameters"))
-    return [
+    told = [
         ("Top-1", figure(top1, "{:.2f}"), "%"),
         ("Top-5", figure(top5, "{:.2f}"), "%"),
         ("Epochs", figure(summary.get("epochs", len(log.epochs)), "{:,}"), ""),
         ("Training speed", figure(speed, "{:,.0f}"), "images/s"),
         ("Parameters", figure(parameters, "{:,}"), ""),
     ]
+    return [each for each in told if each[0] != "Top-5" or tells_top5(config.model.num_classes)]
 
 
 def figure(value: Any, form: str) -> str:
@@ -86,41 +99,52 @@ class Curves:
     """How the training went: charts, and a row an epoch."""
 
     charts: list[Chart]
+    head: list[str]
     rows: list[list[str]]
+
+
+# columns of the table of epochs: the key in the log, its heading, the form of its values
+COLUMNS = (
+    ("train_loss", "Training loss", "{:.4f}"),
+    ("val_loss", "Validation loss", "{:.4f}"),
+    ("top1", "Top-1 %", "{:.2f}"),
+    ("top5", "Top-5 %", "{:.2f}"),
+    ("images_per_second", "Images/s", "{:,.0f}"),
+    ("seconds", "Seconds", "{:.1f}"),
+)
 
 
 def curves(log: Log) -> Curves | None:
     """Loss, accuracy and learning rate; None where the log holds no step."""
     if not log.epochs and not log.steps:
         return None
-    forms = {"train_loss": "{:.4f}", "val_loss": "{:.4f}", "top1": "{:.2f}", "top5": "{:.2f}"}
-    forms |= {"images_per_second": "{:,.0f}", "seconds": "{:.1f}"}
+    columns = [each for each in COLUMNS if each[0] != "top5" or log.tells_top5()]
     return Curves(
         charts=[
             chart("Loss", lambda axes: plots.draw_loss(axes, log)),
             chart("Validation accuracy, %", lambda axes: plots.draw_accuracy(axes, log)),
             chart("Learning rate", lambda axes: plots.draw_learning_rate(axes, log)),
         ],
+        head=["Epochs passed", *(heading for _, heading, _ in columns)],
         rows=[
-            [f"{log.progress(record):g}", *(figure(record.get(key), form) for key, form in forms.items())]
+            [f"{log.progress(record):g}", *(figure(record.get(key), form) for key, _, form in columns)]
             for record in log.epochs
         ],
     )
 
 
 @dataclass(frozen=True)
-class BlockRates:
+class DrawnBlock:
     """One block's rates: over the epochs, and after the last one."""
 
     name: str
     chart: Chart
-    attention: float
-    conv: float
+    rates: PathRates
 
     @property
-    def share(self) -> float:
-        """The convolution's share of both."""
-        return abs(self.conv) / ((abs(self.attention) + abs(self.conv)) or 1.0)
+    def is_too_close(self) -> bool:
+        """Whether neither rate can be called the larger one."""
+        return is_too_close(self.rates)
 
 
 @dataclass(frozen=True)
@@ -129,7 +153,7 @@ class Paths:
 
     finding: str
     depth: Chart
-    blocks: list[BlockRates]
+    blocks: list[DrawnBlock]
 
 
 def paths(log: Log) -> Paths | None:
@@ -148,23 +172,11 @@ def paths(log: Log) -> Paths | None:
             axes.set_ylim(bounds)
 
         drawn = chart(f"Rates of {name}", draw, width=200, height=135)
-        blocks.append(BlockRates(name, drawn, *history[-1][1:]))
+        blocks.append(DrawnBlock(name, drawn, PathRates(*history[-1][1:])))
     depth = chart(
         "After the last epoch, against depth", lambda axes: plots.draw_depth(axes, log), width=420, height=220
     )
-    return Paths(leaning([history[-1] for history in rates.values()]), depth, blocks)
-
-
-def leaning(last: Sequence[tuple[float, float, float]]) -> str:
-    """One sentence on the paper's claim that convolution dominates early and attention late."""
-    half = len(last) // 2
-    halves = [last[:half], last[half:]] if half else [last]
-    ahead = [f"{sum(abs(beta) > abs(alpha) for _, alpha, beta in part)} of {len(part)}" for part in halves]
-    if len(ahead) == 1:
-        return f"The convolution's rate is the larger one in {ahead[0]} blocks."
-    return (
-        f"The convolution's rate is the larger one in {ahead[0]} blocks of the first half and {ahead[1]} of the second."
-    )
+    return Paths(leaning(block.rates for block in blocks), depth, blocks)
 
 
 @dataclass(frozen=True)

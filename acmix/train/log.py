@@ -38,12 +38,21 @@ class RunLog:
         tensorboard: also write event files for TensorBoard.
         total_steps: of the whole run.
         first_step: where this call begins.
+        has_top5: whether lines and curves tell the top-5 accuracy; `log.jsonl` always does.
     """
 
     def __init__(
-        self, folder: Path, *, active: bool, keep: bool, tensorboard: bool, total_steps: int, first_step: int
+        self,
+        folder: Path,
+        *,
+        active: bool,
+        keep: bool,
+        tensorboard: bool,
+        total_steps: int,
+        first_step: int,
+        has_top5: bool,
     ) -> None:
-        self.folder, self.active = folder, active
+        self.folder, self.active, self.has_top5 = folder, active, has_top5
         self.console = new_console(quiet=not active)
         self.last_line = time.monotonic()
         self.file = self.board = None
@@ -133,15 +142,17 @@ class RunLog:
 
     def epoch(self, total: int, images: int | None, **fields: Any) -> None:
         """Records an epoch of `total` and says how it went; `images` were evaluated, None where it was not."""
-        self.write("epoch", **fields)
+        self.write("epoch", **fields, val_images=images)
         numbers = {key: value for key, value in fields.items() if isinstance(value, (int, float))}
+        if not self.has_top5:
+            numbers.pop("top5", None)
         self.board_scalars("epoch", fields["step"], numbers)
         for block, (attention, conv) in fields["rates"].items():
             self.board_scalars("rates", fields["step"], {f"{block}/attention": attention, f"{block}/conv": conv})
         measured = ""
         if images is not None:
-            val_loss, top1, top5 = (fields[key] for key in ("val_loss", "top1", "top5"))
-            measured = f"val loss {val_loss:.3f} · top-1 {top1:.2f} % · top-5 {top5:.2f} % of {images} · "
+            top5 = f" · top-5 {fields['top5']:.2f} %" if self.has_top5 else ""
+            measured = f"val loss {fields['val_loss']:.3f} · top-1 {fields['top1']:.2f} %{top5} of {images} · "
         self.say(
             f"epoch {fields['epoch']}/{total} · train loss {fields['train_loss']:.3f} · {measured}"
             f"{fields['images_per_second']:.0f} images/s · {duration(fields['seconds'])}"

@@ -28,7 +28,7 @@ from acmix.errors import UsageError
 from acmix.layers import path_rates
 from acmix.names import to_json
 from acmix.tasks import Classification, Evaluation
-from acmix.tasks.classify import evaluate
+from acmix.tasks.classify import evaluate, tells_top5
 from acmix.train.device import device_name, peak_memory_mib, pins_memory
 from acmix.train.distributed import Agreement, World, join, together
 from acmix.train.files import held, write_atomically
@@ -115,6 +115,7 @@ class Run:
             tensorboard=settings.tensorboard,
             total_steps=self.total_steps,
             first_step=self.first_step,
+            has_top5=tells_top5(config.model.num_classes),
         )
         self.agreement = Agreement(world, 3)
         self.too_many_unreadable = False

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acmix.errors import UsageError
+from acmix.tasks.classify import TOP, tells_top5
 from acmix.train.files import write_atomically
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ class Log:
         """How many epochs had passed at a record, with the fraction of the one under way."""
         steps_per_epoch = self.start.get("steps_per_epoch")
         return record["step"] / steps_per_epoch if steps_per_epoch else float(record["epoch"])
+
+    def tells_top5(self) -> bool:
+        """Whether the top-5 accuracy says anything; where the number of classes is not known, it may."""
+        model = (self.start.get("config") or {}).get("model") or {}
+        return tells_top5(model.get("num_classes", TOP + 1))
 
     def rates(self) -> dict[str, list[tuple[float, float, float]]]:
         """The rates of every block in network order: block -> (epochs passed, rate_attention, rate_conv)."""
@@ -115,12 +121,19 @@ def draw_paths(run_dir: str | os.PathLike[str]) -> Path | None:
     Raises:
         UsageError: the folder holds no log.
     """
+    log = read_log(run_dir)
+    return save_paths(log, Path(run_dir) / "paths.png") if log.rates() else None
+
+
+def save_paths(log: Log, file: Path) -> Path:
+    """Draws the rates of both paths into a file; of a log of one epoch against depth alone."""
     from matplotlib import colormaps
 
-    log = read_log(run_dir)
     rates = log.rates()
-    if not rates:
-        return None
+    if len(log.epochs) == 1:
+        figure = new_figure(width=max(6.0, min(13.5, 0.45 * len(rates))))
+        draw_depth(figure.subplots(), log)
+        return save(figure, file)
     figure = new_figure()
     attention, conv, depth = figure.subplots(1, 3, sharey=True)
     # light to dark is shallow to deep; the ends of the maps are left out: too pale, too black
@@ -133,7 +146,7 @@ def draw_paths(run_dir: str | os.PathLike[str]) -> Path | None:
     finish(attention, "Attention rate α of every block", x_label="epoch")
     finish(conv, "Convolution rate β of every block", x_label="epoch")
     draw_depth(depth, log)
-    return save(figure, Path(run_dir) / "paths.png")
+    return save(figure, file)
 
 
 def draw_loss(axes: Axes, log: Log) -> None:
@@ -150,7 +163,8 @@ def draw_accuracy(axes: Axes, log: Log) -> None:
     """The validation accuracy of every epoch that was evaluated."""
     passed = [log.progress(record) for record in log.epochs]
     plot(axes, passed, values(log.epochs, "top1"), color=VALIDATION, label="top-1")
-    plot(axes, passed, values(log.epochs, "top5"), color=TOP5, label="top-5")
+    if log.tells_top5():
+        plot(axes, passed, values(log.epochs, "top5"), color=TOP5, label="top-5")
     best = max((value for value in values(log.epochs, "top1") if math.isfinite(value)), default=None)
     best_note = "" if best is None else f" (best top-1 {best:.2f} %)"
     finish(axes, f"Validation accuracy, %{best_note}", x_label="epoch")
