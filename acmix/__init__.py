@@ -14,7 +14,7 @@ from acmix.lazy import on_first_use
 
 if TYPE_CHECKING:
     from acmix import ops
-    from acmix.layers import ACmix1d, ACmix2d, ConvPath, replace_conv
+    from acmix.layers import ACmix1d, ACmix2d, ConvPath, path_rates, replace_conv
     from acmix.layers.fold import fold
     from acmix.models import create_model, list_models
     from acmix.models.upgrade import add_conv_path
@@ -32,6 +32,7 @@ __all__ = [
     "from_official",
     "list_models",
     "ops",
+    "path_rates",
     "replace_conv",
     "to_official",
 ]
@@ -48,6 +49,7 @@ __getattr__, __dir__ = on_first_use(
         "from_official": "acmix.released",
         "list_models": "acmix.models",
         "ops": "acmix",
+        "path_rates": "acmix.layers",
         "replace_conv": "acmix.layers",
         "to_official": "acmix.released",
     },

@@ -188,3 +188,19 @@ def test_a_benchmark_that_cannot_be_measured_is_one_line_before_it_begins(
     status, output, errors = acmix("benchmark", *[argument.format(**places) for argument in arguments])
     assert (status, output) == (2, "")
     one_error(errors, said.format(**places))
+
+
+def test_rates_prints_a_table_and_draws_it(acmix, best: Path) -> None:
+    run = best.parent.parent
+    status, said, errors = acmix("rates", run)
+    assert (status, errors) == (0, "")
+    assert said.splitlines()[0].startswith(f"{run}: α of the attention and β of the convolution after epoch ")
+    assert "layers.0.blocks.0.attn" in said
+    assert said.splitlines()[-1] == f"drawn: {run / 'paths.png'}"
+    status, said, errors = acmix("rates", best, "--json")
+    assert (status, errors) == (0, "")
+    assert json.loads(said)["blocks"].keys() == {"layers.0.blocks.0.attn", "layers.1.blocks.0.attn"}
+    assert not list(best.parent.glob("*.png"))
+    status, said, errors = acmix("rates", run.parent / "nothing")
+    assert (status, said) == (2, "")
+    assert errors.startswith("acmix: error: there is no checkpoint ")

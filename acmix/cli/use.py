@@ -46,7 +46,7 @@ def evaluate(
         return
     say(
         console,
-        f"{done.network}: top-1 {result.top1:.3f} %, {f'top-5 {result.top5:.3f} %, ' if done.has_top5 else ''}"
+        f"{done.model}: top-1 {result.top1:.3f} %, {f'top-5 {result.top5:.3f} %, ' if done.has_top5 else ''}"
         f"loss {result.loss:.4f}, {result.images} images",
     )
     for name in done.unreadable:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from acmix.data import Trained, UnreadableFiles, val_loader
 from acmix.errors import UsageError
-from acmix.models.build import in_words
 from acmix.tasks import Evaluation
 from acmix.tasks.classify import evaluate, tells_top5
 from acmix.train.checkpoint import restore_model
@@ -22,7 +21,6 @@ class Evaluated:
     Args:
         result: accuracy and loss.
         model: name of the network.
-        network: what it is, in words.
         unreadable: files that could not be read; they are not counted.
         notes: lines on what was left out of the split.
         is_first: whether this process is the one to print.
@@ -31,7 +29,6 @@ class Evaluated:
 
     result: Evaluation
     model: str
-    network: str
     unreadable: list[str]
     notes: list[str]
     is_first: bool
@@ -88,7 +85,6 @@ def evaluate_checkpoint(
         return Evaluated(
             result=result,
             model=config.model.name,
-            network=in_words(config.model),
             unreadable=unreadable.names,
             notes=list(loader.dataset.notes),
             is_first=world.is_first,

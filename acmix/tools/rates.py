@@ -20,6 +20,8 @@ from acmix.train.plots import Log, read_log
 # seeds of the digits, β − α of a block moved by up to 0.024 (docs/LOG.md).
 NOISE = 0.05
 START = 0.5
+# characters of a bar
+WIDTH = 20
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,20 @@ class Rates:
     absent: str = ""
 
     @property
+    def has_history(self) -> bool:
+        """Whether there are first rates that the last ones can be compared with."""
+        return len(self.log.epochs) > 1
+
+    @property
+    def title(self) -> str:
+        """Whose rates, and of when."""
+        when = f" after epoch {self.epochs:g}" if self.epochs else ""
+        said = f"{self.place}: α of the attention and β of the convolution{when}"
+        if not self.has_history:
+            return said
+        return f"{said}; change since epoch {self.log.progress(self.log.epochs[0]):g}"
+
+    @property
     def finding(self) -> str:
         """What the rates say, and what they do not."""
         return leaning(block.now for block in self.blocks)
@@ -76,6 +92,38 @@ class Rates:
         make_place(file)
         return plots.save_paths(self.log, file)
 
+    def draw_where(self, file: Path | None, *, by_default: bool) -> str:
+        """Draws into the file, or where a drawing goes `by_default`; says where it lies, or why there is none.
+
+        Raises:
+            UsageError: as `draw`, for a file that was asked for.
+        """
+        if self.absent or (file is None and not by_default):
+            return ""
+        try:
+            return f"drawn: {self.draw(file or self.picture)}"
+        except UsageError as error:
+            if file is not None:
+                raise
+            return f"not drawn: {error} with --plot FILE.png"
+
+    def table(self, encoding: str) -> tuple[list[str], list[list[str]]]:
+        """A heading, and a row a block: its rates, a bar of the convolution's share, and the change since the start.
+
+        Args:
+            encoding: of the terminal; one that has no blocks gets a bar of ordinary characters.
+        """
+        head = ["block", "α", "β", "share of β", "", *(["change of α", "of β"] if self.has_history else [])]
+        rows = []
+        for block in self.blocks:
+            now, first = block.now, block.first or block.now
+            row = [block.name or "(the layer)", f"{now.attention:.4f}", f"{now.conv:.4f}"]
+            row += [bar(now.share, encoding), f"{100 * now.share:.1f} %"]
+            if self.has_history:
+                row += [f"{now.attention - first.attention:+.4f}", f"{now.conv - first.conv:+.4f}"]
+            rows.append(row)
+        return head, rows
+
     def as_json(self) -> dict[str, Any]:
         """The same as plain values."""
         blocks = {}
@@ -83,7 +131,15 @@ class Rates:
             blocks[block.name] = {**block.now._asdict(), "share": block.now.share}
             if block.first is not None:
                 blocks[block.name]["first"] = block.first._asdict()
-        return {"place": str(self.place), "epochs": self.epochs, "blocks": blocks}
+        said = {"place": str(self.place), "epochs": self.epochs, "blocks": blocks}
+        return said | ({"absent": self.absent} if self.absent else {})
+
+
+def bar(share: float, encoding: str) -> str:
+    """A share from 0 to 1 as a bar of twenty characters."""
+    filled = round(WIDTH * share)
+    full, empty = ("█", "░") if encoding.lower().startswith("utf") else ("#", "-")
+    return full * filled + empty * (WIDTH - filled)
 
 
 def rates_of(place: str | os.PathLike[str]) -> Rates:
@@ -155,11 +211,10 @@ def leaning(rates: Iterable[PathRates]) -> str:
     close = sum(map(is_too_close, every))
     why = f"less than {100 * NOISE:g} % apart, which another seed can turn round"
     if close == len(every):
-        blocks = f"all {len(every)} blocks" if len(every) > 1 else "the only block"
-        return f"Neither path leads: in {blocks} α and β are {why}."
+        return f"Neither path leads: α and β are {why}, in {of_blocks(len(every))} of {len(every)}."
     half = len(every) // 2
-    parts = {"first half": every[:half], "second half": every[half:]} if half else {"network": every}
-    told = " ".join(f"{name.capitalize()}: {count_leads(part)}." for name, part in parts.items())
+    parts = {"First half": every[:half], "Second half": every[half:]} if half else {"Network": every}
+    told = " ".join(f"{name} ({of_blocks(len(part))}): {count_leads(part)}." for name, part in parts.items())
     return f"{told} Too close means {why}." if close else told
 
 
@@ -170,5 +225,9 @@ def count_leads(part: list[PathRates]) -> str:
     counts = {"convolution leads in": conv, "attention leads in": len(decided) - conv}
     said = [f"{what} {count}" for what, count in sorted(counts.items(), key=lambda item: -item[1]) if count]
     close = len(part) - len(decided)
-    said += [f"{close} {'is' if close == 1 else 'are'} too close to call"] if close else []
-    return f"{', '.join(said)} of {len(part)} block{'s' if len(part) > 1 else ''}"
+    return ", ".join([*said, f"{close} too close to call"] if close else said)
+
+
+def of_blocks(count: int) -> str:
+    """A number of blocks."""
+    return "1 block" if count == 1 else f"{count} blocks"

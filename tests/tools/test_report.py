@@ -187,7 +187,7 @@ def test_the_page_holds_the_figures_the_curves_and_every_block(page):
     ):
         assert said in page.words
     assert all(block in page.words for block in BLOCKS)
-    said = "First half: convolution leads in 2 of 2 blocks. Second half: attention leads in 2 of 2 blocks."
+    said = "First half (2 blocks): convolution leads in 2. Second half (2 blocks): attention leads in 2."
     assert said in page.words
     assert "with embed_dim 16, depths [1, 1], num_heads [2, 4], window_size 4" in page.words
     assert "train/<b>torn</b>.JPEG" in page.words
@@ -320,7 +320,7 @@ def test_rates_that_differ_by_less_than_their_noise_are_not_called_larger(tmp_pa
         for number, block in enumerate(line.get("rates", ())):
             line["rates"][block] = [0.501, 0.499] if number else [0.499, 0.501]
     words = read(report(write_run(tmp_path / "run", config=make_config(data), lines=lines))).words
-    assert "Neither path leads: in all 4 blocks α and β are less than 5 % apart" in words
+    assert "Neither path leads: α and β are less than 5 % apart, which another seed can turn round, in 4 blocks of 4." in words
     assert "leads in" not in words
     assert words.count("too close") == len(BLOCKS)
 
