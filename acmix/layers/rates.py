@@ -80,4 +80,5 @@ def known(rate: Tensor | None) -> float:
     if rate.is_meta:
         raise UsageError("path_rates got a model on the device 'meta'; load its weights first")
     # of a sharded model one process holds it: all ask together
-    return (rate.full_tensor() if hasattr(rate, "full_tensor") else rate).item()
+    together = getattr(rate, "full_tensor", lambda: rate)
+    return together().item()

@@ -102,14 +102,11 @@ def test_a_gate_multiplies_both_rates_of_the_convolution_it_stands_beside() -> N
 def test_wrappers_leave_the_names_of_the_blocks_alone() -> None:
     model = build_model(tiny_config(""))
     expected = distinct(model)
-    for wrapped in (
-        torch.compile(model),
-        nn.DataParallel(model),
-        AveragedModel(model),
-        checkpoint_wrapper(copy.deepcopy(model)),
-        torch.compile(nn.DataParallel(torch.compile(model))),
-    ):
-        assert path_rates(wrapped) == expected  # type: ignore[arg-type]
+    compiled: Any = torch.compile(model)
+    twice: Any = torch.compile(nn.DataParallel(compiled))
+    wrapped = (compiled, twice, nn.DataParallel(model), AveragedModel(model), checkpoint_wrapper(copy.deepcopy(model)))
+    for each in wrapped:
+        assert path_rates(each) == expected
     part = copy.deepcopy(model)
     part.layers[0].blocks[0] = checkpoint_wrapper(part.layers[0].blocks[0])  # type: ignore[index, union-attr]
     assert path_rates(part) == expected

@@ -320,7 +320,10 @@ def test_rates_that_differ_by_less_than_their_noise_are_not_called_larger(tmp_pa
         for number, block in enumerate(line.get("rates", ())):
             line["rates"][block] = [0.501, 0.499] if number else [0.499, 0.501]
     words = read(report(write_run(tmp_path / "run", config=make_config(data), lines=lines))).words
-    assert "Neither path leads: α and β are less than 5 % apart, which another seed can turn round, in 4 blocks of 4." in words
+    assert (
+        "Neither path leads: α and β are less than 5 % apart, which another seed can turn round, in 4 blocks of 4."
+        in words
+    )
     assert "leads in" not in words
     assert words.count("too close") == len(BLOCKS)
 
