@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from acmix.cli.app import DataOption, DeviceOption, app, console, is_first_process
+from acmix.cli.app import DeviceOption, app, console, is_first_process
 from acmix.cli.complete import configurations, settings
 from acmix.train.terminal import say
 
@@ -26,7 +26,9 @@ def train(
             metavar="KEY=VALUE...", help="Settings to change, such as train.epochs=2.", autocompletion=settings
         ),
     ] = None,
-    data: DataOption = "",
+    data: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder with train/ and val/; without val/, set data.split.")
+    ] = "",
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder. [default: runs/CONFIG]")] = None,
     device: DeviceOption = "",
 ) -> None:

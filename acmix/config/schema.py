@@ -141,6 +141,14 @@ class Data(Section):
     val_split: Name = Field(default="val", examples=["validation"])
     """Name of the validation split. hfids/ and wds/ take "name|SAMPLES" as above."""
 
+    split: float | None = Field(default=None, gt=0.0, lt=1.0, examples=[0.2])
+    """Share of the images that is held out for validation. For a folder, list or tar file without validation images:
+    train/<class>/, or folders of classes alone. Each class gives its share, at least one image if it has two. null:
+    validation images are those of `data.val_split`."""
+
+    split_seed: NonNegativeInt = Field(default=0, examples=[1])
+    """Which images `data.split` holds out. `train.seed` has no part in it."""
+
     img_size: int = Field(default=224, ge=1, le=LARGEST_IMG_SIZE, examples=[256])
     """Pixels a side of what the network sees. Not set, or auto: what the weights that the run starts from were trained
     with (`model.checkpoint`, `model.pretrained`), else the default."""
@@ -174,6 +182,16 @@ class Data(Section):
         if not isinstance(values, dict):
             return values
         return {key: value for key, value in values.items() if key not in WEIGHTS_DECIDE or value != "auto"}
+
+    @model_validator(mode="after")
+    def has_images_to_split(self) -> Self:
+        """Refuses to hold images out of what only a reader of timm's can list."""
+        if self.split is not None and self.format != "auto":
+            raise ValueError(
+                f"data.split={self.split:g} is for folders, lists and tar files; with data.format={self.format}, leave "
+                "it out and name a validation split in data.val_split"
+            )
+        return self
 
     @field_validator("crop_pct")
     @classmethod

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from acmix.config import Data
-from acmix.data.sources import Files, Source, data_folder, open_source
+from acmix.data.sources import Files, Source, data_folder, has_lists, holds, open_source
 from acmix.errors import UsageError
 from acmix.names import places
 
@@ -44,8 +44,7 @@ def labels_follow_names(data: Data) -> bool:
     """Whether labels are places in the sorted names of folders, rather than numbers that the data gives."""
     if data.format != "auto":
         return False
-    root = data_folder(data)
-    return not any((root / f"{each}_list.txt").is_file() for each in (data.train_split, data.val_split))
+    return not has_lists(data_folder(data), data)
 
 
 def as_trained(data: Data, classes: list[str]) -> Trained | None:
@@ -68,13 +67,14 @@ def open_trained(data: Data, split: str, trained: Trained) -> Source:
         UsageError: as `open_source`; the split has classes that the model does not know, or nobody can tell which
             they are.
     """
+    data, notes = with_its_own_validation(data)
     by_name = labels_follow_names(data)
-    if by_name and trained.are_named:
+    if by_name and trained.are_named and data.split is None:
         # the split's own names, whatever else train/ has
         own = data.train_split if split == "train" else data.val_split
-        source = open_source(data.model_copy(update={"train_split": own}), split)
+        source = open_source(data.model_copy(update={"train_split": own}), split, advise=False)
     else:
-        source = open_source(data, split)
+        source = open_source(data, split, advise=False)
     found = source.classes
     targets = source.targets
     if isinstance(source, Files) and not by_name and found != trained.names:
@@ -82,10 +82,19 @@ def open_trained(data: Data, split: str, trained: Trained) -> Source:
     used = np.unique(targets).tolist()
     table = labels(found, trained, data.dir or data.format, used=used, follow_names=by_name)
     classes, targets = list(trained.names), np.array(table, dtype=np.int64)[targets]
+    notes = [*source.notes, *notes]
     if isinstance(source, Files):
-        return replace(source, classes=classes, targets=targets)
-    source.classes, source.targets = classes, targets  # type: ignore[attr-defined,misc]
+        return replace(source, classes=classes, targets=targets, notes=notes)
+    source.classes, source.targets, source.notes = classes, targets, notes  # type: ignore[attr-defined,misc]
     return source
+
+
+def with_its_own_validation(data: Data) -> tuple[Data, list[str]]:
+    """Data with validation images of its own is measured on these, whatever the run held out of other data."""
+    if data.split is None or not holds(data_folder(data), data, "val"):
+        return data, []
+    note = f"measured on {data.val_split}, which {data.dir} has; the run held out images by data.split={data.split:g}"
+    return data.model_copy(update={"split": None}), [note]
 
 
 def labels(

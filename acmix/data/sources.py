@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -18,9 +19,10 @@ from timm.data.readers.reader_factory import create_reader
 from acmix.config import Data
 from acmix.data.lists import list_classes, read_list
 from acmix.data.scan import LeftOut, entries, is_folder, is_passed_over, natural_key, walk_images
+from acmix.data.split import held_out
 from acmix.data.tars import Pieces, read_tar
 from acmix.errors import UsageError
-from acmix.names import places
+from acmix.names import places, shown
 
 
 class Source(Protocol):
@@ -56,18 +58,20 @@ class Source(Protocol):
         ...
 
 
-def open_source(data: Data, split: str) -> Source:
-    """Finds a split's images as `data.format` says.
+def open_source(data: Data, split: str, *, advise: bool = True) -> Source:
+    """Finds a split's images as `data.format` and `data.split` say.
 
     Args:
-        data: gives dir, format, train_split and val_split.
+        data: gives dir, format, train_split, val_split, split and split_seed.
         split: "train" or "val"; the labels of "val" follow the classes of "train".
+        advise: whether an error may advise to set `data.split`, which a run can do and an evaluation cannot.
 
     Returns:
         The split, readable in any order.
 
     Raises:
-        UsageError: nothing there, or something there that cannot be a labelled set of images.
+        UsageError: nothing there, something there that cannot be a labelled set of images, or validation images where
+            `data.split` would hold out others.
     """
     assert split in ("train", "val")
     if data.format.lower().startswith("hfds/"):
@@ -75,13 +79,93 @@ def open_source(data: Data, split: str) -> Source:
     if data.format != "auto":
         raise UsageError(f"data.format={data.format!r} is unknown; expected auto, wds/, hfds/NAME or hfids/NAME")
     root = data_folder(data)
-    names = (data.train_split, data.val_split)
+    if data.split is not None:
+        return open_part(root, data, split)
     name = split_name(data, split)
-    if any((root / f"{each}_list.txt").is_file() for each in names):
+    if not holds(root, data, split):
+        raise missing(root, data, split, advise=advise)
+    if has_lists(root, data):
         return open_list(root, name, data.train_split)
     if not (root / name).is_dir() and (root / f"{name}.tar").is_file():
         return Tar(root, name, data.train_split)
     return open_folder(root, name, data.train_split)
+
+
+def has_lists(root: Path, data: Data) -> bool:
+    """Whether list files say what the splits are."""
+    return any((root / f"{each}_list.txt").is_file() for each in (data.train_split, data.val_split))
+
+
+def holds(root: Path, data: Data, split: str) -> bool:
+    """Whether a data folder has a split: a list where there are lists, else a folder or a tar file."""
+    name = split_name(data, split)
+    if has_lists(root, data):
+        return (root / f"{name}_list.txt").is_file()
+    return (root / name).is_dir() or (root / f"{name}.tar").is_file()
+
+
+def missing(root: Path, data: Data, split: str, *, advise: bool) -> UsageError:
+    """What to say where a data folder lacks a split."""
+    name, train = split_name(data, split), data.train_split
+    said = f"{root} has no {name}/ folder; expected {name}/<class>/<image files> in it"
+    if has_lists(root, data):
+        said = f"{root} has no {name}_list.txt; expected lines of `path label` in it, as in the other list file"
+    if advise and split == "val" and holds(root, data, "train"):
+        said += f", or data.split=0.2 to hold out a part of {train} for validation"
+    elif advise and split == "train" and not holds(root, data, "val") and has_class_folders(root):
+        said += "; if its own folders are the classes, add data.split=0.2 to hold out a part for validation"
+    return UsageError(said)
+
+
+def has_class_folders(root: Path) -> bool:
+    """Whether some folder in it holds an image."""
+    return any(any(walk_images(root / name)) for name in subfolders(root))
+
+
+def open_part(root: Path, data: Data, split: str) -> Source:
+    """The part of the only split there is that `data.split` holds out ("val"), or the rest ("train")."""
+    assert data.split is not None
+    train = data.train_split
+    if holds(root, data, "val"):
+        raise UsageError(
+            f"{root} has validation images ({data.val_split}), and data.split={data.split:g} would hold out others; "
+            "leave data.split out, or move them away"
+        )
+    if has_lists(root, data):
+        whole: Files | Tar = open_list(root, train, train)
+    elif not (root / train).is_dir() and (root / f"{train}.tar").is_file():
+        whole = Tar(root, train, train)
+    else:
+        # a folder of classes, with or without train/ around them
+        inner = train if is_split(root, train) else ""
+        whole = open_folder(root, inner, inner)
+    held = held_out(whole.keys(), whole.targets, data.split, data.split_seed, where=str(root))
+    if split == "train":
+        return whole.part(~held, whole.notes)
+    return whole.part(held, held_out_notes(whole, held, data))
+
+
+def is_split(root: Path, name: str) -> bool:
+    """Whether a folder is there and is a split: not one of several classes, with images directly in it."""
+    if not (root / name).is_dir():
+        return False
+    others = [other for other in subfolders(root) if other != name and any(walk_images(root / other))]
+    return not others or has_class_folders(root / name)
+
+
+def held_out_notes(whole: Files | Tar, held: np.ndarray, data: Data) -> list[str]:
+    """What was held out, and of which classes nothing could be."""
+    notes = [
+        f"{held.sum()} of {len(held)} images are held out by data.split={data.split:g}, "
+        f"data.split_seed={data.split_seed}"
+    ]
+    counts = np.bincount(whole.targets, minlength=len(whole.classes))
+    without = (counts > 0) & (np.bincount(whole.targets[held], minlength=len(whole.classes)) == 0)
+    if without.any():
+        names = [shown(whole.classes[label]) for label in np.flatnonzero(without)]
+        some = ", ".join(names[:3] + ["…"] * (len(names) > 3))
+        notes.append(f"{len(names)} of {len(counts)} classes have a single image, which is trained on: {some}")
+    return notes
 
 
 def split_name(data: Data, split: str) -> str:
@@ -135,6 +219,14 @@ class Files:
     def open(self, index: int) -> str:
         return self.name(index)
 
+    def keys(self) -> list[bytes]:
+        """What tells each image from every other, on every machine."""
+        return self.paths.tolist()
+
+    def part(self, chosen: np.ndarray, notes: Sequence[str]) -> Files:
+        """The chosen rows, in their order, in the same classes."""
+        return replace(self, paths=self.paths[chosen], targets=self.targets[chosen], notes=notes)
+
 
 def open_folder(root: Path, split: str, train_split: str) -> Files:
     """Reads ROOT/SPLIT/<class>/**/<image>; the classes are the folders of the training split that hold an image.
@@ -142,14 +234,13 @@ def open_folder(root: Path, split: str, train_split: str) -> Files:
     timm's folder reader is not used: it names a class by its innermost folder and drops unknown classes silently.
     """
     folder = root / split
-    if not folder.is_dir():
-        raise UsageError(f"{root} has no {split}/ folder; expected {split}/<class>/<image files> in it")
     left_out = LeftOut()
     images = {name: list(walk_images(folder / name, left_out)) for name in subfolders(folder)}
     left_out.empty = [name for name, paths in images.items() if not paths]
     images = {name: sorted(paths) for name, paths in images.items() if paths}
     if not images:
-        raise UsageError(f"{folder} holds no images; expected {split}/<class>/ folders with image files in them")
+        inside = os.path.join(split, "<class>", "")
+        raise UsageError(f"{folder} holds no images; expected {inside} folders with image files in them")
     classes = list(images)
     if split != train_split and (root / train_split).is_dir():
         classes = [name for name in subfolders(root / train_split) if any(walk_images(root / train_split / name))]
@@ -220,6 +311,19 @@ class Tar:
 
     def open(self, index: int) -> IO[bytes]:
         return self.pieces.read(int(self.index.starts[index]), int(self.index.sizes[index]))
+
+    def keys(self) -> list[bytes]:
+        """What tells each image from every other: its class and its name, as tars in the tar may use a name again."""
+        folders = [os.fsencode(self.classes[label]) for label in self.targets.tolist()]
+        return [folder + b"/" + name for folder, name in zip(folders, self.index.names.tolist(), strict=True)]
+
+    def part(self, chosen: np.ndarray, notes: Sequence[str]) -> Tar:
+        """The chosen rows, in their order, in the same classes."""
+        some = copy(self)
+        columns = {key: getattr(self.index, key)[chosen] for key in ("names", "labels", "starts", "sizes")}
+        some.index, some.targets, some.notes = replace(self.index, **columns), self.targets[chosen], [*notes]
+        some.pieces = Pieces(self.file)
+        return some
 
 
 class HuggingFace:

@@ -221,6 +221,7 @@ SUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 # what the released layout can express of ours: the same
 EXPRESSIBLE: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "data.split": (lambda value: value is None, "it validates on a folder of its own"),
     "data.crop_pct": (lambda value: value in (224 / 256, 1.0), "it knows 0.875 and 1.0"),
     "data.mean": (lambda value: list(value) == [0.485, 0.456, 0.406], "it always takes ImageNet's mean"),
     "data.std": (lambda value: list(value) == [0.229, 0.224, 0.225], "it always takes ImageNet's deviation"),

@@ -19,7 +19,11 @@ from acmix.config import Config, known_keys, validate
 from acmix.errors import UsageError
 from acmix.train.optim import Schedule, lr_scale, warmup_steps
 
-ANOTHER_RUN = ("model.name", "optimizer.name", "train.ema_decay", "train.seed", "model.num_classes")
+ANOTHER_RUN = (
+    *("model.name", "optimizer.name", "train.ema_decay", "train.seed", "model.num_classes"),
+    # images that were trained on would be validated on
+    *("data.split", "data.split_seed"),
+)
 NETWORK = ("model.in_chans", "model.conv_path", "model.add_conv_path", "model.freeze", "model.args.")
 SCHEDULE = ("train.epochs", "optimizer.lr", "optimizer.base_batch_size", "schedule.")
 # an argument that the constructor of the network was not given
