@@ -18,6 +18,7 @@ from acmix.benchmark.published.headline import costs, headline
 from acmix.benchmark.record import COLUMNS, write_rows
 from acmix.cli.commands import app
 from acmix.models import count
+from tests.support.pages import commands
 from tests.support.paths import ROOT
 from tests.support.processes import script
 
@@ -99,9 +100,9 @@ def test_the_python_of_a_page_runs_as_written(page, tmp_path, monkeypatch):
 
 
 def commands_of(page):
-    """The lines of a page's shell blocks, as lists of words; lines with placeholders are left out."""
+    """The commands of a page's shell blocks, as lists of words; those with placeholders are left out."""
     for block in re.findall(r"```bash\n(.*?)```", read(page), flags=re.DOTALL):
-        for line in block.splitlines():
+        for line in commands(block):
             words = shlex.split(line, comments=True)
             if words and not {"...", "N"} & set(words):
                 yield words
