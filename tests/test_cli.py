@@ -168,7 +168,7 @@ def test_python_dash_m_acmix_is_the_command() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["infer", "acmix_resnet26", "--seconds", "-1"], "--seconds -1; expected a number of seconds from 0"),
+        (["infer", "acmix_resnet26", "--seconds", "-1"], "--seconds -1; expected a number of seconds from 1"),
         (["train", "--seconds", "nan"], "--seconds nan; expected"),
         (["ops", "--seconds", "inf"], "--seconds inf; expected"),
         (["data", "--seconds", "-1"], "--seconds -1; expected"),

@@ -17,7 +17,8 @@ SCRIPTS = {
     "speed": ("published.speed", "models, layers and operators beside their peers; --tables rewrites the documents"),
     "families": ("published.families", "every model beside its form without the convolution path"),
     "models": ("published.counts", "parameters and multiply-adds of every model, beside the paper's"),
-    "acmix2d": ("published.layer_costs", "what the layer ACmix2d costs beside a 3x3 convolution"),
+    "landscape": ("published.landscape", "ACmix-Swin-T beside ConvNeXt, Swin, CoAtNet, MaxViT and ResNet-50"),
+    "acmix2d": ("published.layer_costs", "memory and multiply-adds of the layer ACmix2d beside a 3x3 convolution"),
     "upgrade": ("published.upgrades", "timm's models trained with and without added convolution paths"),
     "digits": ("published.digits", "finished training runs side by side"),
     "leaving": ("leaving", "every family in every format that leaves PyTorch, read where acmix is not"),
@@ -27,7 +28,7 @@ SCRIPTS = {
 
 def usage() -> str:
     """What can be measured, a line each."""
-    names = [f"  {name:<9} {what}" for name, (_, what) in SCRIPTS.items()]
+    names = [f"  {name:<10} {what}" for name, (_, what) in SCRIPTS.items()]
     return "\n".join(
         [
             "usage: python -m acmix.benchmark WHAT [options]      from the root of a checkout",

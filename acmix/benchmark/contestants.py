@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
+from typing import TYPE_CHECKING
 
 import timm
 import torch
@@ -20,6 +21,9 @@ from acmix.benchmark.pairs import Candidate, Measurement, Subject, compare
 from acmix.benchmark.record import lines
 from acmix.benchmark.steps import Contestant, Setting, build, runner
 from acmix.errors import UsageError
+
+if TYPE_CHECKING:
+    from acmix.benchmark.budget import Budget
 
 OURS = "acmix"
 
@@ -61,6 +65,7 @@ def compare_networks(
     ceilings: Ceilings,
     seconds: float,
     compiled: bool = False,
+    budget: Budget | None = None,
     say: Callable[[str], object] = print,
 ) -> list[Measurement]:
     """Checks models, each once, and only then times each of ours, in turn with each of its peers or alone.
@@ -72,18 +77,27 @@ def compare_networks(
         ceilings: of this machine.
         seconds: how long the rounds of a pair last.
         compiled: also measure them under `torch.compile`, both sides.
+        budget: instead of `seconds`: every pair gets its share of it.
         say: prints a line.
     """
     measured = []
     for both in (False, True)[: 1 + compiled]:
         subject = subject_of(name, setting, compiled=both)
+        if budget is not None and not budget.begin(f"{name} {setting.dtype}, checking"):
+            budget.leave_out(max(1, len(ours) * max(1, len(peers))) - 1)
+            continue
         sides = [[replace(each, compiled=both) for each in side] for side in (ours, peers)]
         # all checks come first: a training step moves the statistics of batch norms
         found = {id(each): faults(each, setting) for side in sides for each in side}
         first = [candidate(each, setting, found[id(each)], counted=True) for each in sides[0]]
         second = [candidate(each, setting, found[id(each)]) for each in sides[1]]
         for a, b in product(first, second or [None]):
-            measured.append(compare(subject, a, b, ceilings=ceilings, device=setting.device, seconds=seconds))
+            beside = "" if b is None else f" beside {b.name}"
+            if budget is not None and not budget.begin(f"{name} {setting.dtype}, {a.name}{beside}"):
+                continue
+            measured.append(
+                compare(subject, a, b, ceilings=ceilings, device=setting.device, seconds=seconds, budget=budget)
+            )
             for line in lines(measured[-1]):
                 say(line)
     return measured
@@ -108,10 +122,10 @@ def candidate(contestant: Contestant, setting: Setting, wrong: Sequence[str], *,
     return Candidate(contestant.name, run, lambda: wrong, flops=flops, resident_mib=resident)
 
 
-def profile(contestant: Contestant, setting: Setting) -> dict[str, float]:
-    """Milliseconds in each group of operators; see `where`."""
+def profile(contestant: Contestant, setting: Setting, runs: int = where.RUNS) -> dict[str, float]:
+    """Milliseconds in each group of operators, over so many runs; see `where`."""
     run, _ = runner(contestant, setting)
-    return where.time_by_group(run, setting.device)
+    return where.time_by_group(run, setting.device, runs)
 
 
 @contextmanager

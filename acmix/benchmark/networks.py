@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import timm
 import torch
@@ -14,8 +15,11 @@ from acmix.benchmark import scaling, where
 from acmix.benchmark.contestants import compare_networks, contestants, memory_suffices, peer_of, profile
 from acmix.benchmark.machine import Ceilings, best_dtype, check_batch_size, default_device, measured_ceilings
 from acmix.benchmark.pairs import Measurement
-from acmix.benchmark.steps import Setting
+from acmix.benchmark.steps import Contestant, Setting
 from acmix.errors import UsageError
+
+if TYPE_CHECKING:
+    from acmix.benchmark.budget import Budget
 
 PEERS = ("timm", "plain", "reference")
 # on a GPU that of the published recipe
@@ -36,6 +40,7 @@ def benchmark_networks(
     plot: Path | None = None,
     device: torch.device | None = None,
     ceilings: Ceilings | None = None,
+    budget: Budget | None = None,
     say: Callable[[str], object] = print,
 ) -> list[Measurement]:
     """Checks models, measures them, alone or in turn with peers, and prints the original recipe's table.
@@ -54,6 +59,7 @@ def benchmark_networks(
         plot: also profile, print where the time goes, and draw it into this file.
         device: the GPU where there is one, by default.
         ceilings: of this machine; measured first by default.
+        budget: instead of `seconds`: every pair gets its share of it, and at least one round if it is the first.
         say: prints a line.
 
     Returns:
@@ -63,7 +69,7 @@ def benchmark_networks(
         UsageError: a name or peer that does not exist, more processes than GPUs, a batch that does not fit into memory.
     """
     device = device or default_device()
-    batch_size = BATCH_SIZES.get(device.type, 8) if batch_size is None else batch_size
+    batch_size = default_batch_size(device) if batch_size is None else batch_size
     dtypes = dtypes or (best_dtype(device),)
     check_arguments(names, phase, against, batch_size)
     scaling.announce(processes, say)
@@ -75,17 +81,30 @@ def benchmark_networks(
         for dtype in dtypes:
             setting = Setting(phase, dtype, batch_size, img_size, device)
             if processes > 1:
-                found = scaling.measure(name, setting, processes, seconds, say)
+                found = scaling.measure(name, setting, processes, seconds, say, budget)
+            elif budget is not None and budget.done_units and not budget.left:
+                budget.leave_out(len(against) or 1)
+                continue
             else:
                 assert ceilings is not None
+                if budget is not None:
+                    budget.doing(f"{name} {dtype}, building")
                 with memory_suffices(name, batch_size):
                     ours = contestants(name, setting)
                     peers = [peer for each in against if (peer := peer_of(ours[0], name, each, setting, say))]
                     found = compare_networks(
-                        name, ours, peers, setting, ceilings=ceilings, seconds=seconds, compiled=compiled, say=say
+                        name,
+                        ours,
+                        peers,
+                        setting,
+                        ceilings=ceilings,
+                        seconds=seconds,
+                        compiled=compiled,
+                        budget=budget,
+                        say=say,
                     )
                     if plot is not None:
-                        spent |= {f"{each.name} {dtype}": profile(each, setting) for each in [*ours[:1], *peers]}
+                        spent |= profiles([*ours[:1], *peers], setting, budget)
             for line in scaling.recipe_table(found, processes):
                 say(line)
             measured += found
@@ -96,6 +115,24 @@ def benchmark_networks(
             where.save_plot(spent, f"{name}, {phase}, batch {batch_size}", file)
             say(f"drawn: {file}")
     return measured
+
+
+def profiles(
+    each_side: Sequence[Contestant], setting: Setting, budget: Budget | None = None
+) -> dict[str, dict[str, float]]:
+    """Where the time of several models goes; over fewer runs where time is up."""
+    spent = {}
+    for each in each_side:
+        if budget is not None:
+            budget.doing(f"profile of {each.name} {setting.dtype}")
+        runs = where.RUNS if budget is None or budget.left else 1
+        spent[f"{each.name} {setting.dtype}"] = profile(each, setting, runs)
+    return spent
+
+
+def default_batch_size(device: torch.device) -> int:
+    """Images a card and step."""
+    return BATCH_SIZES.get(device.type, 8)
 
 
 def check_arguments(names: Sequence[str], phase: str, against: Sequence[str], batch_size: int) -> None:

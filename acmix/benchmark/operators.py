@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,13 +17,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from acmix import ops
 from acmix.benchmark.machine import DTYPES, Ceilings, check_batch_size, default_device, measured_ceilings
-from acmix.benchmark.pairs import Candidate, Measurement, Subject, compare
+from acmix.benchmark.pairs import Candidate, Measurement, Subject, compare, sample
 from acmix.benchmark.peers import PEERS, flex_attention_in_neighbourhoods, flex_why_not
-from acmix.benchmark.record import WRONG, lines
+from acmix.benchmark.record import WRONG, counted, lines
 from acmix.errors import UsageError
 from acmix.ops import dispatch
 from acmix.ops.cases import Case
 from acmix.testing.judge import PEER_SLACK, Truth, doubled, results, truth_of
+
+if TYPE_CHECKING:
+    from acmix.benchmark.budget import Budget
 
 PHASES = ("forward", "forward+backward")
 
@@ -42,6 +45,7 @@ def benchmark_operators(
     at: Sequence[Case] | None = None,
     device: torch.device | None = None,
     ceilings: Ceilings | None = None,
+    budget: Budget | None = None,
     say: Callable[[str], object] = print,
 ) -> list[Measurement]:
     """Measures every implementation that can run beside the reference and beside PyTorch's own means.
@@ -56,6 +60,7 @@ def benchmark_operators(
         at: shapes; those of `shapes` by default.
         device: the GPU where there is one, by default.
         ceilings: of this machine; measured first by default.
+        budget: instead of `seconds`: every pair gets its share of it.
         say: prints a line.
 
     Returns:
@@ -65,23 +70,51 @@ def benchmark_operators(
         UsageError: no such operator.
     """
     device = device or default_device()
-    unknown = [name for name in operators if name not in dispatch.OPERATORS]
-    if unknown:
-        raise UsageError(f"no operator {unknown[0]!r}; there are {', '.join(dispatch.OPERATORS)}")
-    check_batch_size(batch_size)
+    check_operators(operators, batch_size)
     ceilings = ceilings or measured_ceilings(device, dtypes, say)
     chosen = at if at is not None else [shape for name in operators or dispatch.OPERATORS for shape in shapes(name)]
     measured = []
     for shape in chosen:
         for dtype in dtypes:
+            at_shape = f"{shape.operator} {shape.name} {dtype}"
+            if budget is not None and not budget.begin(f"{at_shape}, checking"):
+                budget.leave_out(pairs_at(shape.operator) - 1)
+                continue
             for ours, peer, subject in pairs(shape, batch_size, dtype, device, say):
-                found = compare(subject, ours, peer, ceilings=ceilings, device=device, seconds=seconds)
+                if budget is not None and not budget.begin(
+                    f"{at_shape} {subject.phase}, {ours.name} beside {peer.name}"
+                ):
+                    continue
+                found = compare(subject, ours, peer, ceilings=ceilings, device=device, seconds=seconds, budget=budget)
                 measured.append(found)
                 for line in lines(found):
                     say(line)
     for line in tables(measured):
         say(line)
     return measured
+
+
+def check_operators(operators: Sequence[str], batch_size: int) -> None:
+    """Refuses what cannot be measured."""
+    unknown = [name for name in operators if name not in dispatch.OPERATORS]
+    if unknown:
+        raise UsageError(f"no operator {unknown[0]!r}; there are {', '.join(dispatch.OPERATORS)}")
+    check_batch_size(batch_size)
+
+
+def least_seconds(case: Case, batch_size: int, device: torch.device) -> float:
+    """How long the check of a shape and one round take at least, about: from the reference on one image."""
+    one = replace(case, map_size=(1, *case.map_size[1:]))
+    tensors = one.tensors(torch.float32, device)
+    with ops.use("reference"):
+        took = sample(lambda: results(one.call, tensors), 1, device)
+    # the reference in float64 and in the tensors' format, and both sides of a pair forward and with backward
+    return 4 * batch_size * took
+
+
+def pairs_at(operator: str) -> int:
+    """How many pairs there are at a shape where one implementation of ours runs, about."""
+    return len(PHASES) * (1 + len(PEERS.get(operator, {})))
 
 
 def tables(measured: Sequence[Measurement]) -> list[str]:
@@ -98,7 +131,7 @@ def tables(measured: Sequence[Measurement]) -> list[str]:
             rows.append((shape, in_phases(of_shape, "time_ms"), *cells))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         divided = f"speed-up over X = time of X ÷ time of {ours}"
-        made += ["", f"{name}, {dtype}, {images} images: forward / forward with backward; {divided}"]
+        made += ["", f"{name}, {dtype}, {counted(images, 'image')}: forward / forward with backward; {divided}"]
         made += ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return made
 
@@ -108,7 +141,7 @@ def in_phases(measured: Sequence[Measurement], figure: str) -> str:
     cells = []
     for phase in PHASES:
         speed = [each.speed for each in measured if each.subject.phase == phase][:1]
-        cells += [WRONG if each is None else f"{getattr(each, figure):.3g}" for each in speed]
+        cells += [WRONG if each is None else f"{getattr(each, figure):.3g}" for each in speed] or ["–"]
     return " / ".join(cells)
 
 

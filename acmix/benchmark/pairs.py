@@ -12,10 +12,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
 from acmix.benchmark.machine import Ceilings, peak_mib, synchronize
+
+if TYPE_CHECKING:
+    from acmix.benchmark.budget import Budget
 
 LEAST_ROUNDS = 5
 # a clock reading costs a microsecond, so that a sample of this length is exact to a thousandth
@@ -120,6 +124,7 @@ def compare(
     ceilings: Ceilings,
     device: torch.device,
     seconds: float,
+    budget: Budget | None = None,
 ) -> Measurement:
     """Checks a candidate and its peer, and only then times them in turn; without a peer, the candidate alone.
 
@@ -129,17 +134,26 @@ def compare(
         ceilings: of this machine, measured in this process.
         device: where both run.
         seconds: how long the rounds last; at least five rounds are done.
+        budget: instead of `seconds`: the pair gets its share of it, warm-up and all, and at least one round.
 
     Returns:
         The measurement; without a speed where a side is wrong.
     """
     sides = [ours] if peer is None else [ours, peer]
     name = None if peer is None else peer.name
+    until = math.inf if budget is None else time.perf_counter() + budget.share()
     wrong = tuple(f"{each.name}: {fault}" for each in sides for fault in each.faults())
     if wrong:
+        if budget is not None:
+            budget.finish()
         return Measurement(subject, ours.name, name, None, wrong)
-    rounds = time_in_turn([each.run for each in sides], device=device, seconds=seconds)
-    memory = [add(peak_mib(each.run, device), each.resident_mib) for each in sides]
+    runs = [each.run for each in sides]
+    rounds = time_in_turn(runs, device=device, seconds=seconds, until=until, budget=budget)
+    memory: list[float | None] = [None] * len(sides)
+    if time.perf_counter() + sum(rounds[-1]) <= until:
+        memory = [add(peak_mib(each.run, device), each.resident_mib) for each in sides]
+    if budget is not None:
+        budget.finish(missing_seconds=(LEAST_ROUNDS - len(rounds)) * sum(rounds[-1]))
     own = statistics.median(times[0] for times in rounds)
     ceiling = ceilings.flops_per_second.get(subject.dtype)
     speed = Speed(
@@ -164,22 +178,46 @@ def compare(
 
 
 def time_in_turn(
-    runs: Sequence[Callable[[], object]], *, device: torch.device, seconds: float
+    runs: Sequence[Callable[[], object]],
+    *,
+    device: torch.device,
+    seconds: float,
+    until: float = math.inf,
+    budget: Budget | None = None,
 ) -> list[tuple[float, ...]]:
-    """Seconds that a run of each took, round by round, after a warm-up."""
-    samples = [partial(sample, run, warmed_up(run, device), device) for run in runs]
+    """Seconds that a run of each took, round by round, after a warm-up.
+
+    Args:
+        runs: the sides.
+        device: where they run.
+        seconds: how long the rounds last; at least five are done.
+        until: with a budget, when all must be over, as `time.perf_counter` has it; at least one round is done.
+        budget: is told of the rounds.
+    """
+    samples = [partial(sample, run, warmed_up(run, device, until), device) for run in runs]
     rounds: list[tuple[float, ...]] = []
-    began = time.perf_counter()
-    while len(rounds) < LEAST_ROUNDS or time.perf_counter() - began < seconds:
+    began = before = time.perf_counter()
+    while True:
+        if budget is not None:
+            budget.doing(budget.work, f"round {len(rounds) + 1}")
         rounds.append(tuple(each() for each in samples))
-    return rounds
+        now = time.perf_counter()
+        # the next round and the run whose memory is measured must fit, too
+        if budget is not None and now + (now - before) + sum(rounds[-1]) > until:
+            return rounds
+        if budget is None and len(rounds) >= LEAST_ROUNDS and now - began >= seconds:
+            return rounds
+        before = now
 
 
-def warmed_up(run: Callable[[], object], device: torch.device) -> int:
-    """Runs it until it is at its speed; returns how many runs make a sample long enough for the clock."""
-    for _ in range(WARMUP_RUNS.get(device.type, 2)):
-        run()
+def warmed_up(run: Callable[[], object], device: torch.device, until: float = math.inf) -> int:
+    """Runs it until it is at its speed, or short of time; how many runs make a sample long enough for the clock."""
     seconds = sample(run, 1, device)
+    for _ in range(WARMUP_RUNS.get(device.type, 2)):
+        # as much again, and a round of each side
+        if time.perf_counter() + 4 * seconds > until:
+            return repeats_of(seconds)
+        seconds = sample(run, 1, device)
     if seconds < LONG_SECONDS:
         seconds = sample(run, 1, device)
     return repeats_of(seconds)
@@ -209,7 +247,9 @@ def sample(run: Callable[[], object], repeats: int, device: torch.device) -> flo
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """A quarter, half and three quarters of the way through the sorted values."""
+    """A quarter, half and three quarters of the way through the sorted values; of one value that value."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return low, middle, high
 

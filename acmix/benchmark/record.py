@@ -67,14 +67,18 @@ def lines(measured: Measurement) -> list[str]:
 
 def speed_up_of(measured: Measurement, speed: Speed) -> str:
     """A speed-up, and in words what is divided by what; above 1, the candidate is faster."""
-    spread = f"quartiles {speed.speed_up_low:.2f} to {speed.speed_up_high:.2f}, " if speed.speed_up_low else ""
+    spread = (
+        f"quartiles {speed.speed_up_low:.2f} to {speed.speed_up_high:.2f}, "
+        if speed.speed_up_low and speed.rounds > 1
+        else ""
+    )
     divided = f"time for an image, {measured.peer} ÷ {measured.candidate}"
     return f"speed-up over {measured.peer}: {speed.speed_up:.2f} ({divided}; {spread}{counted(speed.rounds, 'round')})"
 
 
-def counted(number: int, what: str) -> str:
+def counted(number: int, what: str, plural: str = "s") -> str:
     """A number of things, `1 round` or `5 rounds`."""
-    return f"{number} {what}{'s' if number != 1 else ''}"
+    return f"{number} {what}{plural if number != 1 else ''}"
 
 
 def beside_peer(ours: str, theirs: float | None, form: str) -> str:

@@ -10,7 +10,9 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,13 +22,14 @@ import torch
 from torch import nn
 
 from acmix.benchmark.contestants import compare_networks, contestants, memory_suffices, subject_of
-from acmix.benchmark.machine import default_device, measure_ceilings
+from acmix.benchmark.machine import PRODUCT_SECONDS, default_device, measure_ceilings
 from acmix.benchmark.pairs import WARMUP_RUNS, Measurement, Speed, Subject, repeats_of, sample
-from acmix.benchmark.record import lines
+from acmix.benchmark.record import counted, lines
 from acmix.benchmark.steps import Setting, runner
 from acmix.errors import UsageError
 
 if TYPE_CHECKING:
+    from acmix.benchmark.budget import Budget
     from acmix.train.distributed import World
 
 PHASES = {"train": "training", "infer": "inference"}
@@ -40,6 +43,7 @@ class Task:
         name: of the model.
         phase, dtype, batch_size, img_size: as of a `Setting`.
         seconds: how long one process alone measures.
+        until: instead of `seconds`: when all must be over, as `time.time` has it; 0 where nothing says.
         rounds, repeats: how often N processes step, so that all step equally often; 0 for one process alone.
         result: the file to write to.
     """
@@ -50,6 +54,7 @@ class Task:
     batch_size: int
     img_size: int
     seconds: float
+    until: float
     rounds: int
     repeats: int
     result: str
@@ -72,7 +77,12 @@ def announce(processes: int, say: Callable[[str], object]) -> None:
 
 
 def measure(
-    name: str, setting: Setting, processes: int, seconds: float, say: Callable[[str], object] = print
+    name: str,
+    setting: Setting,
+    processes: int,
+    seconds: float,
+    say: Callable[[str], object] = print,
+    budget: Budget | None = None,
 ) -> list[Measurement]:
     """Measures a model in one process, then in N at once.
 
@@ -82,6 +92,7 @@ def measure(
         processes: N.
         seconds: how long the one process measures; the N do as many steps.
         say: prints a line.
+        budget: instead of `seconds`: one process gets a share of it, and N processes the next.
 
     Returns:
         One card's measurement and, where that is right, the N cards'.
@@ -91,17 +102,24 @@ def measure(
     """
     from acmix.train.launch import threads_shared_out
 
-    task = Task(name, setting.phase, setting.dtype, setting.batch_size, setting.img_size, seconds, 0, 0, "")
+    if budget is not None and not budget.begin(f"{name} {setting.dtype}, one card"):
+        budget.leave_out(1)
+        return []
+    until = 0.0 if budget is None else time.time() + budget.share()
+    task = Task(name, setting.phase, setting.dtype, setting.batch_size, setting.img_size, seconds, until, 0, 0, "")
     subject = subject_of(name, setting)
     with threads_shared_out(processes):
-        told = in_processes(1, task)
+        told = in_processes(1, task, budget)
         speed = None if told["speed"] is None else Speed(**told["speed"])
         found = [
             Measurement(subject, told["candidate"], None, speed, tuple(told["wrong"]), told["machine"]),
         ]
         if speed is not None:
             again = replace(task, rounds=speed.rounds, repeats=repeats_of(speed.time_ms / 1000))
-            found.append(together(subject, found[0], in_processes(processes, again), processes))
+            if budget is not None:
+                budget.doing(f"{name} {setting.dtype}, {processes} cards")
+                again = replace(again, until=time.time() + budget.share())
+            found.append(together(subject, found[0], in_processes(processes, again, budget), processes))
     for each in found:
         for line in lines(each):
             say(line)
@@ -123,21 +141,25 @@ def together(subject: Subject, single: Measurement, told: dict[str, Any], proces
     return Measurement(subject, f"{single.candidate}, {processes} cards", single.candidate, speed, (), told["machine"])
 
 
-def in_processes(processes: int, task: Task) -> dict[str, Any]:
-    """Runs N measuring processes; what the first of them wrote."""
+def in_processes(processes: int, task: Task, budget: Budget | None = None) -> dict[str, Any]:
+    """Runs N measuring processes, of which the first tells how far it is; what it wrote."""
     from acmix.train.agent import Machines, run_workers
 
     with tempfile.TemporaryDirectory(prefix="acmix_benchmark_") as folder:
         result = Path(folder) / "result.json"
         told = json.dumps({**asdict(task), "result": str(result)})
         command = [sys.executable, "-m", "acmix.benchmark.scaling", told]
-        outcome = run_workers(processes, command, Machines(), grace_seconds=5)
+        with nullcontext() if budget is None else budget.handed_over():
+            outcome = run_workers(processes, command, Machines(), grace_seconds=5)
         if outcome.status in (130, 143):
             raise SystemExit(outcome.status)
         if outcome.status:
             what = outcome.message or f"a measuring process ended with status {outcome.status}; its own words are above"
             raise UsageError(what)
-        return json.loads(result.read_text(encoding="utf-8"))
+        told = json.loads(result.read_text(encoding="utf-8"))
+    if budget is not None:
+        budget.finish(missing_seconds=told["missing_seconds"])
+    return told
 
 
 def recipe_table(measured: Sequence[Measurement], processes: int) -> list[str]:
@@ -149,6 +171,8 @@ def recipe_table(measured: Sequence[Measurement], processes: int) -> list[str]:
     """
     from acmix.train.log import provenance
 
+    if not measured:
+        return []
     single, last = measured[0], measured[-1]
     if single.speed is None or (processes > 1 and last.speed is None):
         return []
@@ -164,7 +188,7 @@ def recipe_table(measured: Sequence[Measurement], processes: int) -> list[str]:
     widths = {title: max(len(title), len(cell)) for title, cell in cells.items()}
     made = [
         f"{subject.name}, {subject.shape} px, {subject.dtype}: images/s in {PHASES[subject.phase]}, "
-        f"median of {single.speed.rounds} rounds",
+        f"median of {counted(single.speed.rounds, 'round')}",
         " | ".join(title.ljust(width) for title, width in widths.items()).rstrip(),
         "-|-".join("-" * width for width in widths.values()),
         " | ".join(cell.ljust(widths[title]) for title, cell in cells.items()).rstrip(),
@@ -179,21 +203,41 @@ def measure_here(task: Task) -> None:
     from acmix.train.distributed import join
     from acmix.train.log import provenance
 
-    with join() as world, memory_suffices(task.name, task.batch_size):
+    with join() as world, memory_suffices(task.name, task.batch_size), budget_of(task, world) as budget:
         setting = task.setting(world.device)
+        if budget is not None:
+            budget.doing(f"{task.name} {task.dtype}, {counted(world.size, 'card')}: building")
         ours = contestants(task.name, setting)[:1]
         found: dict[str, Any]
         if task.rounds:
-            found = {"step_seconds": time_together(runner(ours[0], setting, parallel(world, setting))[0], task, world)}
+            run, _ = runner(ours[0], setting, parallel(world, setting))
+            found = {"step_seconds": time_together(run, task, world, budget)}
         else:
-            ceilings = measure_ceilings(world.device, (task.dtype,))
+            ceilings = measure_ceilings(world.device, (task.dtype,), seconds=1.0 if task.until else PRODUCT_SECONDS)
             (measured,) = compare_networks(
-                task.name, ours, [], setting, ceilings=ceilings, seconds=task.seconds, say=lambda line: None
+                task.name,
+                ours,
+                [],
+                setting,
+                ceilings=ceilings,
+                seconds=task.seconds,
+                budget=budget,
+                say=lambda line: None,
             )
             found = {key: asdict(measured)[key] for key in ("candidate", "speed", "wrong")}
         if world.is_first:
             found["machine"] = provenance(world.device)["device"]
+            found["missing_seconds"] = 0.0 if budget is None else budget.missing_seconds
             Path(task.result).write_text(json.dumps(found), encoding="utf-8")
+
+
+def budget_of(task: Task, world: World) -> AbstractContextManager[Budget | None]:
+    """What is left of the command's time, as the first process tells it; nothing where there is no bound."""
+    if not task.until:
+        return nullcontext()
+    from acmix.benchmark.budget import Budget
+
+    return Budget(task.until - time.time(), shown=world.is_first)
 
 
 def parallel(world: World, setting: Setting) -> Callable[[nn.Module], nn.Module]:
@@ -206,13 +250,18 @@ def parallel(world: World, setting: Setting) -> Callable[[nn.Module], nn.Module]
     return partial(DistributedDataParallel, device_ids=device_ids, gradient_as_bucket_view=True)
 
 
-def time_together(run: Callable[[], object], task: Task, world: World) -> float:
+def time_together(run: Callable[[], object], task: Task, world: World, budget: Budget | None = None) -> float:
     """Seconds of a step, the median over rounds; a round is over when the slowest process is through."""
     import torch.distributed as dist
 
     for _ in range(WARMUP_RUNS.get(world.device.type, 2) + 1):
         run()
-    seconds = torch.tensor([sample(run, task.repeats, world.device) for _ in range(task.rounds)], dtype=torch.float64)
+    times = []
+    for number in range(task.rounds):
+        if budget is not None:
+            budget.doing(f"{task.name} {task.dtype}, {counted(world.size, 'card')}", f"round {number + 1}")
+        times.append(sample(run, task.repeats, world.device))
+    seconds = torch.tensor(times, dtype=torch.float64)
     if world.size > 1:
         dist.all_reduce(seconds, dist.ReduceOp.MAX, group=world.control)
     return statistics.median(seconds.tolist())

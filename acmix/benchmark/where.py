@@ -53,7 +53,7 @@ def time_by_group(run: Callable[[], object], device: torch.device, runs: int = R
         device: whose time counts: a GPU's own, where it runs there.
         runs: how many the mean is taken of.
     """
-    for _ in range(2):
+    for _ in range(min(2, runs)):
         run()
     synchronize(device)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]

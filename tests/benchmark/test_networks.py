@@ -65,9 +65,9 @@ def test_with_and_without_a_peer_it_is_one_measurement(
 
         monkeypatch.setattr(Setting, "batch", fed_batch)
         monkeypatch.setattr("acmix.benchmark.contestants.faults", noted)
-        monkeypatch.setattr("acmix.benchmark.networks.measured_ceilings", lambda *_: CEILINGS)
+        monkeypatch.setattr("acmix.benchmark.command.measured_ceilings", lambda *_, **__: CEILINGS)
         file = tmp_path / f"{form}.csv"
-        options = dict(batch_size=2, img_size=32, seconds=0.0, against=against, csv=file, say=said[form].append)
+        options = dict(batch_size=2, img_size=32, seconds=1.0, against=against, csv=file, say=said[form].append)
         assert command.models(phase, ["acmix_resnet26"], **options)  # type: ignore[arg-type]
         rows[form] = list(csv.DictReader(file.open(encoding="utf-8")))
     assert fed["alone"]

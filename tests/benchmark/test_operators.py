@@ -54,7 +54,7 @@ def test_an_operator_is_measured_beside_each_of_its_peers() -> None:
     )
     assert [each.wrong for each in found if each.speed is None] == []
     assert {each.peer for each in found} >= {"SDPA"}
-    assert [line.startswith("    ") for line in said[: 2 * len(found)]] == [False, True] * len(found)
+    assert [line.startswith("    ") for line in said[: 3 * len(found)]] == [False, True, True] * len(found)
 
 
 @pytest.fixture
@@ -81,8 +81,9 @@ def test_a_wrong_result_ends_the_command_with_status_1(
     wrong_implementation: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "ops.csv"
-    options = ["--operator", "conv_path", "--batch-size", "1", "--seconds", "0", "--csv", str(file)]
-    monkeypatch.setattr("acmix.benchmark.operators.shapes", lambda operator: SMALL[:1])
+    options = ["--operator", "conv_path", "--batch-size", "1", "--seconds", "1", "--csv", str(file)]
+    for module in ("operators", "command"):
+        monkeypatch.setattr(f"acmix.benchmark.{module}.shapes", lambda operator: SMALL[:1])
     monkeypatch.setattr(sys, "argv", ["acmix", "benchmark", "ops", *options])
     with pytest.raises(SystemExit) as end:
         cli.main()
@@ -109,15 +110,16 @@ def test_without_an_argument_every_operator_is_measured_and_has_a_table(
 ) -> None:
     small = {shape.operator: shape for shape in SMALL}
     assert small.keys() == set(dispatch.OPERATORS) == PEERS.keys()
-    monkeypatch.setattr("acmix.benchmark.operators.shapes", lambda operator: [small[operator]])
-    monkeypatch.setattr("acmix.benchmark.operators.measured_ceilings", lambda *_: CEILINGS)
-    monkeypatch.setattr(sys, "argv", ["acmix", "benchmark", "ops", "--batch-size", "1", "--seconds", "0"])
+    for module in ("operators", "command"):
+        monkeypatch.setattr(f"acmix.benchmark.{module}.shapes", lambda operator: [small[operator]])
+    monkeypatch.setattr("acmix.benchmark.command.measured_ceilings", lambda *_, **__: CEILINGS)
+    monkeypatch.setattr(sys, "argv", ["acmix", "benchmark", "ops", "--batch-size", "1", "--seconds", "20"])
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 0
     said = capfd.readouterr().out
     for operator in dispatch.OPERATORS:
-        head, titles, figures = said[said.index(f"\n{operator}, fp32, 1 images") :].splitlines()[1:4]
+        head, titles, figures = said[said.index(f"\n{operator}, fp32, 1 image:") :].splitlines()[1:4]
         assert "forward / forward with backward" in head
         assert [peer for peer in ("reference", *PEERS[operator]) if peer not in titles] == []
         assert small[operator].name in figures

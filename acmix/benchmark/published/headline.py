@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from acmix.benchmark.published.cells import ratio_of, table, three
 from acmix.benchmark.published.measured import FULL, PLAIN, RESNET, SHORT, STEP, SWIN, Found, Row, is_right, measured_on
@@ -95,7 +95,7 @@ def of_one_machine(found: Found) -> Found:
     for row in rows:
         machines.setdefault(row["machine"], []).append(row)
     best = max(machines.values(), key=lambda each: (len(each), max(row["date"] for row in each)), default=[])
-    return Found(rows=best, groups=[], costs=[], picture=False)
+    return replace(found, rows=best)
 
 
 def costs(found: Found) -> list[str]:

@@ -29,12 +29,15 @@ class Found:
         rows: of `speed_cpu.csv`.
         groups: of `speed_cpu_groups.csv`.
         costs: of `acmix2d.csv`, which `acmix2d.py` writes.
+        landscape, top1: of `landscape.csv`, which `landscape.py` writes, and of the accuracies beside it.
         picture: whether there is a `speed_cpu.png`.
     """
 
     rows: list[Row]
     groups: list[Row]
     costs: list[Row]
+    landscape: list[Row]
+    top1: list[Row]
     picture: bool
 
     def one(self, **cells: str) -> Row | None:
@@ -56,6 +59,8 @@ def read(results: Path) -> Found:
         rows=rows_of(results / "speed_cpu.csv"),
         groups=rows_of(results / "speed_cpu_groups.csv"),
         costs=rows_of(results / "acmix2d.csv"),
+        landscape=rows_of(results / "landscape.csv"),
+        top1=rows_of(results / "landscape_top1.csv"),
         picture=(results / "speed_cpu.png").is_file(),
     )
     for name, rows, key in (("speed_cpu.csv", found.rows, "speed_up"), ("speed_cpu_groups.csv", found.groups, "share")):

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import acmix
 from acmix.benchmark.published.cells import percent, range_of, ratio_of, table, three
 from acmix.benchmark.published.headline import costs, headline
+from acmix.benchmark.published.landscape import landscape
 from acmix.benchmark.published.measured import (
     FULL,
     SHORT,
@@ -179,6 +180,7 @@ TABLES: dict[str, Callable[[Found], list[str]]] = {
     "machine": machine,
     "headline": headline,
     "costs": costs,
+    "landscape": landscape,
     "targets": targets,
     "ceilings": ceilings,
     "floors": floors,

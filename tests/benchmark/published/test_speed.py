@@ -27,7 +27,9 @@ def test_a_line_is_measured_and_written(tmp_path: Path) -> None:
     assert [(row["candidate"], row["peer"]) for row in written] == [
         ("acmix", "3x3 convolution"),
         ("acmix", "released form"),
+        ("acmix", "3x3 convolution"),
     ]
+    assert [row["subject"] for row in written][1:] == ["ACmix2d(64, 64)", "ACmix2d(256, 256)"]
     assert all(float(row["speed_up"]) > 0 and row["commit"] and "thread" in row["machine"] for row in written)
 
 

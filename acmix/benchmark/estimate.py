@@ -1,0 +1,123 @@
+"""How long a measurement of models will take, before any is built: their operations over this machine's rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+import acmix
+from acmix.benchmark.machine import Ceilings
+from acmix.benchmark.pairs import LEAST_ROUNDS
+from acmix.benchmark.record import counted
+from acmix.benchmark.steps import CHECKED_IMAGES, CLASSES
+from acmix.errors import UsageError
+from acmix.models.count import cost_of
+from acmix.models.registry import takes_img_size
+from acmix.train.log import duration
+
+# The share of a large product's rate at which models ran where we measured them: 0.33 to 0.87, slowest in training.
+SHARE = 0.5
+# a training step is a forward pass and two like it
+STEPS = {"infer": 1, "train": 3}
+WHAT = {"infer": "forward pass", "train": "training step"}
+# a check takes the reference operators in float64, at half the rate, once more in its own format, and what is checked
+CHECKS = 5
+# warm-up, and the run whose memory is measured
+BESIDE_ROUNDS = 3
+# without --seconds: for what comes before the pairs, for each of them, and the most
+BEFORE, EACH, MOST = 20.0, 10.0, 600.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What measuring takes, about.
+
+    Args:
+        name: the slowest model.
+        step_seconds: of its training step or forward pass.
+        units: how many pairs, or models alone, there are.
+        least_seconds: of everything with one round a pair.
+        full_seconds: of everything with five.
+    """
+
+    name: str
+    step_seconds: float
+    units: int
+    least_seconds: float
+    full_seconds: float
+
+    def seconds(self) -> float:
+        """How long to measure where nobody says."""
+        return min(MOST, max(BEFORE + EACH * self.units, 1.2 * self.full_seconds))
+
+    def line(self, phase: str, seconds: float) -> str:
+        """What is expected, in a line."""
+        step = f"{1000 * self.step_seconds:.0f} ms" if self.step_seconds < 1 else duration(self.step_seconds)
+        slowest = f"about {step} a {WHAT[phase]} of {self.name}, " * (self.step_seconds > 0)
+        return f"{counted(self.units, 'measurement')}, {slowest}{duration(seconds)} at most; --seconds changes that"
+
+    def check(self, seconds: float, phase: str, batch_size: int) -> None:
+        """Refuses a time in which not even one round of every pair fits.
+
+        Raises:
+            UsageError: with the time that would do.
+        """
+        if self.least_seconds > seconds:
+            wanted = 5 * math.ceil(1.2 * self.full_seconds / 5)
+            step = f"a {WHAT[phase]} of {batch_size} images takes about {duration(self.step_seconds)} here"
+            raise UsageError(
+                f"{self.name}: {step}, too long for --seconds {seconds:g}; give --seconds {wanted}, or a smaller "
+                "--batch-size"
+            )
+
+
+def estimate(
+    names: Sequence[str],
+    *,
+    phase: str,
+    dtypes: Sequence[str],
+    peers: int,
+    batch_size: int,
+    img_size: int,
+    ceilings: Ceilings,
+    compiled: bool = False,
+    processes: int = 1,
+) -> Estimate:
+    """Counts what models compute and divides it by what this machine reaches.
+
+    Args:
+        names, phase, dtypes, batch_size, img_size, compiled, processes: as in `networks.benchmark_networks`.
+        peers: how many there are of each model; each is taken to be as slow.
+        ceilings: of this machine.
+    """
+    slowest, units, least, full = ("", 0.0), 0, 0.0, 0.0
+    for name in names:
+        image_flops = STEPS[phase] * forward_flops(name, img_size)
+        ours = name in acmix.list_models()
+        # for inference also the folded form
+        forms = 2 if ours and phase == "infer" and processes == 1 else 1
+        for dtype in dtypes:
+            image = image_flops / (SHARE * ceilings.flops_per_second[dtype] / processes)
+            step = batch_size * image
+            pairs = (forms * max(1, peers) if processes == 1 else 2) * (1 + compiled)
+            sides = 2 if peers else 1
+            checks = (forms + peers) * (1 + compiled) * CHECKS * CHECKED_IMAGES * image * ours
+            slowest, units = max(slowest, (name, step), key=lambda each: each[1]), units + pairs
+            least += checks + pairs * sides * step * (BESIDE_ROUNDS + 1)
+            full += checks + pairs * sides * step * (BESIDE_ROUNDS + LEAST_ROUNDS)
+    return Estimate(*slowest, units, least, full)
+
+
+def forward_flops(name: str, img_size: int) -> float:
+    """Floating point operations of a forward pass of one image; 0 where a model cannot be counted without weights."""
+    arguments = {"img_size": img_size} if takes_img_size(name) else {}
+    try:
+        with torch.device("meta"):
+            model = acmix.create_model(name, num_classes=CLASSES, **arguments)
+        return 2e9 * cost_of(model, img_size).gmacs
+    except (AssertionError, RuntimeError, ValueError, TypeError, NotImplementedError):
+        # what is wrong with it is said where it is built
+        return 0.0
