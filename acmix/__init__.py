@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from acmix.models import create_model, list_models
     from acmix.models.upgrade import add_conv_path
     from acmix.released import from_official, to_official
+    from acmix.tools.load import load
+    from acmix.tools.predict import predict
 
 __version__ = "0.1.0"
 
@@ -31,8 +33,10 @@ __all__ = [
     "fold",
     "from_official",
     "list_models",
+    "load",
     "ops",
     "path_rates",
+    "predict",
     "replace_conv",
     "to_official",
 ]
@@ -48,8 +52,10 @@ __getattr__, __dir__ = on_first_use(
         "fold": "acmix.layers.fold",
         "from_official": "acmix.released",
         "list_models": "acmix.models",
+        "load": "acmix.tools.load",
         "ops": "acmix",
         "path_rates": "acmix.layers",
+        "predict": "acmix.tools.predict",
         "replace_conv": "acmix.layers",
         "to_official": "acmix.released",
     },

@@ -20,7 +20,7 @@ app = typer.Typer(
 )
 console = new_console()
 
-CHECKPOINT = "A checkpoint of a run (checkpoints/best.pt), or a file that `acmix convert` wrote."
+CHECKPOINT = "A run folder, one of its checkpoints, or a file that `acmix convert` wrote."
 Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help=CHECKPOINT)]
 DataOption = Annotated[str, typer.Option("--data", metavar="DIR", help="Folder with train/ and val/.")]
 

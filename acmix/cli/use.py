@@ -57,29 +57,42 @@ def evaluate(
 
 @app.command()
 def predict(
-    checkpoint: Checkpoint,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="Checkpoint, run folder, export (.pt2, .onnx, TorchScript), or timm model's name.",
+        ),
+    ],
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE...", help="Files, folders, quoted patterns; - reads paths, one per line."),
+    ],
     top: Annotated[int, typer.Option(metavar="N", help="Number of classes to print.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write FILE.csv or FILE.jsonl instead of printing.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Images per forward pass.", min=1)] = 32,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Threads that read images. [default: the cores, at most 4]", min=0)
+    ] = None,
+    img_size: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="Side of the images, for an export of any size.", min=1)
+    ] = None,
+    device: DeviceOption = "auto",
 ) -> None:
-    """Print the most probable classes of images."""
-    from dataclasses import asdict
+    """Print the most probable classes of images.
 
-    from acmix.tools.predict import predict as run
+    For example: acmix predict runs/NAME photos/ --output found.csv
+    """
+    from acmix.tools.predict_command import run
 
-    unread = 0
-    for one in run(checkpoint, images, top):
-        unread += one.error is not None
-        if as_json:
-            typer.echo(to_json(asdict(one)))
-        elif one.error is None:
-            say(console, one.image)
-            for name, probability in one.classes:
-                say(console, f"  {probability:7.2%}  {name}")
-        if one.error is not None:
-            typer.echo(f"acmix: error: {one.error}", err=True)
-    if unread:
-        raise typer.Exit(2)
+    status = run(
+        source, images, top=top, as_json=as_json, output=output,
+        batch_size=batch_size, workers=workers, img_size=img_size, device=device,
+    )  # fmt: skip
+    raise typer.Exit(status)
 
 
 @app.command()

@@ -38,18 +38,25 @@ def read_image(
         UsageError: no such file, no regular one, an empty or truncated one, not an image, or one whose values have no
             known scale.
     """
-    path = source if isinstance(source, str | os.PathLike) else getattr(source, "name", "the image")
+    with warnings.catch_warnings():
+        # damaged EXIF, sizes between Pillow's limit and twice that: the pixels are unaffected
+        warnings.simplefilter("ignore")
+        return decoded(source, background=background, white=white)
+
+
+def decoded(
+    source: str | os.PathLike[str] | IO[bytes], *, background: Colour = WHITE, white: float | None = None
+) -> Image.Image:
+    """`read_image` for one of several threads: Python's filters of warnings belong to all of them."""
+    path = source if isinstance(source, str | os.PathLike) else getattr(source, "name", "in memory")
     try:
         if isinstance(source, str | os.PathLike) and not stat.S_ISREG(os.stat(source).st_mode):
             # to open a pipe may wait for ever
             raise OSError("a pipe, a socket or a device, an image file was expected")
-        with warnings.catch_warnings():
-            # damaged EXIF, sizes between Pillow's limit and twice that: the pixels are unaffected
-            warnings.simplefilter("ignore")
-            with Image.open(source) as image:
-                stored = raw_mode(image)
-                image.load()
-                return to_rgb(image, background, white, stored=stored)
+        with Image.open(source) as image:
+            stored = raw_mode(image)
+            image.load()
+            return to_rgb(image, background, white, stored=stored)
     except UnknownScaleError as error:
         raise UsageError(f"cannot read image {path}: {error}") from None
     except DECODE_ERRORS as error:

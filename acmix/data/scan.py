@@ -165,6 +165,12 @@ def is_image_entry(entry: os.DirEntry[str]) -> bool:
     return bool(kind) and entry.is_symlink() and not os.path.exists(entry.path)
 
 
+def is_image_file(path: str) -> bool:
+    """Whether a file that a pattern has met is an image, and none that is passed over."""
+    kind = kind_of(path)
+    return not is_passed_over(os.path.basename(path)) and (is_image(path) if kind is None else kind)
+
+
 def lineage(folder: str) -> frozenset[tuple[int, int]]:
     """A folder and those that it really lies in."""
     real = Path(os.path.realpath(folder))

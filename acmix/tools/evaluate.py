@@ -9,7 +9,7 @@ from acmix.data import Trained, UnreadableFiles, val_loader
 from acmix.errors import UsageError
 from acmix.tasks import Evaluation
 from acmix.tasks.classify import evaluate, tells_top5
-from acmix.train.checkpoint import restore_model
+from acmix.train.checkpoint import checkpoint_of, restore_model
 from acmix.train.distributed import join
 from acmix.train.optim import Precision
 
@@ -47,7 +47,7 @@ def evaluate_checkpoint(
     """Evaluates a checkpoint on a data folder's validation split; under torchrun the processes share it.
 
     Args:
-        checkpoint: best.pt, last.pt, or what `acmix convert` wrote.
+        checkpoint: a run folder, best.pt, last.pt, or what `acmix convert` wrote.
         data: as for training. The checkpoint's names of classes decide: the split may lack some of them, and `train/`
             may be missing.
         batch_size: images a process and forward pass; the run's own by default.
@@ -59,6 +59,7 @@ def evaluate_checkpoint(
         UsageError: the checkpoint, the data or the device cannot be used.
     """
     with join(device) as world:
+        checkpoint = checkpoint_of(checkpoint)
         restored = restore_model(checkpoint, world.device)
         updates: dict[str, object] = {"dir": data}
         if workers is not None:

@@ -70,6 +70,16 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         UsageError: no such file, truncated, hostile, or not one of ours.
     """
     contents = safe_load(path)
+    check(contents, path)
+    return contents
+
+
+def check(contents: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Refuses what is no checkpoint of ours, by what `safe_load` gave.
+
+    Raises:
+        UsageError: another format or version, or a part is missing.
+    """
     if contents.get("format") != FORMAT:
         raise UsageError(
             f"{path} is not a checkpoint of acmix; if it is an official one, run `acmix convert {path} NEW.pt` first"
@@ -79,7 +89,23 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     kinds = {"config": dict, "classes": list, "model": dict}
     if wrong := [key for key, kind in kinds.items() if not isinstance(contents.get(key), kind)]:
         raise UsageError(f"{path} lacks {', '.join(wrong)}; give a checkpoint that acmix wrote")
-    return contents
+
+
+def checkpoint_of(source: str | os.PathLike[str]) -> Path:
+    """The file that a CHECKPOINT argument means: itself, or a run folder's best.pt, else its last.pt.
+
+    Raises:
+        UsageError: a folder without either.
+    """
+    path = Path(os.path.expanduser(source))
+    if not os.path.isdir(path):
+        return path
+    files = [path / place / name for name in ("best.pt", "last.pt") for place in ("checkpoints", "")]
+    found = next((file for file in files if os.path.isfile(file)), None)
+    if found is None:
+        begun = "a run that has saved nothing yet" if (path / "config.yaml").is_file() else "no run folder"
+        raise UsageError(f"{path} is {begun}: it holds no checkpoints/best.pt or last.pt; give a checkpoint")
+    return found
 
 
 def restore_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Restored:
@@ -92,7 +118,12 @@ def restore_model(path: str | os.PathLike[str], device: str | torch.device = "cp
     Raises:
         UsageError: as `read`, or the weights or the names of the classes do not fit the model that the file names.
     """
-    contents = read(path)
+    return restored(safe_load(path), path, device)
+
+
+def restored(contents: dict[str, Any], path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Restored:
+    """`restore_model` of what `safe_load` gave."""
+    check(contents, path)
     config = validate(contents["config"], where=str(path))
     model = build_model(config)
     load_weights(model, contents.get("average") or contents["model"], str(path))

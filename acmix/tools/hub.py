@@ -1,0 +1,159 @@
+"""Models with published weights: timm's names, repositories of the Hugging Face hub, folders with copies of them."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import timm
+from huggingface_hub import constants
+from timm.data import ImageNetInfo, infer_imagenet_subset
+from timm.models import PretrainedCfg
+from torch import nn
+
+from acmix.errors import UsageError
+
+REPOSITORY, FOLDER = "hf-hub:", "local-dir:"
+# a snapshot of a repository has it
+HUB_CONFIG = "config.json"
+# seconds
+PATIENCE = 5.0
+
+
+def hub_name(source: str) -> str:
+    """What timm builds for a source: a repository, a folder that holds a copy of one, or a model's name; "" for none.
+
+    Raises:
+        UsageError: one of our own names, which have no published weights.
+    """
+    if source.startswith((REPOSITORY, "hf_hub:")):
+        return REPOSITORY + source[len(REPOSITORY) :]
+    if os.path.isdir(source):
+        return FOLDER + source if is_snapshot(Path(source)) else ""
+    architecture = source.partition(".")[0]
+    if architecture.startswith("acmix_") and timm.is_model(architecture):
+        raise UsageError(f"{source} has no published weights; give a checkpoint, or a run folder of `acmix train`")
+    return source if timm.is_model(architecture) else ""
+
+
+def near_names(source: str) -> list[str]:
+    """The model of timm's that a source may have been meant to be."""
+    return difflib.get_close_matches(source, timm.list_models(pretrained=True) + timm.list_models(), n=1, cutoff=0.8)
+
+
+def is_snapshot(folder: Path) -> bool:
+    """Whether a folder is a copy of a repository: its configuration names an architecture."""
+    try:
+        content = json.loads((folder / HUB_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "architecture" in content
+
+
+def load_hub(name: str, source: str) -> tuple[nn.Module, list[str], bool]:
+    """Builds a model and loads its published weights.
+
+    Args:
+        name: what `hub_name` gave.
+        source: what the user gave, for messages.
+
+    Returns:
+        The model in evaluation mode, its names of classes, and whether they are names.
+
+    Raises:
+        UsageError: no such weights, or they cannot be had.
+    """
+    cfg = None if ":" in name else configuration(name)
+    if ":" not in name and not (cfg and cfg.has_weights):
+        tagged = timm.list_models(f"{name.partition('.')[0]}.*", pretrained=True)
+        raise UsageError(f"timm has no weights {source!r}; there are: {', '.join(tagged[:8]) or 'none of this model'}")
+    with quick_if_offline(server_of(cfg) if not name.startswith(FOLDER) else "") as reached:
+        try:
+            model = timm.create_model(name, pretrained=True).eval()
+        except (OSError, RuntimeError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
+            said = " ".join(str(error).split())[:200] or type(error).__name__
+            if not reached:
+                raise UsageError(
+                    f"cannot reach {server_of(cfg)} for the weights of {source!r}, which were not downloaded before; "
+                    "check the connection, or give a folder with the repository's config.json and model.safetensors"
+                ) from None
+            raise UsageError(f"cannot load the published weights of {source!r}: {said}; check the name") from None
+    names = class_names(model)
+    return model, names or [str(number) for number in range(getattr(model, "num_classes", 0))], bool(names)
+
+
+def configuration(name: str) -> PretrainedCfg | None:
+    """What timm knows of a name's weights; None for a tag that it does not know."""
+    try:
+        return timm.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError:
+        return None
+
+
+def server_of(cfg: PretrainedCfg | None) -> str:
+    """Where weights are downloaded from."""
+    if cfg is not None and cfg.url and not cfg.hf_hub_id:
+        return str(cfg.url)
+    return constants.ENDPOINT
+
+
+@contextmanager
+def quick_if_offline(server: str) -> Iterator[bool]:
+    """Lets the hub's client look at what was downloaded before alone, where the server cannot be reached.
+
+    By itself it tries each of several files six times, which takes a minute.
+    """
+    offline = constants.HF_HUB_OFFLINE
+    reached = not server or (not offline and is_reachable(server))
+    try:
+        if not reached:
+            constants.HF_HUB_OFFLINE = True
+        yield reached
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+
+
+def is_reachable(server: str) -> bool:
+    """Whether a server answers, whatever it says; through the proxy that the environment names."""
+    try:
+        with urlopen(Request(server, method="HEAD"), timeout=PATIENCE):
+            return True
+    except HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+def class_names(model: Any) -> list[str]:
+    """The names that go with published weights: those that they bring along, or ImageNet's, as timm ships them.
+
+    ImageNet has several classes of one name, such as two kinds of crane: these carry their number in WordNet.
+    """
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    outputs = getattr(model, "num_classes", 0)
+    labels = cfg.get("label_names")
+    described = cfg.get("label_descriptions")
+    if isinstance(labels, (list, tuple)) and len(labels) == outputs:
+        if isinstance(described, dict):
+            return [str(described.get(label, label)) for label in labels]
+        return [str(label) for label in labels]
+    subset = infer_imagenet_subset(model)
+    if subset is None or outputs != cfg.get("num_classes"):
+        return []
+    imagenet = ImageNetInfo(subset)
+    if imagenet.num_classes() != outputs:
+        return []
+    labels, found = imagenet.label_names(), imagenet.label_descriptions()
+    assert isinstance(found, list)
+    seen: dict[str, int] = {}
+    for name in found:
+        seen[name] = seen.get(name, 0) + 1
+    return [name if seen[name] == 1 else f"{name} ({label})" for name, label in zip(found, labels, strict=True)]

@@ -1,0 +1,211 @@
+"""A trained model in one call: built as trained, from whatever a user has of it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from timm.models._hub import save_for_hf
+
+import acmix
+from acmix.config import Config
+from acmix.data.image import evaluation_transform, read_image
+from acmix.errors import UsageError
+from acmix.models.build import build_model
+from acmix.tools import hub
+from acmix.tools.convert import convert
+from acmix.tools.load import info_of, load
+from acmix.train.checkpoint import read, restore_model, save
+from acmix.train.loop import train
+from tests.support.checks import Hostile
+from tests.support.paths import DATA
+from tests.support.tiny import CLASSES, tiny_config, tree
+
+TOY = DATA / "official_checkpoint_toy.pth"
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder, with an average of the weights."""
+    output = tmp_path_factory.mktemp("load") / "run"
+    train(tiny_config(data, "train.epochs=1"), output)
+    return output
+
+
+@pytest.fixture(scope="module")
+def picture(data: Path) -> Path:
+    return next((data / "val" / "class_00").iterdir())
+
+
+def logits(model: torch.nn.Module, picture: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(picture[None])[0]
+
+
+def test_a_run_folder_gives_its_best_checkpoint_as_trained(run: Path, picture: Path) -> None:
+    model, info = acmix.load(run)
+    expected = restore_model(run / "checkpoints" / "best.pt")
+    assert info.path == run / "checkpoints" / "best.pt"
+    assert (info.kind, info.model, info.are_named) == ("checkpoint", expected.config.model.name, True)
+    assert info.classes == [f"class_{number:02d}" for number in range(CLASSES)]
+    assert (info.img_size, info.in_chans, info.crop_pct, info.epoch) == (32, 3, 1.0, 1)
+    assert info.top1 == read(info.path)["metrics"]["top1"]
+    assert info.config == expected.config
+    assert not model.training
+    prepared = info.transform(picture)
+    assert torch.equal(prepared, evaluation_transform(expected.config.data)(read_image(picture)))
+    assert torch.equal(logits(model, prepared), logits(expected.model, prepared))
+
+
+def test_a_run_in_its_middle_gives_the_average_of_last_pt(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    shutil.copy(run / "checkpoints" / "last.pt", tmp_path / "checkpoints")
+    model, info = load(tmp_path)
+    assert info.path == tmp_path / "checkpoints" / "last.pt"
+    average = read(info.path)["average"]
+    assert all(torch.equal(value, average[name]) for name, value in model.state_dict().items())
+    # the folder of the checkpoints itself, and a home folder, are understood too
+    assert load(tmp_path / "checkpoints")[1].path == tmp_path / "checkpoints" / "last.pt"
+
+
+def test_the_transform_takes_a_picture_in_any_form(run: Path, picture: Path) -> None:
+    transform = load(run)[1].transform
+    image = Image.open(picture)
+    array = np.asarray(image)
+    expected = transform(picture)
+    forms = [str(picture), picture.read_bytes(), image, array, torch.from_numpy(array.copy()).permute(2, 0, 1)]
+    assert all(torch.equal(transform(form), expected) for form in forms)
+    with open(picture, "rb") as file:
+        assert torch.equal(transform(file), expected)
+    for wrong, said in ((array / 255, "array of float64"), (array[None], r"expected \(H, W\)"), (7, "is a int")):
+        with pytest.raises(UsageError, match=said):
+            transform(wrong)
+
+
+def test_the_info_travels_with_copies_and_folded_forms(run: Path) -> None:
+    model, info = load(run)
+    forms = [copy.deepcopy(model), acmix.fold(model), torch.nn.DataParallel(model), torch.compile(model)]
+    forms.append(pickle.loads(pickle.dumps(model)))
+    assert [getattr(info_of(form), "classes", None) for form in forms] == [info.classes] * 5
+    assert info_of(torch.nn.Linear(1, 1)) is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "size"),
+    [
+        (["model.in_chans=1", "data.img_size=56"], (1, 56, 56)),
+        (["model.in_chans=4"], None),
+        (["model.num_classes=3", "data.mean=[0.1, 0.2, 0.3]", "data.interpolation=random"], (3, 32, 32)),
+    ],
+)
+def test_sizes_and_channels_are_those_of_the_checkpoint(
+    picture: Path, tmp_path: Path, overrides: list[str], size: tuple[int, ...] | None
+) -> None:
+    config = Config.model_validate(tree("", *overrides))
+    classes = [str(number) for number in range(config.model.num_classes)]
+    save(tmp_path / "x.pt", dict(
+        config=config.model_dump(mode="json"), classes=classes, named=False, step=0, epoch=0, metrics={},
+        model=build_model(config).state_dict(),
+    ))  # fmt: skip
+    model, info = load(tmp_path / "x.pt", device="cpu")
+    assert (info.classes, info.are_named, info.top1, info.epoch) == (classes, False, None, None)
+    assert info.in_chans == config.model.in_chans
+    if size is None:
+        with pytest.raises(UsageError, match="it reads 4 channels"):
+            info.transform(picture)
+        return
+    assert info.transform(picture).shape == size
+    assert logits(model, info.transform(picture)).shape == (config.model.num_classes,)
+    assert len(info.mean) == size[0]
+
+
+def test_a_released_checkpoint_gives_what_converting_it_gives(picture: Path, tmp_path: Path) -> None:
+    model, info = load(TOY)
+    for ours in (tmp_path / "ours.pt", tmp_path / "ours.safetensors"):
+        convert(TOY, ours)
+        converted, other = load(ours)
+        assert (other.kind, info.kind) == ("checkpoint", "released checkpoint")
+        assert (other.classes, other.img_size, other.are_named) == (info.classes, info.img_size, False)
+        prepared = info.transform(picture)
+        assert torch.equal(logits(model, prepared), logits(converted, other.transform(picture)))
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path) -> Path:
+    """A copy of a repository of the hub, as a machine without a network has it."""
+    model = timm.create_model("resnet10t")
+    (tmp_path / "repository").mkdir()
+    save_for_hf(model, tmp_path / "repository")
+    return tmp_path / "repository"
+
+
+def test_published_weights_bring_their_preparation_and_their_names(snapshot: Path, picture: Path) -> None:
+    model, info = load(snapshot)
+    assert (info.kind, info.model, info.img_size, info.crop_pct) == ("published weights", "resnet10t", 176, 0.875)
+    assert (len(info.classes), len({*info.classes}), info.are_named) == (1000, 1000, True)
+    assert info.classes[0] == "tench, Tinca tinca"
+    # two kinds have that name
+    assert [name for name in info.classes if name.startswith("crane")] == ["crane (n02012849)", "crane (n03126707)"]
+    assert logits(model, info.transform(picture)).shape == (1000,)
+
+
+def test_without_a_network_a_name_of_the_hub_is_one_line_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "is_reachable", lambda server: False)
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    began = time.monotonic()
+    for name in ("resnet18.a1_in1k", "resnet18", "hf-hub:nobody/nothing"):
+        with pytest.raises(UsageError, match=f"cannot reach .* for the weights of '{name}'"):
+            load(name)
+    assert time.monotonic() - began < 10
+    assert not hub.constants.HF_HUB_OFFLINE
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("", "no checkpoint is given"),
+        ("nothing.pt", "there is no checkpoint nothing.pt"),
+        ("{folder}", "is no run folder: it holds no checkpoints/best.pt or last.pt"),
+        ("{begun}", "is a run that has saved nothing yet"),
+        ("acmix_resnet26", "acmix_resnet26 has no published weights"),
+        ("resnet18.nothing", "timm has no weights 'resnet18.nothing'; there are: resnet18.a1_in1k"),
+        ("resnt18", "did you mean 'resnet18'?"),
+        ("someone/something", "write hf-hub:someone/something"),
+        ("{hostile}.pt", "refused, nothing was executed"),
+        ("{hostile}.pt2", "refused, nothing was executed"),
+        ("{hostile}.pth", "refused, nothing was executed"),
+        ("{hostile}.onnx", "is damaged, or not ONNX"),
+        ("{weights}", "is no checkpoint of acmix and none of the released code"),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_line(tmp_path: Path, source: str, said: str) -> None:
+    places = {name: tmp_path / name for name in ("folder", "begun", "hostile", "weights")}
+    places["folder"].mkdir()
+    places["begun"].mkdir()
+    (places["begun"] / "config.yaml").write_text("")
+    for suffix in (".pt", ".pt2", ".pth", ".onnx"):
+        content = {"model": Hostile(tmp_path / "executed")}
+        places["hostile"].with_suffix(suffix).write_bytes(pickle.dumps(content, protocol=2))
+    torch.save(torch.nn.Linear(2, 2).state_dict(), places["weights"])
+    with pytest.raises(UsageError) as caught:
+        load(source.format(**places))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_options_of_exports_are_refused_elsewhere(run: Path) -> None:
+    with pytest.raises(UsageError, match="img_size and classes are for exports"):
+        load(run, img_size=64)
+    with pytest.raises(UsageError, match="device 'cuda7' is unknown"):
+        load(run, device="cuda7")
