@@ -16,6 +16,7 @@ import math
 import re
 import warnings
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -109,7 +110,8 @@ class Session:
     def __init__(self, path: Path) -> None:
         try:
             import onnxruntime
-            from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+            state: Any = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
         except ImportError:
             raise UsageError(f"{path} needs onnxruntime; run pip install onnxruntime") from None
         self.path = path
