@@ -50,7 +50,7 @@ def test_every_help_fits_one_screen(acmix) -> None:
         (["train", "{tiny}", "--data", "/no/such/place"], "/no/such/place"),
         (["train", "{tiny}"], "add --data DIR"),
         (["train", "{tiny}", "--data", "{data}", "train.epoch=3"], "did you mean 'train.epochs'?"),
-        (["train", "{tiny}", "--data", "{data}", "train.epochs=many"], "train.epochs='many'"),
+        (["train", "{tiny}", "--data", "{data}", "train.epochs=many"], "train.epochs=many: input"),
         (["train", "{tiny}", "--data", "{data}", "epochs"], "is not of the form section.key=value"),
         (["train", "{tiny}", "--data", "{data}", "model.num_classes=9"], "add model.num_classes=4"),
         (["train", "{tiny}", "--data", "{data}", "train.precision=fp16"], "needs a GPU"),

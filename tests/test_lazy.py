@@ -40,7 +40,7 @@ def loaded(arguments: list[str], place: Path, **variables: str) -> tuple[str, se
         (["trai"], "Did you mean 'train'?"),
         (["train", "acmix_swin_digit"], "acmix_swin_digits"),
         (["train", "acmix_swin_digits", "train.epoch=2"], "'train.epochs'"),
-        (["train", "acmix_swin_digits", "train.epochs=two"], "train.epochs='two'"),
+        (["train", "acmix_swin_digits", "train.epochs=two"], "train.epochs=two: "),
         (["train", "acmix_swin_digits", "--fast"], "No such option: --fast"),
         (["benchmark", "--help"], "Measure the speed"),
         (["config"], "  train.epochs "),

@@ -171,7 +171,7 @@ def test_mistakes_about_odd_names_end_in_one_line(place):
         (["evaluate", place / "[" / "none].pt", "--data", place], "/[/none].pt; check the path"),
         (["convert", place / "[" / "none].pt", place / "x.pt"], "/[/none].pt to convert"),
         (["report", place / "[" / "none]"], "/[/none] is not a run folder"),
-        (["train", config, f"data.{NO_UTF_8}\n=1"], "the command line: data="),
+        (["train", config, f"data.{NO_UTF_8}\n=1"], "data.caf\\xe9\\n=1: data="),
         (["train", config, f"--{NO_UTF_8}"], r"caf\xe9"),
         (["models", "[/red"], "no model matches '[/red'"),
         (["evaluate", 300 * "a", "--data", "x"], "there is no checkpoint aaa"),

@@ -53,11 +53,11 @@ def test_a_single_key_holds_on_either_side_of_a_preset() -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("augment=ligth", "augment='ligth': no such preset; did you mean 'light'? expected none, light, recipe"),
+        ("augment=ligth", "augment=ligth: no such preset; did you mean 'light'? expected none, light, recipe"),
         ("augment=Recipe", "did you mean 'recipe'?"),
-        ("augment=strong", "augment='strong': no such preset; expected none, light, recipe, or single keys"),
+        ("augment=strong", "augment=strong: no such preset; expected none, light, recipe, or single keys"),
         ("augment=0", "augment=0: no such preset; expected none"),
-        ("augment=[light]", "augment=['light']: no such preset"),
+        ("augment=[light]", "augment=[light]: no such preset"),
         ("augment={mixp: 1}", "unknown key 'augment.mixp'; did you mean 'augment.mixup'?"),
         ("augment.scale=light", "augment.scale="),
     ],
@@ -65,7 +65,7 @@ def test_a_single_key_holds_on_either_side_of_a_preset() -> None:
 def test_what_is_no_preset_is_one_line(override: str, said: str) -> None:
     with pytest.raises(UsageError) as error:
         augment(override)
-    assert str(error.value).startswith(f"the command line: {said}") or said in str(error.value)
+    assert said in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from copy import deepcopy
 from importlib import resources
 from pathlib import Path
 from types import UnionType
@@ -66,9 +67,40 @@ def complete(tree: dict[str, Any], overrides: list[str] | tuple[str, ...], where
     `section=value`, as `augment=light`, replaces a whole section of the tree; then come single keys, so that
     `augment.mixup=0.2` holds on either side of `augment=light`.
     """
+    completed = applied(tree, overrides)
+    try:
+        return Config.model_validate(completed)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise UsageError(describe(problem, where, blamed(problem, tree, overrides))) from None
+
+
+def applied(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of the tree with overrides: whole sections before single keys."""
+    tree = deepcopy(tree)
     for override in sorted(overrides, key=lambda override: "." in override.partition("=")[0]):
         apply_override(tree, override)
-    return validate(tree, where, typed=[override.partition("=")[0].strip() for override in overrides])
+    return tree
+
+
+def blamed(problem: Any, tree: dict[str, Any], overrides: Sequence[str]) -> str:
+    """The overrides that a problem comes from, as they were typed; "" where it lies in the tree itself."""
+    place = f"{key_of(problem)}."
+    of_it = [override for override in overrides if f"{override.partition('=')[0].strip()}.".startswith(place)]
+    if len(place.split(".")) > 2 and of_it:
+        return of_it[-1]
+    # a problem of several settings: those without which there is none, or all where the tree is sound
+    each = [one for one in overrides if is_sound(applied(tree, [other for other in overrides if other is not one]))]
+    return ", ".join(each or of_it or (overrides if is_sound(tree) else []))
+
+
+def is_sound(tree: dict[str, Any]) -> bool:
+    """Whether the schema takes a tree."""
+    try:
+        Config.model_validate(tree)
+    except ValidationError:
+        return False
+    return True
 
 
 def find(source: str | os.PathLike[str]) -> Path:
@@ -153,47 +185,50 @@ def is_text(key: Sequence[str]) -> bool:
     return str in kinds and not any(get_origin(each) is tuple for each in kinds)
 
 
-def validate(tree: dict[str, Any], where: str = "configuration", typed: Sequence[str] = ()) -> Config:
+def validate(tree: dict[str, Any], where: str = "configuration") -> Config:
     """Checks a tree of plain dictionaries and returns it typed.
 
     Args:
         tree: sections of settings.
         where: what holds them, for messages.
-        typed: keys that do not come from there but from the command line.
 
     Raises:
         UsageError: an unknown key, a value of the wrong type.
     """
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"]) + "."
-        if any(f"{each}.".startswith(key) or key.startswith(f"{each}.") for each in typed):
-            where = "the command line"
-        raise UsageError(f"{where}: {describe(problem)}") from None
+    return complete(tree, [], where)
 
 
-def describe(problem: Any) -> str:
-    """One line for one of pydantic's problems."""
-    # behind a section and its key stand places in lists, and pydantic's names of types
-    key = ".".join(str(part) for part in problem["loc"][:2])
+def key_of(problem: Any) -> str:
+    """The section, or the key in it, that one of pydantic's problems is about."""
+    # behind them stand places in lists, and pydantic's names of types
+    return ".".join(str(part) for part in problem["loc"][:2])
+
+
+def describe(problem: Any, where: str, override: str = "") -> str:
+    """One line for one of pydantic's problems, led by what holds it: an override as it was typed, else a file."""
+    key = key_of(problem)
+    lead = override or where
     # YAML also has keys that are no text
-    if problem["type"] not in ("extra_forbidden", "invalid_key"):
-        said = problem["msg"].removeprefix("Value error, ")
-        if said.startswith(f"{key}."):
-            return said
-        if problem["type"] == "missing":
-            said = "expected one value more"
-        quotes = isinstance(problem["input"], (int, float)) and problem["type"] == "string_type"
-        place = (
-            f"{key}[{problem['loc'][2]}]" if len(problem["loc"]) > 2 and isinstance(problem["loc"][-1], int) else key
-        )
-        return f"{place}={problem['input']!r}: {said[:1].lower()}{said[1:]}{'; put text in quotes' * quotes}"
-    section = key.partition(".")[0] + "."
-    there = [known for known in known_keys() if known.startswith(section)] or list(Config.model_fields)
-    hint = did_you_mean_key(key) or f"there are: {', '.join(there)}"
-    return f"unknown key {key!r}; {hint}"
+    if problem["type"] in ("extra_forbidden", "invalid_key"):
+        section = key.partition(".")[0] + "."
+        there = [known for known in known_keys() if known.startswith(section)] or list(Config.model_fields)
+        return f"{lead}: unknown key {key!r}; {did_you_mean_key(key) or 'there are: ' + ', '.join(there)}"
+    said = problem["msg"].removeprefix("Value error, ")
+    if said.startswith(f"{key}."):
+        # it names the key itself
+        return said if said.startswith(override.partition("=")[0] or " ") else f"{lead}: {said}"
+    if problem["type"] == "missing":
+        said = "expected one value more"
+    if problem["type"] == "model_type":
+        said = f"expected single settings, such as {next(each for each in known_keys() if each.startswith(key))}=VALUE"
+    if isinstance(problem["input"], (int, float)) and problem["type"] == "string_type":
+        said += "; put text in quotes"
+    is_item = len(problem["loc"]) > 2 and isinstance(problem["loc"][-1], int)
+    place = f"{key}[{problem['loc'][2]}]" if is_item else key
+    said = f"{said[:1].lower()}{said[1:]}"
+    if override.partition("=")[0].strip() == place:
+        return f"{override}: {said}"
+    return f"{lead}: {place}={problem['input']!r}: {said}"
 
 
 def did_you_mean_key(key: str) -> str:
