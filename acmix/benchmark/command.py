@@ -24,6 +24,7 @@ from acmix.benchmark.networks import PEERS, benchmark_networks, check_arguments,
 from acmix.benchmark.operators import benchmark_operators, check_operators, least_seconds, pairs_at, shapes
 from acmix.benchmark.pairs import LEAST_ROUNDS, Measurement
 from acmix.benchmark.record import rows, write_rows
+from acmix.benchmark.scaling import check_processes
 from acmix.errors import UsageError
 from acmix.names import shown
 from acmix.ops.dispatch import OPERATORS
@@ -83,6 +84,7 @@ def models(
     peers = PEERS if "all" in against else against
     batch_size = default_batch_size(device) if batch_size is None else batch_size
     check_arguments(names, phase, peers, batch_size)
+    check_processes(processes)
     with Budget(seconds or PRODUCT_SECONDS) as budget:
         ceilings, dtypes = look_ahead(dtypes or [best_dtype(device)], device, seconds, force, budget, say)
         need = estimate(

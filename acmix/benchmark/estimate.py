@@ -27,6 +27,8 @@ WHAT = {"infer": "forward pass", "train": "training step"}
 CHECKS = 5
 # warm-up, and the run whose memory is measured
 BESIDE_ROUNDS = 3
+# a process that measures begins with importing PyTorch and timm
+START = 10.0
 # without --seconds: for what comes before the pairs, for each of them, and the most
 BEFORE, EACH, MOST = 20.0, 10.0, 600.0
 
@@ -41,6 +43,7 @@ class Estimate:
         units: how many pairs, or models alone, there are.
         least_seconds: of everything with one round a pair.
         full_seconds: of everything with five.
+        start_seconds: of processes, a part of both.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Estimate:
     units: int
     least_seconds: float
     full_seconds: float
+    start_seconds: float = 0.0
 
     def seconds(self) -> float:
         """How long to measure where nobody says."""
@@ -55,8 +59,7 @@ class Estimate:
 
     def line(self, phase: str, seconds: float) -> str:
         """What is expected, in a line."""
-        step = f"{1000 * self.step_seconds:.0f} ms" if self.step_seconds < 1 else duration(self.step_seconds)
-        slowest = f"about {step} a {WHAT[phase]} of {self.name}, " * (self.step_seconds > 0)
+        slowest = f"about {seconds_of(self.step_seconds)} a {WHAT[phase]} of {self.name}, " * (self.step_seconds > 0)
         return f"{counted(self.units, 'measurement')}, {slowest}{duration(seconds)} at most; --seconds changes that"
 
     def check(self, seconds: float, phase: str, batch_size: int) -> None:
@@ -67,11 +70,17 @@ class Estimate:
         """
         if self.least_seconds > seconds:
             wanted = 5 * math.ceil(1.2 * self.full_seconds / 5)
-            step = f"a {WHAT[phase]} of {batch_size} images takes about {duration(self.step_seconds)} here"
+            step = f"a {WHAT[phase]} of {batch_size} images takes about {seconds_of(self.step_seconds)} here"
+            start = f", and starting processes {duration(self.start_seconds)}" * (self.start_seconds > 0)
             raise UsageError(
-                f"{self.name}: {step}, too long for --seconds {seconds:g}; give --seconds {wanted}, or a smaller "
-                "--batch-size"
+                f"{self.name}: {step}{start}, too long for --seconds {seconds:g}; give --seconds {wanted}, or a "
+                "smaller --batch-size"
             )
+
+
+def seconds_of(seconds: float) -> str:
+    """A step's time for a person to read."""
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else duration(seconds)
 
 
 def estimate(
@@ -108,7 +117,8 @@ def estimate(
             slowest, units = max(slowest, (name, step), key=lambda each: each[1]), units + pairs
             least += checks + pairs * sides * step * (BESIDE_ROUNDS + 1)
             full += checks + pairs * sides * step * (BESIDE_ROUNDS + LEAST_ROUNDS)
-    return Estimate(*slowest, units, least, full)
+    start = 2 * START * len(names) * len(dtypes) if processes > 1 else 0.0
+    return Estimate(*slowest, units, least + start, full + start, start)
 
 
 def forward_flops(name: str, img_size: int) -> float:

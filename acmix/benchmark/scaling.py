@@ -64,13 +64,20 @@ class Task:
         return Setting(self.phase, self.dtype, self.batch_size, self.img_size, device)
 
 
-def announce(processes: int, say: Callable[[str], object]) -> None:
-    """Refuses more processes than GPUs; without a GPU, says what a card is."""
-    from acmix.train.launch import check_processors, threads_each
+def check_processes(processes: int) -> bool:
+    """Refuses more processes than GPUs; whether the processes share the CPU."""
+    from acmix.train.launch import check_processors
 
     if processes < 1:
         raise UsageError(f"{processes} processes; expected at least one")
-    if check_processors(processes):
+    return bool(check_processors(processes))
+
+
+def announce(processes: int, say: Callable[[str], object]) -> None:
+    """Refuses more processes than GPUs; without a GPU, says what a card is."""
+    from acmix.train.launch import threads_each
+
+    if check_processes(processes):
         threads = threads_each(processes)
         among = f", alone and among {processes}" if processes > 1 else ""
         say(f"no GPU found: a card is {threads} CPU thread{'s'[: threads - 1]} here{among}")

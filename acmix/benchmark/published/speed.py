@@ -26,7 +26,7 @@ import acmix
 from acmix.benchmark import where
 from acmix.benchmark.checks import truth_of_output
 from acmix.benchmark.contestants import compare_networks, contestants, peer_of, profile
-from acmix.benchmark.machine import Ceilings, default_device, measure_ceilings
+from acmix.benchmark.machine import Ceilings, default_device, measure_ceilings, why_slow
 from acmix.benchmark.networks import PEERS, benchmark_networks
 from acmix.benchmark.operators import benchmark_operators
 from acmix.benchmark.pairs import Candidate, Measurement, Subject, compare
@@ -183,8 +183,17 @@ def main(root: Path) -> int:
         return 0
     device = default_device()
     ceilings = measure_ceilings(device, DTYPES)
+    chosen = told.only or without_slow(ceilings, device)
     plan = Plan(told.seconds, told.batch_size, told.img_size, device, ceilings, told.results)
-    return 1 if measure(told.only, plan) else 0
+    return 1 if measure(chosen, plan) else 0
+
+
+def without_slow(ceilings: Ceilings, device: torch.device) -> list[str]:
+    """Every line but those of a format in which this machine is slow; --only measures them nevertheless."""
+    slow = {dtype: reason for dtype in DTYPES if (reason := why_slow(dtype, ceilings, device))}
+    for dtype, reason in slow.items():
+        print(f"the lines of {dtype} are left out: {reason}; --only names lines to measure nevertheless")
+    return [line for line in LINES if line.rpartition("_")[2] not in slow]
 
 
 def measure(chosen: list[str], plan: Plan) -> int:
@@ -217,7 +226,7 @@ def write_tables(results: Path, root: Path) -> None:
 def arguments(root: Path) -> argparse.Namespace:
     """What the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=LINES, default=list(LINES), metavar="LINE", help=", ".join(LINES))
+    parser.add_argument("--only", nargs="+", choices=LINES, metavar="LINE", help=", ".join(LINES))
     parser.add_argument("--seconds", type=float, default=10.0, help="a pair of models; operators take a tenth")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--img-size", type=int, default=224, help="of models")
