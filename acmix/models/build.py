@@ -10,6 +10,7 @@ from torch import nn
 
 from acmix.errors import UsageError
 from acmix.models import create_model, list_models
+from acmix.models.freezing import classifier_keys, freeze_old
 from acmix.models.registry import takes_img_size
 from acmix.models.upgrade import add_conv_path, timm_model
 
@@ -48,7 +49,8 @@ def build_model(config: Settings, *, download: bool = False, **overrides: Any) -
 
     Args:
         config: its `model` section, and the image size where the network means something by it.
-        download: fetch or read the weights that `model.pretrained` asks for; a checkpoint's model needs none.
+        download: fetch or read the weights that `model.pretrained` asks for; a checkpoint's model needs none. With
+            `model.freeze`, what they do not give is trained beside the paths; without them, the classifier is.
         overrides: further arguments of the constructor.
 
     Raises:
@@ -79,19 +81,23 @@ def build_model(config: Settings, *, download: bool = False, **overrides: Any) -
         kwargs["pretrained"] = settings.pretrained if download else False
     if settings.add_conv_path:
         builder = add_conv_path
-        kwargs["freeze"] = settings.freeze
+        # without weights, only the caller knows what it loads later: see below
+        kwargs["freeze"] = settings.freeze and bool(kwargs.get("pretrained"))
     kwargs.update(settings.args, **overrides)
     try:
         try:
-            return builder(settings.name, **kwargs)
+            model = builder(settings.name, **kwargs)
         except TypeError as error:
             # many of timm's models know no drop path: a rate of 0 asks for nothing
             if "'drop_path_rate'" not in str(error) or kwargs.pop("drop_path_rate"):
                 raise
-            return builder(settings.name, **kwargs)
+            model = builder(settings.name, **kwargs)
     except (TypeError, ValueError, AssertionError, RuntimeError, LookupError, AttributeError, ArithmeticError) as error:
         said = f"cannot build model {settings.name!r}: {' '.join(str(error).split())}"
         raise UsageError(said + no_whole_numbers(settings.args)) from error
+    if settings.freeze and not kwargs.get("pretrained"):
+        freeze_old(model, classifier_keys(model, (name for name, _ in model.named_parameters())))
+    return model
 
 
 def in_words(settings: ModelSettings) -> str:

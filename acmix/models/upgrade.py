@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
 import timm
+from safetensors import SafetensorError
 from timm.layers.attention import Attention
-from timm.models import pvt_v2, swin_transformer, vision_transformer
+from timm.models import load_state_dict, pvt_v2, swin_transformer, vision_transformer
 from timm.models._features import FeatureGetterNet
 from torch import nn
 
@@ -18,6 +20,7 @@ from acmix.errors import UsageError
 from acmix.layers import GlobalAttention, Mixed, Mixing, ReductionAttention
 from acmix.layers.foldable import copied
 from acmix.layers.plain import is_untouched
+from acmix.models.freezing import Copies, freeze_old, is_new, untrained_classifier
 from acmix.models.swin import SwinTransformer
 
 FAMILIES = "timm's Swin (version 1), ViT or DeiT, and PVT v2"
@@ -40,9 +43,11 @@ def add_conv_path(
 
     Args:
         name_or_model: one of timm's names, or such a model, which stays as it is.
-        pretrained: for a name, True downloads timm's weights, a path reads a local file of them, False draws them.
+        pretrained: for a name, True downloads timm's weights, a path reads a local file of them, False draws them. The
+            classifier is theirs where it has as many classes, else it is drawn.
         rates: what α and β start as, or another way to mix: see `acmix.layers.Mixing`.
-        freeze: train the new parameters alone; the classifier stays as it is too, so it has to be a trained one.
+        freeze: train the new parameters alone: the paths, and all that the weights did not give, such as a classifier
+            of other classes. Of a given model, a classifier that looks as timm draws it is new too.
         kwargs: for a name, timm's arguments: num_classes, in_chans, img_size, drop_path_rate, features_only, …
 
     Returns:
@@ -57,7 +62,15 @@ def add_conv_path(
         features, out_indices = kwargs.pop("features_only", False), kwargs.pop("out_indices", None)
         if kwargs.pop("feature_cls", "getter") != "getter":
             raise UsageError("feature_cls: an upgraded model gives its maps by timm's 'getter' alone; leave it out")
-        model = timm_model(name_or_model, pretrained, **kwargs)
+        with Copies() as copies:
+            model = timm_model(name_or_model, pretrained, **kwargs)
+        drawn = copies.not_loaded(model)
+        if freeze and not pretrained:
+            warnings.warn(
+                f"{name_or_model}: pretrained=False and freeze=True freeze a body drawn at random; load its weights "
+                "before you train, or pass pretrained=True or a file",
+                stacklevel=2,
+            )
     else:
         if kwargs:
             raise UsageError(
@@ -66,9 +79,10 @@ def add_conv_path(
         model = name_or_model
         check_plain(model)
         model = copied(model)
+        drawn = untrained_classifier(model)
     upgraded = upgrade(model, mixing)
     if freeze:
-        freeze_old(upgraded)
+        freeze_old(upgraded, drawn)
     if not features:
         return upgraded
     # timm's own defaults: a ViT's last three blocks, all stages of a pyramid
@@ -178,17 +192,6 @@ def check_untouched(name: str, module: nn.Module) -> None:
         )
 
 
-def freeze_old(model: nn.Module) -> None:
-    """Leaves the parameters of the convolution paths alone to be trained."""
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(is_new(name))
-
-
-def is_new(name: str) -> bool:
-    """Whether a parameter belongs to a convolution path, or weighs one."""
-    return ".conv_path." in name or name.rpartition(".")[2].startswith("rate_")
-
-
 def check_plain(model: Any) -> None:
     """Refuses what is no plain model."""
     if not isinstance(model, nn.Module):
@@ -216,7 +219,8 @@ def timm_model(name: str, pretrained: bool | str | os.PathLike[str] = False, **k
             raise UsageError(
                 f"pretrained={str(pretrained)!r} is not a file; expected True, False or a file of timm's weights"
             )
-        kwargs["pretrained_cfg_overlay"] = dict(file=str(file))
+        told = kwargs.get("pretrained_cfg_overlay") or {}
+        kwargs["pretrained_cfg_overlay"] = {**classes_of(file, name), **told, "file": str(file)}
     try:
         return timm.create_model(name, pretrained=bool(pretrained), **kwargs)
     except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
@@ -226,3 +230,23 @@ def timm_model(name: str, pretrained: bool | str | os.PathLike[str] = False, **k
         raise UsageError(
             f"cannot download the weights of {name!r}: {said}; download them elsewhere and pass pretrained=FILE"
         ) from error
+
+
+def classes_of(file: Path, name: str) -> dict[str, int]:
+    """How many classes the classifier in a file of timm's weights has, as timm is told it; nothing where none is found.
+
+    timm draws a new classifier where a model has other classes than its own weights, whatever a file holds.
+    """
+    known = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    places = getattr(known, "classifier", None) or ()
+    # original weights call it head, where timm's Swin has head.fc
+    places = [places] if isinstance(places, str) else [*places]
+    try:
+        weights = load_state_dict(str(file), device="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, SafetensorError):
+        # whoever loads them says what is wrong
+        return {}
+    for key in (f"{place}.weight" for place in [*places, "head"]):
+        if getattr(weights.get(key), "ndim", 0) == 2:
+            return {"num_classes": len(weights[key])}
+    return {}

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from acmix.errors import UsageError
 from acmix.layers import Mixed
-from acmix.models.upgrade import is_new
+from acmix.models.freezing import classifier_keys, is_new
 from acmix.released.safe_load import safe_load
-from acmix.released.start_head import HEADS, classifier_keys, rows_of
+from acmix.released.start_head import HEADS, rows_of
 from acmix.released.start_names import FIXED, renamed
 from acmix.released.start_shapes import adapted, stems
 from acmix.released.unwrap import FORMAT, unwrap

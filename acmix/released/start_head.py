@@ -6,11 +6,11 @@ names they were trained for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from acmix.errors import UsageError
 from acmix.names import composed
@@ -32,18 +32,6 @@ class Rows:
     are_taken: bool
     why: str = ""
     order: list[int] | None = None
-
-
-def classifier_keys(model: Any, own: Iterable[str]) -> set[str]:
-    """Names of the tensors of a model's classifier, or of its classifiers."""
-    if not hasattr(model, "get_classifier"):
-        return set()
-    found = model.get_classifier()
-    heads = [each for each in (found if isinstance(found, (tuple, list)) else [found]) if isinstance(each, nn.Module)]
-    names = tuple(
-        f"{name}." for name, module in model.named_modules() if name and any(module is each for each in heads)
-    )
-    return {key for key in own if key.startswith(names)} if names else set()
 
 
 def are_names(content: Mapping[str, Any]) -> bool:

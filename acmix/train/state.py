@@ -17,10 +17,10 @@ from acmix.data.classes import labels_follow_names
 from acmix.data.loader import worker_count
 from acmix.errors import UsageError
 from acmix.models.build import build_model
+from acmix.models.freezing import freeze_old, is_new
 from acmix.names import composed
 from acmix.ops import dispatch
 from acmix.released.start import Started, start_from
-from acmix.released.start_head import classifier_keys
 from acmix.train import checkpoint
 from acmix.train.distributed import World, together
 from acmix.train.meter import Meter
@@ -49,10 +49,12 @@ class State:
         self.global_batch_size = settings.batch_size * settings.accumulation * world.size
         self.last, self.best_path = (folder / "checkpoints" / name for name in ("last.pt", "best.pt"))
 
-        is_new = not self.last.is_file()
-        self.model = build_model(config, download=is_new and not config.model.checkpoint)
+        begins = not self.last.is_file()
+        self.model = build_model(config, download=begins and not config.model.checkpoint)
         self.memory_format = memory_format(self.model, settings.channels_last, world.device)
-        self.started = start(self.model, config, classes) if is_new and config.model.checkpoint else None
+        self.started = start(self.model, config, classes) if begins and config.model.checkpoint else None
+        if config.model.freeze and not begins:
+            self.train_as_before()
         self.model.to(world.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         if settings.gradient_checkpointing:
             keep_less_for_backward(self.model, config.model.name)
@@ -78,6 +80,32 @@ class State:
     @property
     def parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def ended(self) -> str:
+        """Which of `train.epochs` and `train.patience` has ended the run; "" while neither has.
+
+        It follows from what last.pt holds alone, so a resumed run ends where one that went on does.
+        """
+        settings = self.config.train
+        if self.epochs_ended >= settings.epochs:
+            return "epochs"
+        # patience is asked where an epoch has just been evaluated
+        at_an_end = self.step == self.epochs_ended * self.steps_per_epoch and self.metrics.get("top1") is not None
+        if settings.patience is not None and at_an_end and self.best:
+            return "patience" if self.epochs_ended - self.best["epoch"] >= settings.patience else ""
+        return ""
+
+    @property
+    def trained(self) -> list[str]:
+        """Names of the parameters that are not frozen."""
+        return [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+
+    def train_as_before(self) -> None:
+        """Freezes what last.pt says was frozen; before it said so, that was all but the convolution paths."""
+        trained = checkpoint.read(self.last).get("trained")
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name in trained if isinstance(trained, list) else is_new(name))
 
     def choices(self) -> dict[str, Any]:
         """What was chosen for this machine, as configured or by default; operators by the name in `acmix.ops.use`."""
@@ -127,6 +155,7 @@ class State:
             step=self.step,
             epoch=self.step // self.steps_per_epoch,
             metrics=self.metrics,
+            trained=self.trained if self.config.model.freeze else None,
         )
 
     def to_go_on(self) -> dict[str, Any]:
@@ -225,7 +254,7 @@ def start(model: nn.Module, config: Config, classes: list[str]) -> Started:
     """Loads what `model.checkpoint` has for a new run.
 
     Raises:
-        UsageError: it does not fit, or a classifier that nothing would train is new.
+        UsageError: it does not fit.
     """
     settings = config.model
     assert settings.checkpoint
@@ -236,11 +265,8 @@ def start(model: nn.Module, config: Config, classes: list[str]) -> Started:
         sorted_names=labels_follow_names(config.data),
         head=settings.head,
     )
-    if settings.freeze and (new := [key for key in classifier_keys(model, started.drawn) if key in started.drawn]):
-        raise UsageError(
-            f"model.freeze=true trains the paths alone, but the classifier would be new ({started.drawn[new[0]]}); "
-            "set model.freeze=false"
-        )
+    if settings.freeze:
+        freeze_old(model, started.drawn)
     return started
 
 

@@ -99,11 +99,53 @@ def test_copies_features_and_fold_work(name, kwargs):
         assert shapes == expected
 
 
-def test_frozen_only_the_new_parameters_are_trained():
-    upgraded: Any = acmix.add_conv_path(VIT[0], pretrained=False, freeze=True, num_classes=5, **VIT[1])
-    trained = {key for key, value in upgraded.named_parameters() if value.requires_grad}
-    assert trained == {key for key, _ in upgraded.named_parameters() if "conv_path" in key or "rate_" in key}
-    assert upgraded.training
+def trained(model: Any) -> set[str]:
+    return {key for key, value in model.named_parameters() if value.requires_grad}
+
+
+def paths(model: Any) -> set[str]:
+    return {key for key, _ in model.named_parameters() if "conv_path" in key or "rate_" in key}
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "classifier"),
+    [(*SWIN, ["head.fc"]), (*VIT, ["head"]), (*PVT, ["head"]), (*OTHERS[0], ["head", "head_dist"])],
+    ids=lambda value: str(value)[:24],
+)
+def test_frozen_the_new_parameters_are_trained_and_what_the_weights_lack(tmp_path, name, kwargs, classifier):
+    file = tmp_path / "weights.pth"
+    torch.save(theirs(name, kwargs).state_dict(), file)
+    build: Any = partial(acmix.add_conv_path, name, file, freeze=True, **kwargs)
+    new = {f"{place}.{kind}" for place in classifier for kind in ("weight", "bias")}
+    whole, other, grey, none = (
+        build(num_classes=5),
+        build(num_classes=3),
+        build(num_classes=5, in_chans=1),
+        build(num_classes=0),
+    )
+    assert trained(whole) == paths(whole)
+    assert torch.equal(whole.get_parameter(f"{classifier[0]}.weight"), torch.load(file)[f"{classifier[0]}.weight"])
+    assert trained(other) == paths(other) | new
+    # the kernels that read the image are made of the weights' own
+    assert trained(grey) == paths(grey)
+    assert trained(none) == paths(none)
+    assert whole.training
+
+
+def test_frozen_a_random_body_is_said_and_its_classifier_is_trained():
+    with pytest.warns(UserWarning, match="freeze a body drawn at random; load its weights before you train"):
+        upgraded: Any = acmix.add_conv_path(VIT[0], pretrained=False, freeze=True, num_classes=5, **VIT[1])
+    assert trained(upgraded) == paths(upgraded) | {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize(("name", "kwargs"), [SWIN, VIT, PVT], ids=lambda value: str(value)[:24])
+def test_frozen_a_given_models_classifier_is_trained_where_nobody_has_trained_it(name, kwargs):
+    plain = theirs(name, kwargs)
+    upgraded: Any = acmix.add_conv_path(plain, freeze=True)
+    assert {key.rpartition(".")[2] for key in trained(upgraded) - paths(upgraded)} == {"weight", "bias"}
+    torch.nn.init.normal_(plain.get_classifier().bias)
+    upgraded = acmix.add_conv_path(plain, freeze=True)
+    assert trained(upgraded) == paths(upgraded)
 
 
 def test_other_mixtures_can_be_asked_for():
@@ -168,11 +210,13 @@ def test_a_configuration_builds_it_frozen_and_with_layer_wise_rates():
     )
     settings = config.validate(tree)
     model = build_model(settings)
+    assert trained(model) == paths(model) | {"head.weight", "head.bias"}
     optimizer = create_optimizer(model, settings, 512)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert len(parameters) == sum(parameter.requires_grad for parameter in model.parameters())
     scales = {group["lr_scale"] for group in optimizer.param_groups}
-    assert len(scales) == 2
+    # those of two blocks with paths, and of the classifier
+    assert len(scales) == 3
     rates = {id(value) for key, value in model.named_parameters() if "rate_" in key}
     assert all(
         group["weight_decay"] == 0 for group in optimizer.param_groups if any(id(p) in rates for p in group["params"])

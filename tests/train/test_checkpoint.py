@@ -101,15 +101,27 @@ def test_a_run_takes_rows_by_name_from_a_checkpoint_of_another_order(
     assert (ours["head.fc.bias"] - contents["model"]["head.fc.bias"].flip(0)).abs().max() < 1e-9
 
 
-def test_a_frozen_model_refuses_a_classifier_that_nothing_trains(data: Path, tmp_path: Path) -> None:
-    file = plain_weights(tmp_path / "weights.pth", num_classes=9)
+@pytest.mark.parametrize("told", [(9, ()), (4, ("model.head=new",))], ids=["other classes", "head=new"])
+def test_a_frozen_model_trains_a_classifier_that_its_weights_lack(
+    told: tuple[int, tuple[str, ...]], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = plain_weights(tmp_path / "weights.pth", num_classes=told[0])
     changes = (
         "model.name=swin_tiny_patch4_window7_224", "model.add_conv_path=true", "model.freeze=true",
-        "train.epochs=1", f"model.checkpoint={file}",
+        "train.ema_decay=null", f"model.checkpoint={file}", *told[1],
     )  # fmt: skip
-    with pytest.raises(UsageError, match=r"model.freeze=true .* \(the file's has 9 classes, this one 4\)"):
-        train(tiny_config(data, *changes), tmp_path / "run")
-    assert not (tmp_path / "run" / "checkpoints" / "last.pt").exists()
+    train(tiny_config(data, *changes, "train.epochs=1"), tmp_path / "run")
+    [said] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("model.freeze")]
+    assert said.endswith("path parameters and the new classifier head.fc are trained")
+    file.unlink()
+    # a resumed run trains the same
+    train(tiny_config(data, *changes, "train.epochs=2"), tmp_path / "run")
+    assert said in capsys.readouterr().out
+    saved = last(tmp_path / "run")
+    assert {name for name in saved["trained"] if "attn." not in name} == {"head.fc.weight", "head.fc.bias"}
+    moments = saved["optimizer"]["state"]
+    assert len(moments) == len(saved["trained"])
+    assert saved["model"]["head.fc.bias"].abs().max() > 0
 
 
 @pytest.mark.parametrize(
