@@ -49,4 +49,5 @@ def train(
     summary = run(settings, folder)
     if is_first_process():
         top1 = "not measured" if summary["top1"] is None else f"{summary['top1']:.2f} % (epoch {summary['best_epoch']})"
-        say(console, f"top-1 {top1}; results in {folder}")
+        early = f"; ended early, after {summary['epochs']} epochs" if summary.get("ended") == "patience" else ""
+        say(console, f"top-1 {top1}{early}; results in {folder}")

@@ -33,6 +33,7 @@ from acmix.train.device import device_name, peak_memory_mib, pins_memory
 from acmix.train.distributed import Agreement, World, join, together
 from acmix.train.files import held, write_atomically
 from acmix.train.log import RunLog, duration, in_words, provenance, read_summary
+from acmix.train.opening import effective, in_lines
 from acmix.train.optim import Schedule, odd_rates
 from acmix.train.plots import draw_curves, draw_paths
 from acmix.train.preparation import settle
@@ -95,7 +96,7 @@ class Run:
             self.val_batches = val_loader(config, **loader_arguments, trained=as_trained(config.data, classes))
             self.steps_per_epoch = self.train_batches.steps_per_epoch
             self.total_steps = settings.epochs * self.steps_per_epoch
-            self.notes += odd_rates(config, self.steps_per_epoch)
+            self.odd = odd_rates(config, self.steps_per_epoch)
             seed_everything(settings.seed)
             self.state = State(config, output, world, classes=classes, steps_per_epoch=self.steps_per_epoch)
             self.global_batch_size = self.state.global_batch_size
@@ -107,7 +108,7 @@ class Run:
                 held_open.enter_context(held(output))
         self.state.resume()
         self.first_step = self.state.step
-        self.is_finished = self.state.epochs_ended >= settings.epochs
+        self.is_finished = bool(self.state.ended)
         self.log = RunLog(
             output,
             active=world.is_first,
@@ -138,15 +139,15 @@ class Run:
         summary_file = self.output / "summary.json"
         if self.is_finished:
             self.log.say(
-                f"{self.output}: this run is finished, after {self.state.step} steps; "
-                "raise train.epochs to go on, or choose another output folder"
+                f"{self.output}: this run is finished, after {self.state.step} steps{self.ending()}; "
+                f"raise train.{self.state.ended} to go on, or choose another output folder"
             )
             written = read_summary(summary_file)
             if written.get("steps") == self.state.step:
                 return written
         self.announce()
         began = time.monotonic()
-        while self.state.epochs_ended < self.config.train.epochs:
+        while not self.state.ended:
             self.train_epoch()
             self.end_epoch()
         summary = self.summary()
@@ -155,9 +156,21 @@ class Run:
             self.log.write("end", **summary)
             self.log.progress.stop()
             self.draw()
-            self.log.say(f"trained {self.state.step - self.first_step} steps in {duration(time.monotonic() - began)}")
+            took = duration(time.monotonic() - began)
+            self.log.say(f"trained {self.state.step - self.first_step} steps in {took}{self.ending()}")
             self.log.list_unreadable(self.state.unreadable.names)
         return summary
+
+    def ending(self) -> str:
+        """Why a run is over before its last epoch, to follow a sentence; "" where it is not."""
+        state, settings = self.state, self.config.train
+        if state.ended != "patience":
+            return ""
+        return (
+            f": ended early, after epoch {state.epochs_ended} of {settings.epochs}, with no better top-1 than that of "
+            f"epoch {state.best['epoch']} for {state.epochs_ended - state.best['epoch']} epochs (train.patience "
+            f"{settings.patience})"
+        )
 
     def train_epoch(self) -> None:
         """Takes the steps that are left of the current epoch."""
@@ -279,14 +292,15 @@ class Run:
         """Evaluates, records and saves."""
         settings, state = self.config.train, self.state
         number = state.epochs_ended + 1
-        last = number == settings.epochs
-        result = self.evaluate() if last or number % settings.evaluate_every_epochs == 0 else None
+        to_measure = number == settings.epochs or number % settings.evaluate_every_epochs == 0
+        result = self.evaluate() if to_measure else None
         state.unreadable.gather()
         state.unreadable.check()
         state.epochs_ended = number
         is_best = self.record(number, result)
         if is_best:
             state.save_best()
+        last = bool(state.ended)
         if last or number % settings.checkpoint_every_epochs == 0:
             state.save_last()
             if self.world.is_first and not last and time.monotonic() - self.drawn > DRAW_SECONDS:
@@ -362,6 +376,7 @@ class Run:
             return
         write_atomically(self.output / "config.yaml", dump(self.config).encode())
         made_by, choices = provenance(self.world.device), self.state.choices()
+        facts = effective(self.config, self.state)
         self.log.write(
             "start",
             **made_by,
@@ -371,30 +386,33 @@ class Run:
             parameters=self.state.parameters,
             steps_per_epoch=self.steps_per_epoch,
             first_step=self.first_step,
+            **facts,
             **({} if self.state.started is None else {"weights": self.state.started.record()}),
-            notes=self.notes,
+            notes=[*self.notes, *self.odd],
             changes=self.state.changes,
         )
-        self.log.say(in_words(choices))
-        for note in self.notes:
-            self.log.say(note)
+        model_lines, step_lines = in_lines(self.config, self.state, facts, made_by["device"])
+        trained, held_out = self.train_batches.dataset, self.val_batches.dataset
+        data_lines = [
+            f"{len(trained)} training images and {len(held_out)} to validate on, in {len(trained.classes)} classes"
+        ]
+        data_lines += [f"{dataset.split}: {note}" for dataset in (trained, held_out) for note in dataset.notes]
+        for line in (in_words(choices), *model_lines):
+            self.log.say(line)
         if self.state.started is not None:
             self.log.show(self.state.started.table())
+        for line in (*data_lines, *self.notes, *step_lines, *self.odd):
+            self.log.say(line)
         if self.first_step:
             self.log.say(f"{self.output}: resuming after step {self.first_step} of {self.total_steps}")
         for change in self.state.changes:
             self.log.say(f"  {change}")
-        self.log.say(
-            f"{self.config.model.name} · {self.state.parameters:,} parameters · {self.world.size} × "
-            f"{made_by['device']} · {self.global_batch_size} images a step · {self.steps_per_epoch} steps × "
-            f"{self.config.train.epochs} epochs · {len(self.train_batches.dataset)} training images"
-        )
-        for dataset in (self.train_batches.dataset, self.val_batches.dataset):
-            for note in dataset.notes:
-                self.log.say(f"{dataset.split}: {note}")
 
     def summary(self) -> dict[str, Any]:
-        """The run in numbers; top1 and top5 are those of best.pt."""
+        """The run in numbers; top1 and top5 are those of best.pt, images a second those of all its steps.
+
+        `ended` names the setting that ended it: "epochs", or "patience" where it stopped early.
+        """
         state = self.state
         return dict(
             model=self.config.model.name,
@@ -402,8 +420,9 @@ class Run:
             top5=state.best.get("top5"),
             best_epoch=state.best.get("epoch"),
             last_top1=state.metrics.get("top1"),
-            images_per_second=state.metrics.get("images_per_second"),
+            images_per_second=state.meter.whole_run(self.global_batch_size),
             epochs=state.epochs_ended,
+            ended=state.ended,
             steps=state.step,
             parameters=state.parameters,
             device=device_name(self.world.device),

@@ -21,6 +21,7 @@ class Meter:
         self.epoch_sum = 0.0
         self.steps = self.images = self.epoch_steps = 0
         self.seconds = self.epoch_seconds = 0.0
+        self.run_steps, self.run_seconds = 0, 0.0
         self.start()
 
     def start(self) -> None:
@@ -40,6 +41,7 @@ class Meter:
         self.bad = torch.where((self.bad == 0) & ~finite, torch.full_like(self.bad, step), self.bad)
         self.steps += 1
         self.epoch_steps += 1
+        self.run_steps += 1
         self.images += images
         self.tick()
 
@@ -48,6 +50,7 @@ class Meter:
         now = time.monotonic()
         self.seconds += now - self.before
         self.epoch_seconds += now - self.before
+        self.run_seconds += now - self.before
         self.before = now
 
     def sum_up(self) -> float:
@@ -78,11 +81,18 @@ class Meter:
         loss = self.sum_up() / max(self.epoch_steps, 1)
         return loss, self.epoch_seconds, self.epoch_steps * images_per_step / max(self.epoch_seconds, 1e-9)
 
+    def whole_run(self, images_per_step: int) -> float | None:
+        """Images a second of all steps, those before a stop too; None where there were none."""
+        return self.run_steps * images_per_step / max(self.run_seconds, 1e-9) if self.run_steps else None
+
     def state(self) -> dict[str, float]:
-        """What a checkpoint keeps of an epoch under way."""
-        return dict(loss_sum=self.sum_up(), steps=self.epoch_steps, seconds=self.epoch_seconds)
+        """What a checkpoint keeps of an epoch under way, and of the run."""
+        epoch = dict(loss_sum=self.sum_up(), steps=self.epoch_steps, seconds=self.epoch_seconds)
+        return epoch | dict(run_steps=self.run_steps, run_seconds=self.run_seconds)
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Takes over what a checkpoint kept."""
         self.unread, self.epoch_sum = [], float(state["loss_sum"])
         self.epoch_steps, self.epoch_seconds = state["steps"], state["seconds"]
+        # older checkpoints know the epoch under way alone
+        self.run_steps, self.run_seconds = (state.get(f"run_{key}", state[key]) for key in ("steps", "seconds"))
