@@ -94,8 +94,8 @@ class Model(Section):
     """Adds convolution paths to a timm Swin, ViT or PVT v2. They change nothing at first."""
 
     freeze: bool = Field(default=False, examples=[True])
-    """Trains only what is new: the added paths, and what the weights did not give, such as a classifier of other
-    classes. Needs `model.add_conv_path`."""
+    """Trains only what is new. That is the added paths, and what the weights did not give, such as a classifier of
+    other classes. Needs `model.add_conv_path`."""
 
     args: dict[str, Any] = Field(default_factory=dict, examples=[{"window_size": 8}])
     """Further arguments of the network's constructor. Examples are embed_dim, depths, num_heads and window_size; none
