@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -204,3 +205,25 @@ def test_rates_prints_a_table_and_draws_it(acmix, best: Path) -> None:
     status, said, errors = acmix("rates", run.parent / "nothing")
     assert (status, said) == (2, "")
     assert errors.startswith("acmix: error: there is no checkpoint ")
+
+
+def test_compare_prints_two_tables_and_writes_a_page(acmix, best: Path, tmp_path: Path) -> None:
+    run = best.parent.parent
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    settings = other / "config.yaml"
+    settings.write_text(
+        settings.read_text(encoding="utf-8").replace("\n  seed: 0\n", "\n  seed: 1\n"), encoding="utf-8"
+    )
+    page = tmp_path / "page.html"
+    status, said, errors = acmix("compare", best, other, "--output", page)
+    assert (status, errors) == (0, "")
+    assert "+0.00 ± " in said
+    assert "(noise)" in said
+    lines = [" ".join(line.split()) for line in said.splitlines()]
+    assert {"train.seed 0 #1", "1 #2", f"page: {page}"} <= {*lines}
+    status, said, errors = acmix("compare", run, other, "--json")
+    assert (status, errors) == (0, "")
+    assert json.loads(said)["settings"] == {"train.seed": ["0", "1"]}
+    status, said, errors = acmix("compare", run)
+    assert (status, said) == (2, "")
+    assert errors.startswith("acmix: error: `acmix compare` sets runs side by side: give two or more")

@@ -52,3 +52,43 @@ def rates(
     wide().print(table)
     say(console, found.finding)
     say(console, drawn)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN RUN...", help="Output folders of `acmix train`, or checkpoints.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="The page to write. [default: compare.html]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; write a page only with --output.")] = False,
+) -> None:
+    """Compare runs: figures, curves, settings that differ.
+
+    Prints two tables and writes one HTML page. Differences of top-1 are from the first run, with their noise.
+    """
+    from acmix.tools.compare import compare as run
+    from acmix.tools.compare_page import write_page
+
+    found = run(runs)
+    page = Path("compare.html") if output is None and not as_json else output
+    written = "" if page is None else write_page(found, page)
+    if as_json:
+        typer.echo(to_json(found.as_json()))
+        return
+    head, rows = found.figures()
+    table = Table(box=None)
+    for column in head:
+        table.add_column(column, justify="left" if column in ("run", "state") else "right")
+    for row in rows:
+        table.add_row(*map(shown, row))
+    wide().print(table)
+    settings = Table(box=None)
+    for column in ("setting that differs", "value", "runs"):
+        settings.add_column(column, overflow="fold")
+    for row in found.grouped_settings():
+        settings.add_row(*map(shown, row))
+    wide().print(settings)
+    for note in [*found.notes, written]:
+        say(console, note)

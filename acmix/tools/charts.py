@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -54,13 +54,21 @@ class Chart:
     bands: list[Band]
 
 
-def chart(title: str, draw: Callable[[Axes], object], *, width: float = 350, height: float = 220) -> Chart:
+def chart(
+    title: str,
+    draw: Callable[[Axes], object],
+    *,
+    width: float = 350,
+    height: float = 220,
+    colours: Mapping[str, str] = COLOURS,
+) -> Chart:
     """Draws on axes of their own.
 
     Args:
         title: what the chart shows; the page says it, in place of the title that `draw` may set.
         draw: puts lines on the axes.
         width, height: size of the drawing in its own units, points for its text; the page scales it.
+        colours: that `draw` uses, by the names of the page's variables.
     """
     from matplotlib import rc_context
 
@@ -80,15 +88,15 @@ def chart(title: str, draw: Callable[[Axes], object], *, width: float = 350, hei
     }
     with rc_context(options):
         figure.savefig(buffer, format="svg", transparent=True)
-    return Chart(title, width, height, themed(buffer.getvalue()), bands(axes, title, width))
+    return Chart(title, width, height, themed(buffer.getvalue(), colours), bands(axes, title, width))
 
 
-def themed(svg: str) -> Markup:
+def themed(svg: str, colours: Mapping[str, str]) -> Markup:
     """What stands in matplotlib's `<svg>`: without a style sheet and names of its own, in the page's colours."""
     drawing = svg[svg.index('<g id="figure_1">') : svg.rindex("</svg>")]
     # names like line2d_1 are not referred to, and would stand in the page once a chart
     drawing = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", drawing)
-    for name, colour in COLOURS.items():
+    for name, colour in colours.items():
         drawing = drawing.replace(colour, f"var(--{name})")
     return Markup(drawing)
 

@@ -230,12 +230,12 @@ def new_figure(width: float = 13.5, height: float = 3.9) -> Figure:
     return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
-def plot(axes: Axes, xs: Sequence[float], ys: Sequence[float], **style: Any) -> None:
-    """One line through the finite points, with a dot at its end, so that a single point is seen too."""
+def plot(axes: Axes, xs: Sequence[float], ys: Sequence[float], *, marker: str = "o", **style: Any) -> None:
+    """One line through the finite points, with a marker at its end, so that a single point is seen too."""
     points = [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y)]
     if points:
         xs, ys = zip(*points, strict=True)
-        axes.plot(xs, ys, marker="o", markevery=[len(xs) - 1], markersize=4, **style)
+        axes.plot(xs, ys, marker=marker, markevery=[len(xs) - 1], markersize=4, **style)
 
 
 def finish(axes: Axes, title: str, x_label: str, *, legend: bool = True) -> None:
