@@ -17,7 +17,7 @@ bash run.sh N CONFIG DATA_DIR [key=value ...]
     key=value  changes a setting, such as train.epochs=90 or train.batch_size=64
 
 The first call installs a Python environment in .venv (about 6 GB). Environment variables:
-    OUTPUT         run folder (default: runs/<name of CONFIG>)
+    OUTPUT         run folder (default: runs/<name of CONFIG>, or -2, -3, ... if that holds a run with other settings)
     NNODES         number of machines (default: 1); run the same command on each
     NODE_RANK      number of this machine, from 0
     RDZV_ENDPOINT  HOST:PORT of machine 0

@@ -29,10 +29,13 @@ def train(
     data: Annotated[
         str, typer.Option(metavar="DIR", help="Folder with train/ and val/; without val/, set data.split.")
     ] = "",
-    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder. [default: runs/CONFIG]")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Run folder. [default: runs/CONFIG, or -2, -3, ... beside others]"),
+    ] = None,
     device: DeviceOption = "",
 ) -> None:
-    """Train a model; the same command resumes.
+    """Train a model; the same command resumes it, other settings start another run.
 
     `acmix config` lists every setting.
     """
@@ -42,12 +45,13 @@ def train(
     # in quotes, so that no character of the path means anything
     given = [f"{key}={quoted(value)}" for key, value in (("data.dir", data), ("train.device", device)) if value]
     settings = load_config(configuration, [*given, *(overrides or [])])
-    folder = output or Path("runs") / Path(configuration).stem
     # after the settings are read, as this loads torch
     from acmix.train.loop import train as run
+    from acmix.train.run_folder import DefaultFolder
 
-    summary = run(settings, folder)
+    default = DefaultFolder(Path(configuration).stem)
+    summary = run(settings, output or default)
     if is_first_process():
         top1 = "not measured" if summary["top1"] is None else f"{summary['top1']:.2f} % (epoch {summary['best_epoch']})"
         early = f"; ended early, after {summary['epochs']} epochs" if summary.get("ended") == "patience" else ""
-        say(console, f"top-1 {top1}{early}; results in {folder}")
+        say(console, f"top-1 {top1}{early}; results in {output or default.path}")

@@ -1,6 +1,6 @@
 """`python -m acmix.train.launch N CONFIG DATA_DIR [key=value ...]`: one run in N processes, as torchrun does it.
 
-From the environment: OUTPUT, the run's folder (`runs/<CONFIG's name>` by default); NNODES, NODE_RANK and
+From the environment: OUTPUT, the run's folder (by default as `acmix.train.run_folder` says); NNODES, NODE_RANK and
 RDZV_ENDPOINT=HOST:PORT where several machines take part, each starting N processes with the same command.
 
 Exit status: 0, the failed process's status, 2 where the input is wrong, 130 or 143 after Ctrl-C or SIGTERM.
@@ -12,12 +12,12 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acmix.data.worker import cores
 from acmix.errors import UsageError
 from acmix.released import load_config
+from acmix.train.worker_error import LAUNCHER
 
 if TYPE_CHECKING:
     from acmix.train.agent import Machines
@@ -63,7 +63,7 @@ def launch(
     """
     from acmix.train.agent import Machines, run_workers
 
-    with threads_shared_out(processes):
+    with threads_shared_out(processes), variables(**{LAUNCHER: USAGE.split()[1]}):
         outcome = run_workers(processes, command, machines or Machines(), grace_seconds)
     if outcome.message:
         print(f"acmix: error: {outcome.message}", file=sys.stderr)
@@ -79,8 +79,9 @@ def parse(arguments: Sequence[str]) -> tuple[int, list[str], Machines, str]:
     settings = load_config(source, overrides)
     if settings.data.format == "auto" and not os.path.isdir(os.path.expanduser(data)):
         raise UsageError(f"no data folder {data}; expected a folder with train/<class>/ and val/<class>/")
-    output = os.environ.get("OUTPUT") or f"runs/{Path(source).stem}"
-    command = [sys.executable, "-m", "acmix", "train", source, "--data", data, "--output", output, *overrides]
+    output = os.environ.get("OUTPUT")
+    place = ["--output", output] if output else []
+    command = [sys.executable, "-m", "acmix", "train", source, "--data", data, *place, *overrides]
     # now that the settings are read: this loads torch
     from acmix.train.distributed import check_shared
 
@@ -147,14 +148,24 @@ def threads_each(processes: int) -> int:
 @contextmanager
 def threads_shared_out(processes: int) -> Iterator[None]:
     """Sets the processes' CPU threads while the block runs, where the user has not."""
-    if os.environ.get("OMP_NUM_THREADS"):
+    chosen = os.environ.get("OMP_NUM_THREADS")
+    with variables(OMP_NUM_THREADS=chosen or str(threads_each(processes))):
         yield
-        return
-    os.environ["OMP_NUM_THREADS"] = str(threads_each(processes))
+
+
+@contextmanager
+def variables(**values: str) -> Iterator[None]:
+    """Sets environment variables while the block runs."""
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        del os.environ["OMP_NUM_THREADS"]
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
 
 
 if __name__ == "__main__":

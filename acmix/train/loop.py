@@ -37,6 +37,7 @@ from acmix.train.opening import effective, in_lines
 from acmix.train.optim import Schedule, odd_rates
 from acmix.train.plots import draw_curves, draw_paths
 from acmix.train.preparation import settle
+from acmix.train.run_folder import DefaultFolder, ask_for
 from acmix.train.signals import Stopped, StopRequest
 from acmix.train.state import State, make_folder
 from acmix.train.trial import try_forward
@@ -45,12 +46,12 @@ from acmix.train.trial import try_forward
 DRAW_SECONDS = 60.0
 
 
-def train(config: Config, output: Path) -> dict[str, Any]:
+def train(config: Config, output: Path | DefaultFolder) -> dict[str, Any]:
     """Trains as configured, or goes on with what an earlier call left in the output folder.
 
     Args:
         config: the run; `data.dir` says where the images are.
-        output: the run's folder; made if it is not there.
+        output: the run's folder, made if it is not there; or one to be found that no other run has.
 
     Returns:
         What `summary.json` holds, on every process.
@@ -60,7 +61,8 @@ def train(config: Config, output: Path) -> dict[str, Any]:
         Stopped: Ctrl-C or SIGTERM came; a checkpoint was written.
     """
     with StopRequest() as stop, join(config.train.device) as world, ExitStack() as held_open:
-        run = Run(config, output, world, stop, held_open)
+        folder = output.take(config, world, held_open) if isinstance(output, DefaultFolder) else output
+        run = Run(config, folder, world, stop, held_open)
         try:
             return run.to_the_end()
         finally:
@@ -140,7 +142,8 @@ class Run:
         if self.is_finished:
             self.log.say(
                 f"{self.output}: this run is finished, after {self.state.step} steps{self.ending()}; "
-                f"raise train.{self.state.ended} to go on, or choose another output folder"
+                f"to go on, raise train.{self.state.ended} and {ask_for(self.output)}; to train anew, name another "
+                "folder"
             )
             written = read_summary(summary_file)
             if written.get("steps") == self.state.step:
