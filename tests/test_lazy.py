@@ -43,6 +43,12 @@ def loaded(arguments: list[str], place: Path, **variables: str) -> tuple[str, se
         (["train", "acmix_swin_digits", "train.epochs=two"], "train.epochs=two: "),
         (["train", "acmix_swin_digits", "--fast"], "No such option: --fast"),
         (["benchmark", "--help"], "Measure the speed"),
+        (["config"], "train.epochs"),
+        (["config", "train.epochs"], "300"),
+        (["config", "train.epoch"], "train.epochs"),
+        (["evaluate", "nothing.pt", "--data", "."], "there is no checkpoint nothing.pt"),
+        (["predict", "nothing.pt", "x.jpg"], "there is no checkpoint nothing.pt"),
+        (["rates", "runs/nothing"], "there is no checkpoint runs/nothing"),
         (["config"], "  train.epochs "),
         (["config", "optimizer.lr"], "Peak learning rate"),
         (["config", "optimizer.lrr"], "did you mean 'optimizer.lr'?"),
@@ -106,7 +112,8 @@ def test_public_names_are_those_that_load(package: object) -> None:
 
 
 def test_ctrl_c_while_torch_loads_ends_the_command_quietly(tmp_path: Path) -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "acmix", "evaluate", "x.pt", "--data", "."]
+    (tmp_path / "best.pt").touch()
+    command = [sys.executable, "-X", "importtime", "-m", "acmix", "evaluate", "best.pt", "--data", "."]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

@@ -76,6 +76,8 @@ def models(
     check_img_size(img_size)
     for file in (csv, plot):
         make_place(file)
+    if processes < 1:
+        raise UsageError(f"{processes} processes; expected at least one")
     if processes != 1 and (against or compiled or plot is not None):
         raise UsageError(
             f"--gpus {processes} goes with none of --against, --compile and --profile; pairs are measured on one card"

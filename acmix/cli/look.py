@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from acmix.cli.app import app, console, wide
+from acmix.cli.app import app, console, that_is_there, wide
 from acmix.names import shown, to_json
 from acmix.train.terminal import say
 
@@ -17,7 +17,11 @@ from acmix.train.terminal import say
 def rates(
     place: Annotated[
         Path,
-        typer.Argument(metavar="CHECKPOINT|RUN", help="A checkpoint of a run, or the output folder of `acmix train`."),
+        typer.Argument(
+            metavar="CHECKPOINT|RUN",
+            help="A checkpoint of a run, or the output folder of `acmix train`.",
+            callback=that_is_there,
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; draw only with --plot.")] = False,
     plot: Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from acmix.cli.app import Checkpoint, DataOption, DeviceOption, app, console
+from acmix.cli.app import Checkpoint, DataOption, DeviceOption, app, console, that_may_be_there
 from acmix.names import to_json
 from acmix.train.terminal import say
 
@@ -62,6 +62,7 @@ def predict(
         typer.Argument(
             metavar="CHECKPOINT",
             help="Checkpoint, run folder, export (.pt2, .onnx, TorchScript), or timm model's name.",
+            callback=that_may_be_there,
         ),
     ],
     images: Annotated[
