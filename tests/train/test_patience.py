@@ -52,7 +52,7 @@ def test_a_run_ends_so_many_epochs_after_its_best_one(
     # neither does it go on when it is called again, nor say that it can by more epochs
     again = train(tiny_config(data, *STILL, *told), tmp_path)
     assert again == json.loads((tmp_path / "summary.json").read_text()) == summary
-    advice = "raise train.patience to go on" if early else "raise train.epochs to go on"
+    advice = f"to go on, raise train.{summary['ended']} and add --output "
     assert advice in capsys.readouterr().out
 
 
