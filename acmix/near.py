@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from difflib import SequenceMatcher
 
 # how alike words have to be, from 0 to 1, and by how much a name may be less near than the nearest
-ALIKE, BAND = 0.7, 0.04
+ALIKE, BAND = 0.7, 0.03
 # of letters: a shorter name is looked for in no other
 SHORTEST = 2
 # nearly all names of models begin with it, so it tells little
@@ -72,7 +72,7 @@ def is_spelt_alike(name: str, known: str) -> float:
         return 0.0
     whole = alike("".join(mine), "".join(theirs))
     score = max(whole, sum(max(alike(word, other) for other in theirs) for word in mine) / len(mine))
-    return score + whole / 3 if score >= ALIKE else 0.0
+    return score + whole / 10 if score >= ALIKE else 0.0
 
 
 def alike(first: str, second: str) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from acmix.benchmark.machine import Ceilings, best_dtype, check_batch_size, defa
 from acmix.benchmark.pairs import Measurement
 from acmix.benchmark.steps import Contestant, Setting
 from acmix.errors import UsageError
+from acmix.near import did_you_mean
 
 if TYPE_CHECKING:
     from acmix.benchmark.budget import Budget
@@ -141,12 +141,12 @@ def check_arguments(names: Sequence[str], phase: str, against: Sequence[str], ba
         raise UsageError(f"no model to measure; name one, for example {acmix.list_models()[0]}")
     for name in names:
         if name not in acmix.list_models() and (against or not timm.is_model(name)):
-            near = difflib.get_close_matches(name, acmix.list_models(), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "`acmix models` lists them"
+            hint = did_you_mean(name, acmix.list_models(), otherwise="`acmix models` lists them")
             raise UsageError(f"no model {name!r} in this library; {hint}")
     for peer in against:
         if peer not in PEERS:
-            raise UsageError(f"no peer {peer!r}; expected one of {', '.join(PEERS)}, or all")
+            hint = did_you_mean(peer, PEERS)
+            raise UsageError(f"no peer {peer!r}; {hint}{' ' * bool(hint)}expected one of {', '.join(PEERS)}, or all")
     check_batch_size(batch_size)
     if phase == "train" and batch_size % 2:
         raise UsageError(f"batch size {batch_size}: mixup mixes images in pairs; choose an even number from 2 up")

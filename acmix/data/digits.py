@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from acmix.errors import UsageError
+from acmix.extras import install
 
 DIGITS = 1797
 SIZE = 32
@@ -64,7 +65,7 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
     try:
         from sklearn import datasets
     except ImportError:
-        raise UsageError("the digits need scikit-learn; run pip install 'acmix[demo]'") from None
+        raise UsageError(f"the digits need scikit-learn; run {install('demo')}") from None
     digits = datasets.load_digits()
     return digits.images, digits.target  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -22,6 +22,7 @@ from acmix.data.scan import LeftOut, entries, is_folder, is_passed_over, natural
 from acmix.data.split import held_out
 from acmix.data.tars import Pieces, read_tar
 from acmix.errors import UsageError
+from acmix.extras import install
 from acmix.names import places, shown
 
 
@@ -179,7 +180,7 @@ def need_package(data: Data) -> None:
     try:
         import_module(package)
     except ImportError:
-        raise UsageError(f"data.format={data.format} needs `pip install 'acmix[readers]'`") from None
+        raise UsageError(f"data.format={data.format} needs more packages; run {install('readers')}") from None
 
 
 def data_folder(data: Data) -> Path:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from difflib import get_close_matches
 from functools import wraps
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import nn
 from acmix.errors import UsageError
 from acmix.layers import ACmix2d
 from acmix.layers.foldable import take_row
+from acmix.near import did_you_mean
 
 ParseModel = Callable[..., tuple[nn.Sequential, list[int]]]
 OPTIONS = ("heads", "attention_size", "conv_size", "stride", "dilation")
@@ -66,10 +66,8 @@ def options_of(index: int, source: Any, arguments: list[Any]) -> dict[str, Any]:
         raise UsageError(f"{where}: {hint}; {FORM}")
     for name in given:
         if name not in OPTIONS:
-            near = get_close_matches(str(name), OPTIONS, 1)
-            raise UsageError(
-                f"{where} has no option {name!r}; " + (f"{near[0]!r}?" if near else f"there are {OPTIONS}")
-            )
+            hint = did_you_mean(str(name), OPTIONS, otherwise=f"there are {OPTIONS}")
+            raise UsageError(f"{where} has no option {name!r}; {hint}")
     return given
 
 

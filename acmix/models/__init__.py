@@ -7,11 +7,14 @@ from typing import Any
 import timm
 from torch import nn
 
+from acmix.errors import UsageError
 from acmix.models import pvt as _pvt  # noqa: F401  registers its variants
 from acmix.models import resnet as _resnet  # noqa: F401  registers its variants
 from acmix.models import san as _san  # noqa: F401  registers its variants
 from acmix.models import swin as _swin  # noqa: F401  registers its variants
 from acmix.models import vit as _vit  # noqa: F401  registers its variants
+from acmix.models.arguments import UnknownArgument, unexpected
+from acmix.near import did_you_mean
 
 
 def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
@@ -24,8 +27,22 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
 
     Returns:
         The model, in training mode.
+
+    Raises:
+        UsageError: no such model, or an argument that it does not take.
     """
-    return timm.create_model(name, pretrained=pretrained, **kwargs)
+    # a colon leads to a folder or a hub
+    if ":" not in name and not timm.is_model(name.partition(".")[0]):
+        others = [] if name.startswith("acmix_") else timm.list_models()
+        hint = did_you_mean(name, [*list_models(), *others], otherwise="acmix.list_models() names them")
+        raise UsageError(f"no model {name!r}; {hint}")
+    try:
+        return timm.create_model(name, pretrained=pretrained, **kwargs)
+    except TypeError as error:
+        argument, takes = unexpected(name.partition(".")[0], error)
+        if argument not in kwargs:
+            raise
+        raise UnknownArgument(f"{argument}={kwargs[argument]!r}: {takes}") from error
 
 
 def list_models(filter: str = "") -> list[str]:

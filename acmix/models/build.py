@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -10,9 +9,14 @@ from torch import nn
 
 from acmix.errors import UsageError
 from acmix.models import create_model, list_models
+from acmix.models.arguments import unexpected
 from acmix.models.freezing import classifier_keys, freeze_old
 from acmix.models.registry import takes_img_size
 from acmix.models.upgrade import add_conv_path, timm_model
+from acmix.near import did_you_mean
+
+# arguments of constructors that are not for `model.args`
+OTHERS = ("drop_path_rate", "device", "dtype")
 
 
 class ModelSettings(Protocol):
@@ -59,8 +63,7 @@ def build_model(config: Settings, *, download: bool = False, **overrides: Any) -
     settings = config.model
     ours = settings.name.startswith("acmix_")
     if ours and settings.name not in list_models():
-        near = difflib.get_close_matches(settings.name, list_models(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "`acmix models` lists them"
+        hint = did_you_mean(settings.name, list_models(), otherwise="`acmix models` lists them")
         raise UsageError(f"model.name={settings.name!r}: no such model; {hint}")
     if settings.pretrained and ours:
         raise UsageError(
@@ -93,6 +96,11 @@ def build_model(config: Settings, *, download: bool = False, **overrides: Any) -
                 raise
             model = builder(settings.name, **kwargs)
     except (TypeError, ValueError, AssertionError, RuntimeError, LookupError, AttributeError, ArithmeticError) as error:
+        # what a setting of its own decides is no argument here
+        besides = [*(key for key in kwargs if key not in settings.args), *OTHERS]
+        argument, takes = unexpected(settings.name, error.__cause__ or error, besides)
+        if argument in settings.args:
+            raise UsageError(f"model.args.{argument}={settings.args[argument]!r}: {takes}") from error
         said = f"cannot build model {settings.name!r}: {' '.join(str(error).split())}"
         raise UsageError(said + no_whole_numbers(settings.args)) from error
     if settings.freeze and not kwargs.get("pretrained"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import pickle
 import warnings
@@ -22,6 +21,7 @@ from acmix.layers.foldable import copied
 from acmix.layers.plain import is_untouched
 from acmix.models.freezing import Copies, freeze_old, is_new, untrained_classifier
 from acmix.models.swin import SwinTransformer
+from acmix.near import did_you_mean
 
 FAMILIES = "timm's Swin (version 1), ViT or DeiT, and PVT v2"
 
@@ -210,8 +210,8 @@ def timm_model(name: str, pretrained: bool | str | os.PathLike[str] = False, **k
     """
     known = timm.list_models() + timm.list_models(pretrained=True)
     if name.startswith("acmix_") or (name not in known and name.split(".")[0] not in known):
-        near = difflib.get_close_matches(name.removeprefix("acmix_"), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"{FAMILIES} can be upgraded"
+        plain = [each for each in timm.list_models() if not each.startswith("acmix_")]
+        hint = did_you_mean(name.removeprefix("acmix_"), plain, otherwise=f"{FAMILIES} can be upgraded")
         raise UsageError(f"timm has no model {name!r}; {hint}")
     if isinstance(pretrained, (str, os.PathLike)):
         file = Path(pretrained)

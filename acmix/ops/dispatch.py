@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from acmix.errors import UsageError
+from acmix.near import did_you_mean
 from acmix.ops import build, library, triton_launch
 from acmix.ops.derivatives import derivative_taken
 from acmix.ops.leaving import any_size, leaves_pytorch
@@ -193,8 +194,9 @@ def use(name: str) -> Iterator[None]:
     global _forced
     chosen = next((each for each in IMPLEMENTATIONS if each.name == name), None)
     if chosen is None:
-        names = ", ".join(repr(each.name) for each in IMPLEMENTATIONS)
-        raise UsageError(f"no implementation {name!r}; expected one of {names}")
+        names = [each.name for each in IMPLEMENTATIONS]
+        hint = did_you_mean(str(name), names, otherwise=f"expected one of {', '.join(map(repr, names))}")
+        raise UsageError(f"no implementation {name!r}; {hint}")
     reason = chosen.why_not()
     if reason:
         raise UsageError(f"implementation {name!r} cannot run: {reason}; `acmix.ops.explain()` lists what can")

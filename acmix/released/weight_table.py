@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from acmix.errors import UsageError
+from acmix.near import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ class Layout(Protocol):
 def check_name(name: str, variants: Iterable[str]) -> None:
     """Refuses a name that is none of a family's, and suggests the closest."""
     if name not in (known := [*variants]):
-        near = difflib.get_close_matches(name, known, n=1)
-        raise UsageError(f"no model {name!r}; " + (f"did you mean {near[0]}?" if near else f"there are {known}"))
+        raise UsageError(f"no model {name!r}; {did_you_mean(name, known, otherwise=f'there are {known}')}")
 
 
 def size_of(weights: Mapping[str, Tensor], keys: Iterable[str], dim: int, otherwise: int) -> int:

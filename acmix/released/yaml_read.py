@@ -7,13 +7,13 @@ the sizes of a network whose name is one of ours: there the name decides.
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from acmix.errors import UsageError
+from acmix.near import did_you_mean
 from acmix.released.yaml_keys import ARGUMENTS, BASE_BATCH_SIZE, KEYS, NETWORKS, OTHER_NETWORKS, SUPPORTED, checked, put
 
 
@@ -130,7 +130,7 @@ def _flatten(key: str, value: Any, result: dict[str, Any]) -> None:
 
 def _hint(key: str) -> str:
     sections = {known.rpartition(".")[0] for known in KEYS} - {""}
-    near = difflib.get_close_matches(key.upper(), [*KEYS, *sections], n=1, cutoff=0.5)
     last = key.upper().rpartition(".")[2]
-    near = near or [known for known in KEYS if known.rpartition(".")[2] == last]
-    return f"did you mean {near[0]!r}?" if near else f"sections: {', '.join(sorted(sections))}"
+    same = [known for known in KEYS if known.rpartition(".")[2] == last]
+    hint = did_you_mean(key, same) or did_you_mean(key, [*KEYS, *sections])
+    return hint or f"sections: {', '.join(sorted(sections))}"

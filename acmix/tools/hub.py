@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import pickle
@@ -20,6 +19,7 @@ from timm.models import PretrainedCfg
 from torch import nn
 
 from acmix.errors import UsageError
+from acmix.near import near
 
 REPOSITORY, FOLDER = "hf-hub:", "local-dir:"
 # a snapshot of a repository has it
@@ -46,7 +46,8 @@ def hub_name(source: str) -> str:
 
 def near_names(source: str) -> list[str]:
     """The model of timm's that a source may have been meant to be."""
-    return difflib.get_close_matches(source, timm.list_models(pretrained=True) + timm.list_models(), n=1, cutoff=0.8)
+    is_path = "/" in source or Path(source).suffix in (".pt", ".pth", ".safetensors", ".onnx")
+    return [] if is_path else near(source, timm.list_models() + timm.list_models(pretrained=True), most=1)
 
 
 def is_snapshot(folder: Path) -> bool:

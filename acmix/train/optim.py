@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from acmix.config import Config
 from acmix.errors import UsageError
+from acmix.near import did_you_mean
 from acmix.train.device import half_precision
 
 # torch's, which move all weights in one kernel, on a CPU as well
@@ -36,8 +36,7 @@ def create_optimizer(model: nn.Module, config: Config, global_batch_size: int) -
     settings = config.optimizer
     known = [str(name) for name in list_optimizers()]
     if settings.name not in known:
-        near = difflib.get_close_matches(settings.name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(known)}"
+        hint = did_you_mean(settings.name, known, otherwise=f"it knows {', '.join(known)}")
         raise UsageError(f"optimizer.name={settings.name!r} is not one of timm's; {hint}")
     info = get_optimizer_info(settings.name)
     if info.second_order:

@@ -39,5 +39,5 @@ def test_the_digits_do_not_overwrite_another_folder(tmp_path):
 def test_without_scikit_learn_the_digits_name_the_extra(tmp_path, monkeypatch):
     # Python's own way to say that a package cannot be found
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(UsageError, match=r"pip install 'acmix\[demo\]'"):
+    with pytest.raises(UsageError, match=r"run pip install -e .*\[demo\]"):
         write_digits(tmp_path / "digits")

@@ -12,7 +12,10 @@ from tests.support.tiny import CLASSES, tiny_config
     ("override", "said"),
     [
         ("model.name=acmix_resnet51", "no such model; did you mean 'acmix_resnet50'?"),
-        ("model.args={embed: 12}", "unexpected keyword argument 'embed'"),
+        (
+            "model.args={embed: 12}",
+            "model.args.embed=12: acmix_swin_tiny_patch4_window7_224 takes no such argument; did you mean 'embed_dim'?",
+        ),
         ("model.args={depths: [1, 1], num_heads: [1]}", "expected one entry a stage"),
         ("model.args={embed_dim: 10, depths: [1], num_heads: [3]}", "cannot build model"),
         ("model.args={embed_dim: twelve}", "cannot build model"),

@@ -179,7 +179,7 @@ def test_unknown_keys_wrong_shapes_and_other_networks_are_refused(small):
         from_official(model.state_dict(), "acmix_resnet26")
     with pytest.raises(UsageError, match=r"lacks: layer1\.0\.conv3\.weight"):
         from_official(timm.create_model("resnet18").state_dict(), "acmix_resnet50")
-    with pytest.raises(UsageError, match="did you mean acmix_resnet50"):
+    with pytest.raises(UsageError, match="did you mean 'acmix_resnet50'"):
         from_official(released, "acmix_resnet51")
     with pytest.raises(UsageError, match=r"lacks: rate1, rate2.*conv1\.weight \(4, 4, 3, 3\), expected \(4, 4, 1, 1\)"):
         from_official({"conv1.weight": torch.ones(4, 4, 3, 3)}, "acmix2d")
@@ -223,7 +223,7 @@ def test_files_that_no_resnet_fits_are_refused_in_one_line(tmp_path, small):
     save_file(under(golden("basic")[1], "weight/"), tmp_path / "layer.safetensors")
     for source, name, match in (
         ("small.pth", "acmix_swin_tiny_patch4_window7_224", r"they look like those of acmix_resnet\*"),
-        ("small.pth", "acmix_resnet62", "did you mean acmix_resnet26"),
+        ("small.pth", "acmix_resnet62", "did you mean 'acmix_resnet26'"),
         ("layer.safetensors", None, "holds a single layer, not a model"),
     ):
         with pytest.raises(UsageError, match=match) as caught:

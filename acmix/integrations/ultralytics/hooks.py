@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from acmix.errors import UsageError
+from acmix.extras import install
 from acmix.integrations.rates import LAYERS, spare_rates
 from acmix.integrations.rows import ParseModel, reads_rows
 from acmix.integrations.ultralytics.recipe import KEY, follow
@@ -42,7 +43,7 @@ def register() -> None:
         UsageError: ultralytics is not installed.
     """
     if find_spec("ultralytics") is None:
-        raise UsageError("ultralytics is not installed; run: pip install 'acmix[yolo]'")
+        raise UsageError(f"ultralytics is not installed; run {install('yolo')}")
     torch.serialization.add_safe_globals([*LAYERS, registered])
     tasks = import_module("ultralytics.nn.tasks")
     if hasattr(tasks.parse_model, "reads_acmix"):
