@@ -66,6 +66,14 @@ def seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(before[2])
 
 
+class OtherClasses(UsageError):
+    """The data has another number of classes than the model: `found` of them."""
+
+    def __init__(self, message: str, found: int) -> None:
+        super().__init__(message)
+        self.found = found
+
+
 def check_classes(
     config: Config, classes: list[str], targets: np.ndarray | None = None, notes: Sequence[str] = ()
 ) -> None:
@@ -81,9 +89,10 @@ def check_classes(
                 f" set model.num_classes={last - first + 1}"
                 f" (if there are classes without images below {first}: model.num_classes={len(classes)})"
             )
-        raise UsageError(
+        raise OtherClasses(
             f"the data has {len(classes)} classes, but model.num_classes is {config.model.num_classes};"
-            f" add model.num_classes={len(classes)}{''.join(f' ({note})' for note in notes)}"
+            f" add model.num_classes={len(classes)}{''.join(f' ({note})' for note in notes)}",
+            len(classes),
         )
 
 

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from acmix.config import Config, dump
 from acmix.data import Batch, train_loader, val_loader
 from acmix.data.classes import as_trained
+from acmix.data.dataset import OtherClasses
 from acmix.errors import UsageError
 from acmix.layers import path_rates
 from acmix.names import to_json
@@ -37,6 +38,7 @@ from acmix.train.opening import effective, in_lines
 from acmix.train.optim import Schedule, odd_rates
 from acmix.train.plots import draw_curves, draw_paths
 from acmix.train.preparation import settle
+from acmix.train.resume import of_a_run
 from acmix.train.run_folder import DefaultFolder, ask_for
 from acmix.train.signals import Stopped, StopRequest
 from acmix.train.state import State, make_folder
@@ -93,7 +95,10 @@ class Run:
             config, self.notes = settle(config, output)
             self.config = config
             loader_arguments: Any = dict(rank=world.rank, world_size=world.size, pin_memory=pins_memory(world.device))
-            self.train_batches = train_loader(config, **loader_arguments)
+            try:
+                self.train_batches = train_loader(config, **loader_arguments)
+            except OtherClasses as error:
+                raise of_a_run(error, output / "checkpoints" / "last.pt") from error
             classes = list(self.train_batches.dataset.classes)
             self.val_batches = val_loader(config, **loader_arguments, trained=as_trained(config.data, classes))
             self.steps_per_epoch = self.train_batches.steps_per_epoch

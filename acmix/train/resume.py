@@ -11,11 +11,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from acmix.config import Config, known_keys, validate
+from acmix.data.dataset import OtherClasses
 from acmix.errors import UsageError
 from acmix.train.optim import Schedule, lr_scale, warmup_steps
 
@@ -140,10 +142,26 @@ def only_drops(key: str) -> bool:
 def refusal(where: str, key: str, was: Any, asked: Any, misfit: UsageError | None = None) -> UsageError:
     """One line for a setting that makes another run."""
     said = misfit or f"{where} is of another run"
+    if key == "model.num_classes":
+        return UsageError(f"{said}: it was trained on {was} classes, now it would be {asked}; {begin_anew(where)}")
     mend = f"leave {key} out" if was == UNSET else f"set {key}={shown(was)}"
     return UsageError(
         f"{said}: it was trained with {key} {was}, now it would be {asked}; {mend} again, or choose another --output"
     )
+
+
+def begin_anew(where: str, *settings: str) -> str:
+    """What to do to train a checkpoint's network on other classes."""
+    told = " ".join([*settings, f"model.checkpoint={where}"])
+    return f"to begin with its weights and a new classifier, choose another --output and add {told}"
+
+
+def of_a_run(error: OtherClasses, last: Path) -> UsageError:
+    """What to say of data with other classes: where a run is to go on from `last`, not that its model takes them."""
+    if not last.is_file():
+        return error
+    how = begin_anew(str(last), f"model.num_classes={error.found}")
+    return UsageError(f"the data has {error.found} classes, and {last} was trained on another number; {how}")
 
 
 def describe_changes(then: Config, now: Config, step: int, steps_per_epoch: int, global_batch_size: int) -> list[str]:

@@ -13,7 +13,8 @@ from acmix.config import Config
 from acmix.errors import UsageError
 from acmix.train.loop import train
 from acmix.train.resume import changed_keys, describe_changes, learning_rate, settings_then
-from tests.support.tiny import PLAIN, last, tiny_config
+from tests.support.images import make_image_folder
+from tests.support.tiny import CLASSES, PLAIN, last, tiny_config
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 ARGS = "{embed_dim: 12, depths: [1, 1], num_heads: [1, 2], window_size: 4%s}"
@@ -206,3 +207,21 @@ def test_another_number_of_processes_is_said(forty: Path, copy: Path, capsys: py
     checkpoint.save(copy / "checkpoints" / "last.pt", {**saved, "processes": 2})
     train(tiny_config(forty, "train.epochs=3"), copy)
     assert "processes 2 → 1: dropout, drop path and mixup draw other numbers" in capsys.readouterr().out
+
+
+def test_a_class_more_is_told_what_works(data: Path, tmp_path: Path) -> None:
+    then = tmp_path / "then"
+    train(tiny_config(data, "train.epochs=1"), then)
+    more = make_image_folder(tmp_path / "more", CLASSES + 1, train_per_class=4, val_per_class=1, size=40)
+    said = []
+    for told in ((), (f"model.num_classes={CLASSES + 1}",)):
+        with pytest.raises(UsageError) as error:
+            train(tiny_config(more, "train.epochs=2", *told), then)
+        said.append(str(error.value))
+        assert "\n" not in said[-1]
+    advice = f"model.checkpoint={then / 'checkpoints' / 'last.pt'}"
+    assert said[0].endswith(f"choose another --output and add model.num_classes={CLASSES + 1} {advice}")
+    assert said[1].endswith(f"choose another --output and add {advice}")
+    # and it does work
+    told = said[0].partition("and add ")[2].split()
+    assert train(tiny_config(more, "train.epochs=1", *told), tmp_path / "now")["epochs"] == 1
