@@ -13,6 +13,7 @@
 | `safe_load` | reads a checkpoint file without running anything that it holds |
 | `unwrap` | takes the weights out of a file's entries and from behind prefixes |
 | `start` | starts a model from the weights that fit it, and reports on each |
+| `start_advice` | what to do with weights that do not fit |
 | `start_names`, `start_shapes`, `start_head` | how they are renamed and resized, and whose rows a classifier has |
 """
 

@@ -19,6 +19,7 @@ from acmix.errors import UsageError
 from acmix.layers import Mixed
 from acmix.models.freezing import classifier_keys, is_new
 from acmix.released.safe_load import safe_load
+from acmix.released.start_advice import as_timm_s
 from acmix.released.start_head import HEADS, rows_of
 from acmix.released.start_names import FIXED, renamed
 from acmix.released.start_shapes import adapted, stems
@@ -129,8 +130,11 @@ def start_from(
     found = unwrap(content, known, str(file))
     values = renamed(found.weights, model)
     heads = classifier_keys(model, own)
-    check_share(own, values, heads, str(file), model)
-    check_depth(own, values, heads, str(file))
+    try:
+        check_share(own, values, heads, str(file), model)
+        check_depth(own, values, heads, str(file))
+    except UsageError as error:
+        raise UsageError(f"{error}{as_timm_s(found.weights)}") from None
     rates, notes = fresh_rates(model, own, values, str(file))
     rows = rows_of(content, values, heads, own, str(file), classes, sorted_names, head)
     report = Started(f"{file} ({origin})" if (origin := found.origin()) else str(file), notes=notes)
@@ -149,7 +153,8 @@ def start_from(
             misfits.append((f"{key} {problem}", "give a file of plain finite numbers"))
         elif (made := adapted(model, key, value, mine, square=is_square(content))) is None:
             reads_image = key in stems(model) and value.shape[1:2] != mine.shape[1:2]
-            mend = "give weights that read images of 1 or 3 channels" if reads_image else SAME_SIZES
+            others = SAME_SIZES + as_timm_s(found.weights)
+            mend = "give weights that read images of 1 or 3 channels" if reads_image else others
             misfits.append((f"{key} is {sides(value)} there and {sides(mine)} here", mend))
         else:
             new[key] = made[rows.order] if key in heads and rows.order else made

@@ -447,3 +447,24 @@ def test_too_few_names_are_refused(file: Path) -> None:
     checkpoint([*"abc"], file)
     with pytest.raises(UsageError, match="names 3 classes for 5 outputs"):
         start_from(ours(DEIT), file, classes=[*"abcde"])
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "said"),
+    [
+        ("vit_tiny_patch16_224", "acmix_swin_tiny_patch4_window7_224", "timm's ViT weights, set model.name to their"),
+        ("vit_tiny_patch16_224", "acmix_deit_small_patch16_224", "such as deit_small_patch16_224, and model.add_conv"),
+        (
+            "pvt_v2_b0",
+            "acmix_pvt_tiny",
+            "timm's PVT v2 weights, set model.name to their name in timm, such as pvt_v2_b1",
+        ),
+        ("resnet18", "acmix_resnet26", ""),
+    ],
+)
+def test_weights_of_timm_that_do_not_fit_point_to_timm_s_model(tmp_path, name, ours, said):
+    torch.save(timm.create_model(name).state_dict(), tmp_path / "a.pth")
+    with pytest.raises(UsageError) as error:
+        start_from(acmix.create_model(ours), tmp_path / "a.pth")
+    assert said in str(error.value)
+    assert ("model.add_conv_path=true" in str(error.value)) == bool(said)
