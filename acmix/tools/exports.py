@@ -39,6 +39,8 @@ ATTRIBUTE = re.compile(r"\bgetattr\([\w.()]+, \"(?P<name>\w+)\"\)", re.ASCII)
 # names of the script's own types, which may lie in a module called `ops`
 OWN_TYPE = re.compile(r"\b__torch__(?:\.\w+)+", re.ASCII)
 OUTSIDE_CLASS = re.compile(rb"torch[.\n]classes[.\n]")
+# what running a graph on images that it was not made for may raise
+CANNOT_RUN = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError, ArithmeticError)
 ONNX_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
@@ -78,7 +80,7 @@ class Export(nn.Module):
                 return self.logits(images)
             parts = [self.logits(filled_up(part, size))[: len(part)] for part in images.split(size)]
             return torch.cat(parts)
-        except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
+        except CANNOT_RUN as error:
             if isinstance(error, UsageError):
                 raise
             # TorchScript's says what last
@@ -124,7 +126,10 @@ class Session:
         # onnxruntime opens names of UTF-8 alone; weights beside the file are found by its name
         given = path.read_bytes() if SURROGATE.search(str(path)) else str(path)
         try:
-            self.session = onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+            # without a second try, of which it prints lines of its own
+            self.session = onnxruntime.InferenceSession(
+                given, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
         except (*self.errors, ValueError, RuntimeError, OSError) as error:
             said = " ".join(str(error).split())[:160]
             raise UsageError(f"{path} is damaged, or not ONNX ({said}); export it again") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +13,14 @@ from urllib.request import Request, urlopen
 
 import timm
 from huggingface_hub import constants
+from safetensors import SafetensorError
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from timm.models import PretrainedCfg
 from torch import nn
 
 from acmix.errors import UsageError
 from acmix.near import near
+from acmix.released.safe_load import UNREADABLE
 
 REPOSITORY, FOLDER = "hf-hub:", "local-dir:"
 # a snapshot of a repository has it
@@ -79,7 +80,7 @@ def load_hub(name: str, source: str) -> tuple[nn.Module, list[str], bool]:
     with quick_if_offline(server_of(cfg) if not name.startswith(FOLDER) else "") as reached:
         try:
             model = timm.create_model(name, pretrained=True).eval()
-        except (OSError, RuntimeError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
+        except (*UNREADABLE, SafetensorError) as error:
             said = " ".join(str(error).split())[:200] or type(error).__name__
             if not reached:
                 raise UsageError(

@@ -157,6 +157,28 @@ def test_published_weights_bring_their_preparation_and_their_names(snapshot: Pat
     assert logits(model, info.transform(picture)).shape == (1000,)
 
 
+def test_a_damaged_copy_of_a_repository_is_one_line(snapshot: Path) -> None:
+    weights, config = snapshot / "pytorch_model.bin", snapshot / "config.json"
+    whole, text = weights.read_bytes(), config.read_text()
+    for damaged, content, said in (
+        (weights, whole[:5000], "cannot load the published weights"),
+        (weights, pickle.dumps(Hostile(snapshot / "executed"), protocol=2), "cannot load the published weights"),
+        (config, text.replace('"resnet10t"', '"no_such_model"'), "cannot load the published weights"),
+        (config, text.replace('"architecture"', '"other"'), "is no run folder"),
+    ):
+        weights.write_bytes(whole)
+        config.write_text(text)
+        damaged.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(UsageError, match=said) as caught:
+            load(snapshot)
+        assert "\n" not in str(caught.value)
+    (snapshot / "model.safetensors").write_bytes(b"torn")
+    config.write_text(text)
+    with pytest.raises(UsageError, match="cannot load the published weights"):
+        load(snapshot)
+    assert not (snapshot / "executed").exists()
+
+
 def test_without_a_network_a_name_of_the_hub_is_one_line_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
