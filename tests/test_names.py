@@ -167,7 +167,7 @@ def test_mistakes_about_odd_names_end_in_one_line(place):
     config, run = place / "conf[i].yaml", place / "other"
     for arguments, said in (
         (["train", config, f"data.dir={place}/[a] x #y", "--output", run], "/[a] x #y; expected a folder"),
-        (["train", place / "[" / "none].yaml"], "/[/none].yaml': neither a file nor a shipped name"),
+        (["train", place / "[" / "none].yaml"], "/[/none].yaml': neither a file, a run folder nor a shipped name"),
         (["evaluate", place / "[" / "none].pt", "--data", place], "/[/none].pt; check the path"),
         (["convert", place / "[" / "none].pt", place / "x.pt"], "/[/none].pt to convert"),
         (["report", place / "[" / "none]"], "/[/none] is not a run folder"),

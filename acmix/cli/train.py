@@ -17,7 +17,9 @@ def train(
     configuration: Annotated[
         str,
         typer.Argument(
-            metavar="CONFIG", help="A YAML file, or a name under acmix/configs.", autocompletion=configurations
+            metavar="CONFIG",
+            help="A YAML file, a shipped name (acmix config show NAME), or a run folder, to go on.",
+            autocompletion=configurations,
         ),
     ],
     overrides: Annotated[
@@ -47,11 +49,12 @@ def train(
     settings = load_config(configuration, [*given, *(overrides or [])])
     # after the settings are read, as this loads torch
     from acmix.train.loop import train as run
-    from acmix.train.run_folder import DefaultFolder
+    from acmix.train.run_folder import DefaultFolder, named_by
 
     default = DefaultFolder(Path(configuration).stem)
-    summary = run(settings, output or default)
+    place = output or named_by(configuration)
+    summary = run(settings, place or default)
     if is_first_process():
         top1 = "not measured" if summary["top1"] is None else f"{summary['top1']:.2f} % (epoch {summary['best_epoch']})"
         early = f"; ended early, after {summary['epochs']} epochs" if summary.get("ended") == "patience" else ""
-        say(console, f"top-1 {top1}{early}; results in {output or default.path}")
+        say(console, f"top-1 {top1}{early}; results in {place or default.path}")

@@ -104,11 +104,12 @@ def is_sound(tree: dict[str, Any]) -> bool:
 
 
 def find(source: str | os.PathLike[str]) -> Path:
-    """The file a CONFIG argument means: the path itself, else a shipped configuration of that name."""
+    """The file a CONFIG argument means: the path itself, a run's config.yaml, or a shipped configuration's."""
     path = Path(source)
     # not path.is_file(), which raises where a name is too long
-    if os.path.isfile(path):
-        return path
+    for file in (path, path / "config.yaml"):
+        if os.path.isfile(file):
+            return file
     name = path.name if path.suffix in (".yaml", ".yml") else f"{path.name}.yaml"
     folder = shipped_folder()
     entries = sorted(folder.rglob("*.yaml"))
@@ -118,7 +119,7 @@ def find(source: str | os.PathLike[str]) -> Path:
             return entry
     known = [entry.stem for entry in entries]
     hint = did_you_mean(Path(name).stem, known, otherwise=f"shipped: {', '.join(known)}")
-    raise UsageError(f"no configuration '{source}': neither a file nor a shipped name; {hint}")
+    raise UsageError(f"no configuration '{source}': neither a file, a run folder nor a shipped name; {hint}")
 
 
 def shipped() -> list[str]:

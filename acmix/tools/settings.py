@@ -29,7 +29,7 @@ def resolved(source: str, overrides: Sequence[str] = ()) -> str:
         raise UsageError(f"{path} holds no config.yaml; give the folder of a run, a YAML file or a shipped name")
     if path.suffix in CHECKPOINTS:
         return text(of_checkpoint(path, overrides))
-    return text(load_config(path / "config.yaml" if path.is_dir() else source, [*overrides]))
+    return text(load_config(source, [*overrides]))
 
 
 def of_checkpoint(path: Path, overrides: Sequence[str]) -> Config:

@@ -1,5 +1,7 @@
 """Which folder a run takes where `--output` names none: runs/NAME, or runs/NAME-2, -3, ... beside other runs.
 
+A run that CONFIG names, by its folder or its config.yaml, goes on where it is.
+
 | what lies there | the run takes |
 |---|---|
 | nothing | runs/NAME |
@@ -97,6 +99,13 @@ class DefaultFolder:
             dist.broadcast_object_list(paths, src=0, group=world.control)
             [self.path] = paths
         return self.path
+
+
+def named_by(source: str) -> Path | None:
+    """The run that a CONFIG argument names: its folder, or the config.yaml in it; None for another configuration."""
+    path = Path(source)
+    folder = path.parent if path.name == "config.yaml" else path
+    return folder if (folder / "config.yaml").is_file() and (folder / "log.jsonl").is_file() else None
 
 
 @dataclass(frozen=True)

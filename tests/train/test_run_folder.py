@@ -73,6 +73,18 @@ def test_the_same_command_goes_on_and_another_one_gets_a_folder_of_its_own(here:
     assert read("runs/tiny-2/checkpoints/last.pt")["step"] == 4
 
 
+def test_a_run_that_is_named_goes_on_where_it_is(here: Path) -> None:
+    assert command("train", "tiny.yaml").finish()[0].status == 0
+    for number, name in enumerate(("runs/tiny", "runs/tiny/config.yaml"), 2):
+        on = command("train", name, f"train.epochs={number}").finish()[0]
+        assert (on.status, on.errors) == (0, "")
+        assert f"runs/tiny: resuming after step {2 * number - 2} of {2 * number}" in on.output
+    assert os.listdir("runs") == ["tiny"]
+    # settings alone are no run
+    shutil.copy("runs/tiny/config.yaml", "config.yaml")
+    assert command("train", "config.yaml").finish()[0].output.splitlines()[-1].endswith("results in runs/config")
+
+
 def test_of_several_runs_the_last_with_the_same_settings_goes_on(here: Path) -> None:
     left("tiny", tiny_config("d"))
     left("tiny-2", tiny_config("d", "train.epochs=9"))
