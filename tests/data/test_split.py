@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from acmix.config import Config, validate
+from acmix.config import Config, load, validate
 from acmix.data import Trained, open_dataset, train_loader, val_loader
 from acmix.data.split import held_out, number
 from acmix.errors import UsageError
 from acmix.tools.evaluate import evaluate_checkpoint
+from acmix.tools.report import predict_validation
 from acmix.train.loop import train
 from tests.data.test_sources import write_lists, write_tar
 from tests.support.checks import one_error
@@ -142,6 +144,26 @@ def test_lists_and_tar_files_are_split_too(folder: Path, tmp_path: Path) -> None
         assert (dataset[i].image == by_name[below(dataset.name(i))]).all()
 
 
+def test_a_trained_model_is_measured_on_the_same_images_of_every_kind_of_data(folder: Path, tmp_path: Path) -> None:
+    both = make_image_folder(tmp_path / "both", 4, train_per_class=5, val_per_class=1, size=24)
+    lists = write_lists(both, tmp_path / "lists")
+    (lists / "val_list.txt").unlink()
+    (tmp_path / "tars").mkdir()
+    write_tar(folder / "train", tmp_path / "tars" / "train.tar")
+    names = [f"class_{label:02d}" for label in range(4)]
+    for root in (folder, folder / "train", lists, tmp_path / "tars"):
+        plain = open_dataset(config(root).data, None, "val")
+        for order in (names, names[::-1]):
+            # lists give numbers, which another order of names means other classes by
+            if root == lists and order != names:
+                continue
+            found = open_dataset(config(root).data, None, "val", trained=Trained(order, True, "best.pt"))
+            rows = range(len(plain))
+            assert [found.name(i) for i in rows] == [plain.name(i) for i in rows]
+            assert [order[found.source.target(i)] for i in rows] == [names[plain.source.target(i)] for i in rows]
+            assert len(found) == len(plain)
+
+
 def test_an_image_that_is_listed_twice_is_on_one_side(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "train", tmp_path, dirs_exist_ok=True)
     lines = [f"{file.parent.name}/{file.name} {file.parent.name[-1]}" for file in sorted(tmp_path.rglob("*.JPEG"))]
@@ -225,6 +247,10 @@ def test_every_process_every_resume_and_evaluation_measure_the_same_images(folde
     assert done.result.images == 4 + 3 + 2 + 1
     assert done.result.top1 == summary["top1"]
     assert done.notes == ["10 of 23 images are held out by data.split=0.4, data.split_seed=0"]
+    run_config = load(tmp_path / "run" / "config.yaml")
+    predicted = predict_validation(tmp_path / "run", run_config, None, 4, torch.device("cpu"))
+    assert not isinstance(predicted, str)
+    assert predicted.confusion.sum() == 10
     with pytest.raises(UsageError, match=r"trained with data.split 0.4, now it would be 0.2; set data.split=0.4 again"):
         train(tiny_config(folder, *PLAIN, "data.split=0.2", "train.batch_size=4"), tmp_path / "run")
     [end] = command("train", told, "data.split=1.5").finish()
