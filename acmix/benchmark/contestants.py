@@ -83,7 +83,8 @@ def compare_networks(
     measured = []
     for both in (False, True)[: 1 + compiled]:
         subject = subject_of(name, setting, compiled=both)
-        if budget is not None and not budget.begin(f"{name} {setting.dtype}, checking"):
+        work = f"{name} {setting.dtype}, {'compiling and ' * both}checking"
+        if budget is not None and not budget.begin(work):
             budget.leave_out(max(1, len(ours) * max(1, len(peers))) - 1)
             continue
         sides = [[replace(each, compiled=both) for each in side] for side in (ours, peers)]

@@ -29,6 +29,8 @@ CHECKS = 5
 BESIDE_ROUNDS = 3
 # a process that measures begins with importing PyTorch and timm
 START = 10.0
+# torch.compile of a model, once to check it and once to time it: one or two minutes on the two cores where we saw it
+COMPILE = 90.0
 # without --seconds: for what comes before the pairs, for each of them, and the most
 BEFORE, EACH, MOST = 20.0, 10.0, 600.0
 
@@ -44,6 +46,7 @@ class Estimate:
         least_seconds: of everything with one round a pair.
         full_seconds: of everything with five.
         start_seconds: of processes, a part of both.
+        compile_seconds: of `torch.compile`, a part of both.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Estimate:
     least_seconds: float
     full_seconds: float
     start_seconds: float = 0.0
+    compile_seconds: float = 0.0
 
     def seconds(self) -> float:
         """How long to measure where nobody says."""
@@ -71,7 +75,8 @@ class Estimate:
         if self.least_seconds > seconds:
             wanted = 5 * math.ceil(1.2 * self.full_seconds / 5)
             step = f"a {WHAT[phase]} of {batch_size} images takes about {seconds_of(self.step_seconds)} here"
-            start = f", and starting processes {duration(self.start_seconds)}" * (self.start_seconds > 0)
+            beside = {"starting processes": self.start_seconds, "compiling": self.compile_seconds}
+            start = "".join(f", {what} about {duration(taken)}" for what, taken in beside.items() if taken)
             raise UsageError(
                 f"{self.name}: {step}{start}, too long for --seconds {seconds:g}; give --seconds {wanted}, or a "
                 "smaller --batch-size"
@@ -102,7 +107,7 @@ def estimate(
         peers: how many there are of each model; each is taken to be as slow.
         ceilings: of this machine.
     """
-    slowest, units, least, full = ("", 0.0), 0, 0.0, 0.0
+    slowest, units, least, full, compiling = ("", 0.0), 0, 0.0, 0.0, 0.0
     for name in names:
         image_flops = STEPS[phase] * forward_flops(name, img_size)
         ours = name in acmix.list_models()
@@ -113,12 +118,14 @@ def estimate(
             step = batch_size * image
             pairs = (forms * max(1, peers) if processes == 1 else 2) * (1 + compiled)
             sides = 2 if peers else 1
+            compiling += (forms + peers) * COMPILE * compiled
             checks = (forms + peers) * (1 + compiled) * CHECKS * CHECKED_IMAGES * image * ours
             slowest, units = max(slowest, (name, step), key=lambda each: each[1]), units + pairs
             least += checks + pairs * sides * step * (BESIDE_ROUNDS + 1)
             full += checks + pairs * sides * step * (BESIDE_ROUNDS + LEAST_ROUNDS)
     start = 2 * START * len(names) * len(dtypes) if processes > 1 else 0.0
-    return Estimate(*slowest, units, least + start, full + start, start)
+    beside = start + compiling
+    return Estimate(*slowest, units, least + beside, full + beside, start, compiling)
 
 
 def forward_flops(name: str, img_size: int) -> float:

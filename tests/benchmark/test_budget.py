@@ -154,6 +154,11 @@ def test_the_estimate_counts_what_is_measured() -> None:
     assert of(phase="train").step_seconds == pytest.approx(3 * of().step_seconds)
     assert of(batch_size=4).step_seconds == pytest.approx(2 * of().step_seconds)
     assert of(processes=2).least_seconds > 2 * estimate.START
+    assert of(compiled=True).least_seconds > of().least_seconds + 2 * estimate.COMPILE
+    with pytest.raises(UsageError, match=r"compiling about 3 min 0 s, too long for --seconds 60; give --seconds \d+"):
+        of(compiled=True).check(60.0, "infer", 2)
+    with pytest.raises(UsageError, match="starting processes about 20 s, too long for --seconds 10"):
+        of(phase="train", processes=2).check(10.0, "train", 2)
     assert estimate.forward_flops("no_such_model", 224) == 0.0
 
 
