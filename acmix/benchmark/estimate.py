@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -130,7 +131,7 @@ def estimate(
 
 def forward_flops(name: str, img_size: int) -> float:
     """Floating point operations of a forward pass of one image; 0 where a model cannot be counted without weights."""
-    arguments = {"img_size": img_size} if takes_img_size(name) else {}
+    arguments: dict[str, Any] = {"img_size": img_size} if takes_img_size(name) else {}
     try:
         with torch.device("meta"):
             model = acmix.create_model(name, num_classes=CLASSES, **arguments)

@@ -113,7 +113,7 @@ def one_layer(channels: int, side: int, plan: Plan) -> list[Measurement]:
     torch.manual_seed(0)
     ours = acmix.ACmix2d(channels, channels).to(plan.device)
     x = torch.randn(1, channels, side, side, device=plan.device)
-    modules = {CONVOLUTION: nn.Conv2d(channels, channels, 3, padding=1)}
+    modules: dict[str, nn.Module] = {CONVOLUTION: nn.Conv2d(channels, channels, 3, padding=1)}
     if (channels, side) == LAYERS[0]:
         modules["released form"] = ReleasedACmix2d(ours)
     truth = truth_of_output(ours, x)
