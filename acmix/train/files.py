@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from acmix.errors import UsageError
+from acmix.train.words import output_option
 
 
 @contextmanager
@@ -59,7 +60,8 @@ def held(folder: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise UsageError(
-                    f"another process is training into {folder}; wait until it ends, or choose another --output"
+                    f"another process is training into {folder}; wait until it ends, or "
+                    f"choose another {output_option()}"
                 ) from None
         try:
             yield

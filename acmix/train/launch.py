@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from acmix.data.worker import cores
 from acmix.errors import UsageError
 from acmix.released import load_config
-from acmix.train.worker_error import LAUNCHER
+from acmix.train.words import LAUNCHER
 
 if TYPE_CHECKING:
     from acmix.train.agent import Machines

@@ -20,6 +20,7 @@ from acmix.config import Config, known_keys, validate
 from acmix.data.dataset import OtherClasses
 from acmix.errors import UsageError
 from acmix.train.optim import Schedule, lr_scale, warmup_steps
+from acmix.train.words import output_option
 
 ANOTHER_RUN = (
     *("model.name", "optimizer.name", "train.ema_decay", "train.seed", "model.num_classes"),
@@ -146,14 +147,15 @@ def refusal(where: str, key: str, was: Any, asked: Any, misfit: UsageError | Non
         return UsageError(f"{said}: it was trained on {was} classes, now it would be {asked}; {begin_anew(where)}")
     mend = f"leave {key} out" if was == UNSET else f"set {key}={shown(was)}"
     return UsageError(
-        f"{said}: it was trained with {key} {was}, now it would be {asked}; {mend} again, or choose another --output"
+        f"{said}: it was trained with {key} {was}, now it would be {asked}; {mend} again, "
+        f"or choose another {output_option()}"
     )
 
 
 def begin_anew(where: str, *settings: str) -> str:
     """What to do to train a checkpoint's network on other classes."""
     told = " ".join([*settings, f"model.checkpoint={where}"])
-    return f"to begin with its weights and a new classifier, choose another --output and add {told}"
+    return f"to begin with its weights and a new classifier, choose another {output_option()} and add {told}"
 
 
 def of_a_run(error: OtherClasses, last: Path) -> UsageError:

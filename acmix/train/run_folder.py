@@ -40,7 +40,7 @@ from acmix.train.distributed import World, together
 from acmix.train.files import held
 from acmix.train.resume import NETWORK, changed_keys, only_drops, refuse_another_run, shown
 from acmix.train.terminal import new_console, say
-from acmix.train.worker_error import LAUNCHER
+from acmix.train.words import LAUNCHER, output_option
 
 # settings that change no result but its rounding
 WITHOUT_EFFECT = (
@@ -154,7 +154,7 @@ def numbered(root: Path, name: str) -> list[int]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UsageError(f"cannot list the folder {root}: {error.strerror}; choose another --output") from None
+        raise UsageError(f"cannot list the folder {root}: {error.strerror}; choose another {output_option()}") from None
     return sorted(numbers)
 
 
@@ -254,7 +254,7 @@ def make(folder: Path, config: Config) -> bool:
             return False
     except OSError as error:
         raise UsageError(
-            f"cannot write to the output folder {folder}: {error.strerror}; choose another --output"
+            f"cannot write to the output folder {folder}: {error.strerror}; choose another {output_option()}"
         ) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -26,6 +26,7 @@ from acmix.train.distributed import World, together
 from acmix.train.meter import Meter
 from acmix.train.optim import Precision, create_optimizer
 from acmix.train.resume import describe_changes, refuse_another_network, refuse_another_run, settings_then
+from acmix.train.words import output_option
 
 
 class State:
@@ -198,7 +199,7 @@ class State:
 
     def check_fits(self, saved: dict[str, Any]) -> None:
         """Refuses a checkpoint that this run cannot go on from, and notes what it goes on with differently."""
-        where, now, hint = str(self.last), self.config, "choose another --output, or move this folder away"
+        where, now, hint = str(self.last), self.config, f"choose another {output_option()}, or move this folder away"
         if lacking := sorted(self.to_go_on().keys() - saved.keys()):
             raise UsageError(f"{where} holds only weights, without {', '.join(lacking)}; {hint}")
         then = settings_then(saved["config"], now, self.steps_per_epoch, where)

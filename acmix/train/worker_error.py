@@ -9,9 +9,6 @@ from pathlib import Path
 
 from acmix.train.files import write_atomically
 
-# set by our launcher, whose user gives a run's folder as OUTPUT instead of --output
-LAUNCHER = "ACMIX_LAUNCHER"
-
 
 def write_worker_error(message: str) -> bool:
     """Hands a usage error to the launcher, which prints it once for all processes.

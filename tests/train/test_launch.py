@@ -188,11 +188,7 @@ def test_a_worker_without_a_launcher_prints_its_error_itself() -> None:
         (["1", "tiny.yaml", ".", "train.epoch=1"], {}, "did you mean 'train.epochs'?"),
         (["1", "tiny.yaml", "absent"], {}, "no data folder absent"),
         (["2", "tiny.yaml", ".", "train.device=cuda:1"], {}, "the device cuda:1 is a single one, and 2 processes"),
-        (
-            ["1", "tiny.yaml", ".", "train.device=gpu"],
-            {},
-            "train.device='gpu': expected auto, cpu, cuda, cuda:1 or mps",
-        ),
+        (["1", "tiny.yaml", ".", "train.device=gpu"], {}, "train.device=gpu: expected auto, cpu, cuda, cuda:1 or mps"),
         (["1", "tiny.yaml", "."], {"NNODES": "2"}, "NODE_RANK='' with NNODES=2"),
         (["1", "tiny.yaml", "."], {"NNODES": "2", "NODE_RANK": "1"}, "RDZV_ENDPOINT='' with NNODES=2"),
     ],
