@@ -16,6 +16,7 @@ from acmix.tasks.classify import tells_top5
 from acmix.tools.charts import Chart, chart
 from acmix.tools.rates import is_too_close, leaning
 from acmix.train import plots
+from acmix.train.log import why_early
 from acmix.train.plots import Log
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def status(log: Log, summary: dict[str, Any], config: Config) -> str:
     if summary and done >= wanted:
         sentence = f"Finished after {done} epochs"
     elif summary.get("ended") and done == summary.get("epochs"):
-        sentence = f"Stopped early at epoch {done} of {wanted}: {summary['ended']}"
+        sentence = f"Stopped early at epoch {done} of {wanted}: {why_early(summary)}"
     else:
         sentence = f"Not finished: {done} of {wanted} epochs so far"
     again = f", taken up again {log.resumed} time{'s' if log.resumed > 1 else ''}" if log.resumed else ""

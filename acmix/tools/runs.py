@@ -13,7 +13,7 @@ from acmix import config as configuration
 from acmix.config import Config
 from acmix.errors import UsageError
 from acmix.train.checkpoint import read
-from acmix.train.log import read_summary
+from acmix.train.log import read_summary, why_early
 from acmix.train.plots import Log, read_log
 from acmix.train.resume import flat
 from acmix.train.resume import shown as as_typed
@@ -87,7 +87,7 @@ class RunRecord:
             return "a checkpoint"
         said = f"{self.epochs:g} of {wanted} epochs"
         if self.summary.get("ended") and self.epochs < wanted:
-            return f"{said}: {self.summary['ended']}"
+            return f"{said}: {why_early(self.summary)}"
         if self.epochs < wanted or not self.summary:
             said += ", not finished"
         return said + (f", resumed {self.log.resumed}×" if self.log.resumed else "")

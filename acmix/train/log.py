@@ -196,6 +196,13 @@ def read_summary(path: Path) -> dict[str, Any]:
     return summary
 
 
+def why_early(summary: dict[str, Any]) -> str:
+    """Why a run ended before its last epoch, in words; its summary says it by the setting that ended it."""
+    if summary["ended"] == "patience":
+        return f"no better top-1 than that of epoch {summary.get('best_epoch')} for long enough (train.patience)"
+    return str(summary["ended"])
+
+
 def in_words(choices: dict[str, Any]) -> str:
     """What `State.choices` says, as a line."""
     ways: dict[str, list[str]] = {}

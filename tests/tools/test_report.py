@@ -261,11 +261,18 @@ def test_an_unfinished_baseline_run_is_reported_too(tmp_path, data):
     assert "226,412" in words
 
 
-def test_a_run_that_was_stopped_early_says_why(tmp_path, data):
+@pytest.mark.parametrize(
+    ("ended", "why"),
+    [
+        ("no better top-1 for 2 epochs", "no better top-1 for 2 epochs"),
+        ("patience", "no better top-1 than that of epoch 2 for long enough (train.patience)"),
+    ],
+)
+def test_a_run_that_was_stopped_early_says_why(tmp_path, data, ended, why):
     run = write_run(tmp_path / "run", config=make_config(data), lines=log_lines(epochs=4))
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    (run / "summary.json").write_text(json.dumps(summary | {"ended": "no better top-1 for 2 epochs"}), encoding="utf-8")
-    assert "Stopped early at epoch 4 of 6: no better top-1 for 2 epochs; attention and" in read(report(run)).words
+    (run / "summary.json").write_text(json.dumps(summary | {"ended": ended, "best_epoch": 2}), encoding="utf-8")
+    assert f"Stopped early at epoch 4 of 6: {why}; attention and" in read(report(run)).words
 
 
 @pytest.mark.parametrize(("classes", "told"), [(5, False), (6, True)])
