@@ -190,7 +190,8 @@ def white_of(kind: str | None, smallest: float, largest: float, tags: Any, *, is
     Raises:
         UnknownScaleError: values outside the scale, or so small that the scale is unlikely.
     """
-    hint = "set data.white to the value that is white, or save it with 8 bits"
+    # also where no settings are taken, as in `acmix predict`
+    hint = "save it with 8 bits, or train with data.white set to the value that is white"
     if smallest < 0:
         raise UnknownScaleError(f"it holds values below 0, the smallest is {smallest:g}; {hint}")
     if is_float:
