@@ -132,7 +132,7 @@ def read_best(*, folder: str, data: str, imgsz: int, **_: Any) -> dict[str, Any]
     metrics = model.val(data=data, imgsz=imgsz, device="cpu", workers=0, plots=False)
     found |= {"map50": round(100 * metrics.box.map50, 2), "map50_95": round(100 * metrics.box.map, 2)}
     weights = onnx.load(YOLO(file).export(format="onnx", imgsz=imgsz, simplify=False)).graph.initializer
-    found["layers_onnx"] = sum(each.name.endswith("conv_path.kernels") for each in weights)
+    found["layers_onnx"] = sum(each.name.endswith("query.weight") for each in weights)
     traced = torch.jit.load(YOLO(file).export(format="torchscript", imgsz=imgsz))
     names = [each.original_name for each in traced.modules() if hasattr(each, "original_name")]
     return {**found, "layers_torchscript": names.count("ACmix2d")}

@@ -1,47 +1,25 @@
-"""ACmix2d in ultralytics: its model files, training, checkpoints and export, as a user meets them.
+"""Rows of ACmix2d in ultralytics: its model files, training, checkpoints and export, as a user meets them.
 
-ultralytics comes with the extra `yolo` alone; without it these tests are skipped. What trains runs in processes of its
-own: ultralytics sets seeds, threads and determinism for a whole process.
+ultralytics comes with the extra `yolo` alone; without it these tests are skipped.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 
 from acmix.integrations.ultralytics import EXAMPLES, example, register
 from acmix.layers import ACmix2d
 from tests.support import processes
-from tests.support.paths import ROOT
+from tests.support.yolo import needs_onnx, needs_ultralytics, result, run
 
-needs_ultralytics = pytest.mark.skipif(find_spec("ultralytics") is None, reason="ultralytics is not installed")
-needs_onnx = pytest.mark.skipif(
-    any(find_spec(name) is None for name in ("onnx", "onnxruntime")), reason="the extra `export` is not installed"
-)
 ROWS = {"neck": 23, "backbone": 9}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """ultralytics with settings of its own, no network and no installing."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("YOLO_CONFIG_DIR", str(tmp_path_factory.mktemp("settings")))
-        patch.setenv("YOLO_OFFLINE", "true")
-        patch.setenv("YOLO_AUTOINSTALL", "false")
-        yield
 
 
 def build(place: str = "neck", scale: str = "n", **row: Any) -> Any:
@@ -134,15 +112,6 @@ def test_an_example_has_a_path_for_every_scale() -> None:
         example("yolo11-neck")
 
 
-def python(code: str, *arguments: object) -> str:
-    """What a fresh process prints."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout
-
-
 STOP = """
 import sys
 from ultralytics import YOLO
@@ -217,38 +186,13 @@ print("RESULT", json.dumps(errors))
 """
 
 
-def result(printed: str) -> str:
-    return next(line.removeprefix("RESULT ") for line in printed.splitlines() if line.startswith("RESULT "))
-
-
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight pictures of one bright square each, in YOLO's format; half to train on."""
-    root = tmp_path_factory.mktemp("squares")
-    drawn = np.random.default_rng(0)
-    for index in range(8):
-        part = "train" if index < 4 else "val"
-        for kind in ("images", "labels"):
-            (root / kind / part).mkdir(parents=True, exist_ok=True)
-        pixels = drawn.integers(0, 80, (64, 64, 3), dtype=np.uint8)
-        x, y, side = (int(each) for each in drawn.integers([0, 0, 16], [32, 32, 32]))
-        pixels[y : y + side, x : x + side] = 255
-        Image.fromarray(pixels).save(root / "images" / part / f"{index}.png")
-        box = [(x + side / 2) / 64, (y + side / 2) / 64, side / 64, side / 64]
-        label = " ".join(["0", *(f"{each:.6f}" for each in box)])
-        (root / "labels" / part / f"{index}.txt").write_text(label, encoding="utf-8")
-    file = root / "squares.yaml"
-    file.write_text(f"path: {root}\ntrain: images/train\nval: images/val\nnames:\n  0: square\n", encoding="utf-8")
-    return file
-
-
-@pytest.fixture(scope="module")
-def resumed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def resumed(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The weights of a run that was stopped after its first epoch and resumed by another process, and what that saw."""
     runs = tmp_path_factory.mktemp("runs")
-    assert result(python(STOP, data, runs)) == "stopped"
+    assert result(run("-c", STOP, squares, runs)) == "stopped"
     weights = runs / "run" / "weights"
-    return weights / "best.pt", json.loads(result(python(RESUME, weights / "last.pt")))
+    return weights / "best.pt", json.loads(result(run("-c", RESUME, weights / "last.pt")))
 
 
 @needs_ultralytics
@@ -258,10 +202,10 @@ def test_a_stopped_run_resumes_in_a_fresh_process(resumed: tuple[Path, dict[str,
 
 @needs_ultralytics
 def test_a_checkpoint_reloads_in_a_fresh_process_validates_and_predicts(
-    data: Path, resumed: tuple[Path, dict[str, Any]]
+    squares: Path, resumed: tuple[Path, dict[str, Any]]
 ) -> None:
     weights, before = resumed
-    seen = json.loads(result(python(RELOAD, data, weights, data.parent / "images" / "val" / "4.png")))
+    seen = json.loads(result(run("-c", RELOAD, squares, weights, squares.parent / "images" / "val" / "4.png")))
     assert seen["layer"]
     assert seen["safe"]
     assert seen["sum"] == pytest.approx(before["sum"], rel=1e-6)
@@ -272,6 +216,6 @@ def test_a_checkpoint_reloads_in_a_fresh_process_validates_and_predicts(
 @needs_ultralytics
 @needs_onnx
 def test_onnx_gives_equal_numbers_at_other_batches_and_sizes(resumed: tuple[Path, dict[str, Any]]) -> None:
-    errors = json.loads(result(python(EXPORT, resumed[0])))
+    errors = json.loads(result(run("-c", EXPORT, resumed[0])))
     assert len(errors) == 3
     assert max(errors.values()) < 1e-4, errors
