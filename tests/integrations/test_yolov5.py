@@ -170,7 +170,9 @@ def test_every_parameter_is_trained_once_and_rates_are_not_decayed(make: Any) ->
     layer: Any = model.model[3]
     assert [decay[id(each)] for each in (layer.rate_attention, layer.rate_conv)] == [0, 0]
     assert [decay[id(each)] for each in (layer.conv_path.kernels, layer.conv_path.fc_weight)] == [0.1, 0.1]
-    bias_group = next(group for group in optimizer.param_groups if any(each is layer.query.bias for each in group["params"]))
+    bias_group = next(
+        group for group in optimizer.param_groups if any(each is layer.query.bias for each in group["params"])
+    )
     assert not any(each is layer.rate_conv for each in bias_group["params"])
     before = layer.conv_path.kernels.detach().clone(), layer.rate_conv.item()
     model(torch.rand(2, 3, 32, 32)).square().sum().backward()
