@@ -24,25 +24,23 @@ console = new_console()
 CHECKPOINT = "A run folder, one of its checkpoints, or a file that `acmix convert` wrote."
 
 
-def that_is_there(path: Path) -> Path:
-    """Refuses a path where nothing lies, before torch is loaded."""
-    if not os.path.lexists(os.path.expanduser(path)):
-        raise UsageError(f"there is no checkpoint {path}; check the path")
-    return path
-
-
-def that_may_be_there(text: str) -> str:
-    """The same for what may also be the name of a published model."""
-    if Path(text).suffix in (".pt", ".pth", ".pt2", ".onnx"):
-        that_is_there(Path(text))
-    return text
-
-
-Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help=CHECKPOINT, callback=that_is_there)]
+Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help=CHECKPOINT)]
 DataOption = Annotated[str, typer.Option("--data", metavar="DIR", help="Folder with train/ and val/.")]
 
 DEVICE = "auto, cpu, cuda, cuda:1 or mps; auto takes the GPU if there is one."
 DeviceOption = Annotated[str, typer.Option("--device", metavar="DEVICE", help=DEVICE)]
+
+
+def check_there(path: str | Path) -> None:
+    """Refuses a checkpoint that is not there, before torch is loaded."""
+    if not os.path.lexists(os.path.expanduser(path)):
+        raise UsageError(f"there is no checkpoint {path}; check the path")
+
+
+def check_there_if_file(source: str) -> None:
+    """The same for what may also be the name of a published model."""
+    if Path(source).suffix in (".pt", ".pth", ".pt2", ".onnx"):
+        check_there(source)
 
 
 def wide() -> Console:

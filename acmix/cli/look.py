@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from acmix.cli.app import app, console, that_is_there, wide
+from acmix.cli.app import app, check_there, console, wide
 from acmix.names import shown, to_json
 from acmix.train.terminal import say
 
@@ -20,7 +20,6 @@ def rates(
         typer.Argument(
             metavar="CHECKPOINT|RUN",
             help="A checkpoint of a run, or the output folder of `acmix train`.",
-            callback=that_is_there,
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; draw only with --plot.")] = False,
@@ -35,6 +34,7 @@ def rates(
 
     α multiplies a block's attention, β its convolution. For a run, the change since the first epoch is printed too.
     """
+    check_there(place)
     from acmix.tools.rates import rates_of
 
     found = rates_of(place)

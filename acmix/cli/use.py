@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from acmix.cli.app import Checkpoint, DataOption, DeviceOption, app, console, that_may_be_there
+from acmix.cli.app import Checkpoint, DataOption, DeviceOption, app, check_there, check_there_if_file, console
 from acmix.names import to_json
 from acmix.train.terminal import say
 
@@ -30,6 +30,7 @@ def evaluate(
 
     The result is exact on any number of processes, also under torchrun.
     """
+    check_there(checkpoint)
     from dataclasses import asdict
 
     from acmix.tools.evaluate import evaluate_checkpoint
@@ -62,7 +63,6 @@ def predict(
         typer.Argument(
             metavar="CHECKPOINT",
             help="Checkpoint, run folder, export (.pt2, .onnx, TorchScript), or timm model's name.",
-            callback=that_may_be_there,
         ),
     ],
     images: Annotated[
@@ -87,6 +87,7 @@ def predict(
 
     For example: acmix predict runs/NAME photos/ --output found.csv
     """
+    check_there_if_file(source)
     from acmix.tools.predict_command import run
 
     status = run(
