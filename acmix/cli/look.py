@@ -93,6 +93,9 @@ def compare(
         settings.add_column(column, overflow="fold")
     for row in found.grouped_settings():
         settings.add_row(*map(shown, row))
-    wide().print(settings)
+    if found.settings:
+        wide().print(settings)
+    else:
+        say(console, "every setting is the same")
     for note in [*found.notes, written]:
         say(console, note)

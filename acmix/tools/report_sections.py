@@ -46,7 +46,7 @@ def status(log: Log, summary: dict[str, Any], config: Config) -> str:
     # a finished run may have been taken up again for more epochs
     if summary and done >= wanted:
         sentence = f"Finished after {done} epochs"
-    elif summary.get("ended") and done == summary.get("epochs"):
+    elif summary.get("ended") not in (None, "epochs") and done == summary.get("epochs"):
         sentence = f"Stopped early at epoch {done} of {wanted}: {why_early(summary)}"
     else:
         sentence = f"Not finished: {done} of {wanted} epochs so far"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -76,7 +77,9 @@ class RunRecord:
     @property
     def best(self) -> dict[str, Any]:
         """The record of the epoch with the best top-1; {} where no epoch was evaluated."""
-        evaluated = [record for record in self.log.epochs if record.get("top1") is not None]
+        evaluated = [
+            record for record in self.log.epochs if record.get("top1") is not None and math.isfinite(record["top1"])
+        ]
         return max(evaluated, key=lambda record: record["top1"], default={})
 
     @property
@@ -86,7 +89,7 @@ class RunRecord:
         if self.place.is_file():
             return "a checkpoint"
         said = f"{self.epochs:g} of {wanted} epochs"
-        if self.summary.get("ended") and self.epochs < wanted:
+        if self.summary.get("ended") not in (None, "epochs") and self.epochs == self.summary.get("epochs"):
             return f"{said}: {why_early(self.summary)}"
         if self.epochs < wanted or not self.summary:
             said += ", not finished"

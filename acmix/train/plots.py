@@ -78,6 +78,8 @@ def read_log(run_dir: str | os.PathLike[str]) -> Log:
             event = record.get("event")
             if event == "start":
                 starts.append(record)
+            elif not is_sound(record):
+                continue
             elif event == "step":
                 steps[record["step"]] = record
             elif event == "epoch":
@@ -205,6 +207,21 @@ def stage_starts(blocks: Sequence[str]) -> list[int]:
     """The indices at which a new stage begins, read from names like `layers.1.blocks.0.attn`; none for a single row."""
     stages = [numbers[0] if len(numbers := re.findall(r"\d+", block)) > 1 else "" for block in blocks]
     return [index for index in range(1, len(stages)) if stages[index] != stages[index - 1]]
+
+
+# what a record holds as a number, where it holds it
+NUMBERS = ("loss", "lr", "train_loss", "val_loss", "top1", "top5", "images_per_second", "seconds", "val_images")
+
+
+def is_sound(record: dict[str, Any]) -> bool:
+    """Whether a record of a step or an epoch can be drawn: nobody changed its numbers to something else."""
+    if not isinstance(record.get("step"), int) or not isinstance(record.get("epoch"), int):
+        return False
+    rates = record.get("rates") or {}
+    if not isinstance(rates, dict) or not all(isinstance(both, list) and len(both) == 2 for both in rates.values()):
+        return False
+    numbers = [record.get(key) for key in NUMBERS] + [rate for both in rates.values() for rate in both]
+    return all(number is None or isinstance(number, (int, float)) for number in numbers)
 
 
 def parse_line(line: str) -> dict[str, Any]:

@@ -124,15 +124,35 @@ def test_unfinished_and_resumed_runs_and_checkpoints_alone_are_compared_too(tmp_
     metrics = {"top1": 50.0, "top5": 90.0, "val_loss": 1.5, "images_per_second": 10.0}
     checkpoint.save(tmp_path / "alone.pt", {**contents, "step": 30, "epoch": 3, "metrics": metrics})
     stopped = make_run(tmp_path / "stopped", epochs=4)
-    (stopped / "summary.json").write_text('{"ended": "no better top-1 for 2 epochs", "epochs": 4}', encoding="utf-8")
+    (stopped / "summary.json").write_text('{"ended": "patience", "epochs": 4, "best_epoch": 2}', encoding="utf-8")
     _, rows = compare([unfinished, tmp_path / "alone.pt", stopped]).figures()
     assert [row[7] for row in rows] == [
         "2 of 6 epochs, not finished, resumed 1×",
         "a checkpoint",
-        "4 of 6 epochs: no better top-1 for 2 epochs",
+        "4 of 6 epochs: no better top-1 than that of epoch 2 for long enough (train.patience)",
     ]
     assert rows[1][1:3] == ["alone.pt", "50.00"]
     assert rows[1][8] == "240"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"event": "epoch"}',
+        '{"event": "epoch", "epoch": "x", "step": 1}',
+        '{"event": "epoch", "epoch": 9, "step": 90, "top1": "z"}',
+        '{"event": "epoch", "epoch": 9, "step": 90, "rates": {"a": 1}}',
+        '{"event": "step", "epoch": 9}',
+        "[]",
+    ],
+)
+def test_lines_of_a_log_that_somebody_changed_are_left_out(tmp_path: Path, line: str) -> None:
+    runs = [make_run(tmp_path / name) for name in "ab"]
+    with (runs[1] / "log.jsonl").open("a", encoding="utf-8") as log:
+        log.write(f"{line}\n")
+    _, rows = compare(runs).figures()
+    assert rows[0][2:] != rows[1][2:]
+    assert [rows[0][2], *rows[0][4:]] == [rows[1][2], *rows[1][4:]]
 
 
 def test_a_run_given_twice_is_shown_once_and_alone_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
