@@ -33,8 +33,8 @@ from acmix.tasks.classify import evaluate, tells_top5
 from acmix.train.device import device_name, peak_memory_mib, pins_memory
 from acmix.train.distributed import Agreement, World, join, together
 from acmix.train.files import held, write_atomically
-from acmix.train.log import RunLog, duration, in_words, provenance, read_summary
-from acmix.train.opening import effective, in_lines
+from acmix.train.log import RunLog, duration, read_summary
+from acmix.train.opening import announce
 from acmix.train.optim import Schedule, odd_rates
 from acmix.train.plots import draw_curves, draw_paths
 from acmix.train.preparation import settle
@@ -383,34 +383,8 @@ class Run:
         if not self.world.is_first:
             return
         write_atomically(self.output / "config.yaml", dump(self.config).encode())
-        made_by, choices = provenance(self.world.device), self.state.choices()
-        facts = effective(self.config, self.state)
-        self.log.write(
-            "start",
-            **made_by,
-            processes=self.world.size,
-            **choices,
-            config=self.config.model_dump(mode="json"),
-            parameters=self.state.parameters,
-            steps_per_epoch=self.steps_per_epoch,
-            first_step=self.first_step,
-            **facts,
-            **({} if self.state.started is None else {"weights": self.state.started.record()}),
-            notes=[*self.notes, *self.odd],
-            changes=self.state.changes,
-        )
-        model_lines, step_lines = in_lines(self.config, self.state, facts, made_by["device"])
-        trained, held_out = self.train_batches.dataset, self.val_batches.dataset
-        data_lines = [
-            f"{len(trained)} training images and {len(held_out)} to validate on, in {len(trained.classes)} classes"
-        ]
-        data_lines += [f"{dataset.split}: {note}" for dataset in (trained, held_out) for note in dataset.notes]
-        for line in (in_words(choices), *model_lines):
-            self.log.say(line)
-        if self.state.started is not None:
-            self.log.show(self.state.started.table())
-        for line in (*data_lines, *self.notes, *step_lines, *self.odd):
-            self.log.say(line)
+        datasets = self.train_batches.dataset, self.val_batches.dataset
+        announce(self.log, self.config, self.state, datasets, notes=self.notes, odd=self.odd)
         if self.first_step:
             self.log.say(f"{self.output}: resuming after step {self.first_step} of {self.total_steps}")
         for change in self.state.changes:

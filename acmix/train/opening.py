@@ -8,12 +8,55 @@ from typing import Any
 from acmix.config import Config
 from acmix.models.freezing import classifiers, is_new
 from acmix.released.start import grouped
+from acmix.train.log import RunLog, in_words, provenance
 from acmix.train.optim import DECAY_FACTOR, DECAY_PARTS, POWER, lr_scale
 from acmix.train.resume import learning_rate
 from acmix.train.state import State
 
 # how many names a line gives
 SHOWN = 4
+
+
+def announce(
+    log: RunLog, config: Config, state: State, datasets: tuple[Any, Any], *, notes: Sequence[str], odd: Sequence[str]
+) -> None:
+    """Writes the first record of a run or of its continuation, and prints its first lines.
+
+    Args:
+        log: where to.
+        config: the run.
+        state: of the run, with its weights.
+        datasets: of training and of validation.
+        notes: lines on what was chosen for the user.
+        odd: lines on learning rates that are probably not meant.
+    """
+    made_by, choices, facts = provenance(state.world.device), state.choices(), effective(config, state)
+    log.write(
+        "start",
+        **made_by,
+        processes=state.world.size,
+        **choices,
+        config=config.model_dump(mode="json"),
+        parameters=state.parameters,
+        steps_per_epoch=state.steps_per_epoch,
+        first_step=state.step,
+        **facts,
+        **({} if state.started is None else {"weights": state.started.record()}),
+        notes=[*notes, *odd],
+        changes=state.changes,
+    )
+    model_lines, step_lines = in_lines(config, state, facts, made_by["device"])
+    trained, held_out = datasets
+    data_lines = [
+        f"{len(trained)} training images and {len(held_out)} to validate on, in {len(trained.classes)} classes",
+        *(f"{dataset.split}: {note}" for dataset in datasets for note in dataset.notes),
+    ]
+    for line in (in_words(choices), *model_lines):
+        log.say(line)
+    if state.started is not None:
+        log.show(state.started.table())
+    for line in (*data_lines, *notes, *step_lines, *odd):
+        log.say(line)
 
 
 def effective(config: Config, state: State) -> dict[str, Any]:
