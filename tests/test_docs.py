@@ -6,7 +6,6 @@ import re
 import runpy
 import shlex
 import shutil
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -18,12 +17,9 @@ from acmix.benchmark.published.headline import costs, headline
 from acmix.benchmark.record import COLUMNS, write_rows
 from acmix.cli.commands import app
 from acmix.models import count
-from tests.support.pages import commands
+from tests.support.pages import PAGES, commands
 from tests.support.paths import ROOT
 from tests.support.processes import script
-
-PAGES = ["README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "acmix/ops/README.md"]
-PAGES += [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
 
 
 def read(name):
@@ -78,27 +74,6 @@ def test_the_speed_of_every_family_is_the_saved_one():
 def test_the_table_of_clients_is_the_saved_one():
     table = runpy.run_path(str(ROOT / "scripts" / "clients" / "table.py"))["table"]
     assert table(saved("clients.csv")) in read("docs/clients.md")
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_the_python_of_a_page_runs_as_written(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    code = re.findall(r"```python\n(.*?)```", read(page), flags=re.DOTALL)
-    names = {}
-    for block in code:
-        imported = {
-            *re.findall(r"^(?:from|import) (\w+)", block, flags=re.MULTILINE),
-            *re.findall("ultralytics", block),
-        }
-        if "yolo11n.pt" in block:  # needs weights and data; tests/integrations/test_replace_in_yolo.py gives it both
-            continue
-        if all(map(find_spec, imported)):
-            exec(block, names)
-    if page.startswith("README"):
-        assert len(code) == 2
-        assert names["logits"].shape == (2, 10)
-        shapes = [(1, 96, 80, 50), (1, 192, 40, 25), (1, 384, 20, 13), (1, 768, 10, 7)]
-        assert [tuple(each.shape) for each in names["maps"]] == shapes
 
 
 def commands_of(page):

@@ -7,6 +7,11 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tests.support.paths import ROOT
+
+PAGES = ["README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "acmix/ops/README.md"]
+PAGES += [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
+
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 
 

@@ -1,0 +1,48 @@
+"""What a test does with each command that a document shows: runs it as it is, made small, or leaves it out by name.
+
+A rule is a pattern that is searched in a command. A command that no rule of `RUN` or `LEFT_OUT` knows fails the test,
+as does a rule that no document needs any more.
+"""
+
+from __future__ import annotations
+
+# not run, and why
+LEFT_OUT = {
+    r"^bash run\.sh( |$)(?!8)": "three minutes of training: the demo",
+    r"^bash test\.sh": "would run the tests within a test",
+    r"^pip |^\.venv/bin/pre-commit|^bash scripts/setup\.sh": "installs packages over the network",
+    r"^sbatch |^for piece ": "needs Slurm",
+    r"finetune/swin_tiny\S* (?!.*model\.pretrained=\S)": "downloads timm's weights over the network",
+    r"^acmix benchmark train --against all": "minutes: every alternative of a whole network",
+    r"^NNODES=2 ": "two machines; the file for Slurm runs as two",
+}
+# run, and which program runs it
+RUN = (r"^(ACMIX_CPU_KERNELS=0 )?acmix ", r"^bash run\.sh 8 ", r"^torchrun ", r"^source \.venv/bin/activate$")
+# scripts that run as a whole, with a Slurm of two machines that are both this one
+SCRIPTS = r"^#!|^srun "
+# what is written otherwise in the test: data and networks that take seconds
+CHANGED = {
+    # released weights number their classes, so the data must have all of them
+    r"(evaluate ours\.pt --data) <DATA_DIR>": r"\1 ten_classes",
+    r"<DATA_DIR>": "photos",
+    r"--data digits": "--data photos",
+    r"run\.sh 8 ": "run.sh 1 ",
+    r"--nproc-per-node 8": "--nproc-per-node 1",
+    r"(finetune/deit)_small(_patch16_224\S*)": r"\1_small\2 model.name=deit_tiny_patch16_224",
+}
+TRAINING = (
+    "train.epochs=1 train.batch_size=4 train.precision=fp32 train.tensorboard=false data.img_size=32 data.workers=0 "
+    "model.num_classes=3"
+)
+TINY_SWIN = "model.args.embed_dim=12 'model.args.depths=[1, 1]' 'model.args.num_heads=[1, 2]' model.args.window_size=4"
+# what is put behind a command
+ADDED = {
+    r"(?:acmix train |run\.sh 1 )\S": TRAINING,
+    r"(?:acmix train|run\.sh 1) acmix_swin\S+": TINY_SWIN,
+    r"acmix benchmark (?:train|infer)": "--img-size 32 --batch-size 1 --seconds 1",
+    r"acmix benchmark ops": "--batch-size 1 --seconds 1",
+    r"acmix benchmark data": "--img-size 32 --seconds 1 --workers 0",
+    r"acmix evaluate": "--workers 0",
+}
+# packages that the tests do without; Python that imports them is left out
+OPTIONAL = ("peft", "torchao", "segmentation_models_pytorch", "ultralytics")
