@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.support.images import draw_image, make_image_folder
-from tests.support.page_rules import ADDED, CHANGED, LEFT_OUT, OPTIONAL, RUN, SCRIPTS
+from tests.support.page_rules import ADDED, CHANGED, LEFT_OUT, OPTIONAL, RUN, SCRIPTS, TINY_SWIN, TRAINING
 from tests.support.pages import PAGES, Block, blocks, commands
 from tests.support.paths import DATA, ROOT
 from tests.support.processes import PATIENCE, Ended, command, free_port
@@ -69,10 +70,20 @@ def bare(line: str) -> str:
 
 def small(line: str) -> str:
     """A command as it is run here: with data and networks that take seconds."""
-    line = bare(line)
-    for pattern, text in CHANGED.items():
-        line = re.sub(pattern, text, line)
+    line = changed(bare(line))
     return " ".join([line, *(text for pattern, text in ADDED.items() if re.search(pattern, line))])
+
+
+def small_script(text: str) -> str:
+    """A script as it is run here; its settings stand behind the data."""
+    return changed(text.replace("<DATA_DIR>", f"<DATA_DIR> {TRAINING} {TINY_SWIN}"))
+
+
+def changed(text: str) -> str:
+    """A text with the names of data and networks that take seconds."""
+    for pattern, other in CHANGED.items():
+        text = re.sub(pattern, other, text)
+    return text
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -92,6 +103,7 @@ def test_every_command_runs_or_is_left_out_for_a_reason(page: str, line: str) ->
 def test_no_rule_is_left_over() -> None:
     lines = [bare(line) for _, line in shell()]
     scripts = [block.text for page in PAGES for block in of_page(page, "bash") if is_script(block)]
+    scripts += [block.text for page in PAGES for block in of_page(page, "python")]
     for pattern in [*LEFT_OUT, *RUN]:
         assert any(re.search(pattern, line) for line in lines), pattern
     for pattern in CHANGED:
@@ -163,13 +175,22 @@ def test_every_block_of_a_page_runs(
     names: dict[str, object] = {}
     for block in blocks(document):
         if block.language == "python" and not left_out(block):
-            exec(compile("\n" * block.line + block.text, page, "exec"), names)
+            exec(compile("\n" * block.line + changed(block.text), page, "exec"), names)
         elif block.language == "bash" and is_script(block):
-            expect_success(f"{page}:{block.line}", in_bash(small(block.text)))
+            expect_success(f"{page}:{block.line}", in_bash(small_script(block.text)))
         elif block.language == "bash":
             for line in commands(block.text):
                 if not why_left_out(line):
                     expect_success(f"{page}:{block.line}: {small(line)}", ended(small(line)))
+    if page.startswith("README"):
+        assert shape(names["logits"]) == (2, 10)
+        maps: Any = names["maps"]
+        assert [shape(each) for each in maps] == [(1, 96, 80, 50), (1, 192, 40, 25), (1, 384, 20, 13), (1, 768, 10, 7)]
+
+
+def shape(found: Any) -> tuple[int, ...]:
+    """Of a tensor."""
+    return tuple(found.shape)
 
 
 def left_out(block: Block) -> bool:

@@ -13,7 +13,9 @@ LEFT_OUT = {
     r"^pip |^\.venv/bin/pre-commit|^bash scripts/setup\.sh": "installs packages over the network",
     r"^sbatch |^for piece ": "needs Slurm",
     r"finetune/swin_tiny\S* (?!.*model\.pretrained=\S)": "downloads timm's weights over the network",
-    r"^acmix benchmark train --against all": "minutes: every alternative of a whole network",
+    r"^acmix benchmark .*--against all": "minutes: every alternative of a whole network",
+    r"^acmix benchmark .*--gpus 2": "a minute: processes that load PyTorch; see tests/benchmark/test_scaling.py",
+    r"^acmix benchmark ops$": "minutes: every operator and its alternatives",
     r"^NNODES=2 ": "two machines; the file for Slurm runs as two",
 }
 # run, and which program runs it
@@ -26,20 +28,22 @@ CHANGED = {
     r"(evaluate ours\.pt --data) <DATA_DIR>": r"\1 ten_classes",
     r"<DATA_DIR>": "photos",
     r"--data digits": "--data photos",
+    r"(acmix benchmark.*) acmix_resnet50": r"\1 acmix_resnet26",
     r"run\.sh 8 ": "run.sh 1 ",
     r"--nproc-per-node 8": "--nproc-per-node 1",
     r"(finetune/deit)_small(_patch16_224\S*)": r"\1_small\2 model.name=deit_tiny_patch16_224",
+    r'"acmix_resnet26", num_classes=10': '"acmix_resnet26", num_classes=10, layers=(1, 1), width=8, attention_size=3',
 }
 TRAINING = (
     "train.epochs=1 train.batch_size=4 train.precision=fp32 train.tensorboard=false data.img_size=32 data.workers=0 "
     "model.num_classes=3"
 )
-TINY_SWIN = "model.args.embed_dim=12 'model.args.depths=[1, 1]' 'model.args.num_heads=[1, 2]' model.args.window_size=4"
+TINY_SWIN = "model.args.embed_dim=12 model.args.depths=[1,1] model.args.num_heads=[1,2] model.args.window_size=4"
 # what is put behind a command
 ADDED = {
     r"(?:acmix train |run\.sh 1 )\S": TRAINING,
     r"(?:acmix train|run\.sh 1) acmix_swin\S+": TINY_SWIN,
-    r"acmix benchmark (?:train|infer)": "--img-size 32 --batch-size 1 --seconds 1",
+    r"acmix benchmark (?:train|infer)": "--img-size 64 --batch-size 2 --seconds 30",
     r"acmix benchmark ops": "--batch-size 1 --seconds 1",
     r"acmix benchmark data": "--img-size 32 --seconds 1 --workers 0",
     r"acmix evaluate": "--workers 0",
