@@ -86,8 +86,9 @@ def commands_of(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_commands_of_a_page_are_understood(page):
-    """Options, shipped configurations and settings exist; nothing is run."""
+def test_the_commands_of_a_page_are_understood(page, monkeypatch):
+    """Options, shipped configurations and settings exist; nothing is run, so no checkpoint has to be there."""
+    monkeypatch.setattr("os.path.lexists", lambda path: True)
     group: Any = typer.main.get_command(app)
     for words in commands_of(page):
         if words[0] == "acmix":

@@ -44,7 +44,7 @@ ADDED = {
     r"(?:acmix train |run\.sh 1 )\S": TRAINING,
     r"(?:acmix train|run\.sh 1) acmix_swin\S+": TINY_SWIN,
     r"acmix benchmark (?:train|infer)": "--img-size 64 --batch-size 2 --seconds 30",
-    r"acmix benchmark ops": "--batch-size 1 --seconds 1",
+    r"acmix benchmark ops": "--batch-size 1 --seconds 20",
     r"acmix benchmark data": "--img-size 32 --seconds 1 --workers 0",
     r"acmix evaluate": "--workers 0",
 }
