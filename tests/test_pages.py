@@ -24,7 +24,17 @@ import torch
 from safetensors.torch import save_file
 
 from tests.support.images import draw_image, make_image_folder
-from tests.support.page_rules import ADDED, CHANGED, LEFT_OUT, OPTIONAL, RUN, SCRIPTS, TINY_SWIN, TRAINING
+from tests.support.page_rules import (
+    ADDED,
+    CHANGED,
+    LEFT_OUT,
+    OPTIONAL,
+    PYTHON_LEFT_OUT,
+    RUN,
+    SCRIPTS,
+    TINY_SWIN,
+    TRAINING,
+)
 from tests.support.pages import PAGES, Block, blocks, commands
 from tests.support.paths import DATA, ROOT
 from tests.support.processes import PATIENCE, Ended, command, free_port
@@ -194,8 +204,10 @@ def shape(found: Any) -> tuple[int, ...]:
 
 
 def left_out(block: Block) -> bool:
-    """Whether Python needs a package that is not here."""
-    return any(name in block.text and find_spec(name) is None for name in OPTIONAL)
+    """Whether Python is left out by name, or needs a package that is not here."""
+    return any(held in block.text for held in PYTHON_LEFT_OUT) or any(
+        name in block.text and find_spec(name) is None for name in OPTIONAL
+    )
 
 
 def ended(line: str) -> Ended:

@@ -12,6 +12,7 @@ LEFT_OUT = {
     r"^bash test\.sh": "would run the tests within a test",
     r"^pip |^\.venv/bin/pre-commit|^bash scripts/setup\.sh": "installs packages over the network",
     r"^sbatch |^for piece ": "needs Slurm",
+    r"^yolo |^python -m acmix\.integrations\.ultralytics": "needs ultralytics, and downloads; see tests/integrations",
     r"finetune/swin_tiny\S* (?!.*model\.pretrained=\S)": "downloads timm's weights over the network",
     r"^acmix benchmark .*--against all": "minutes: every alternative of a whole network",
     r"^acmix benchmark .*--gpus 2": "a minute: processes that load PyTorch; see tests/benchmark/test_scaling.py",
@@ -47,6 +48,10 @@ ADDED = {
     r"acmix benchmark ops": "--batch-size 1 --seconds 20",
     r"acmix benchmark data": "--img-size 32 --seconds 1 --workers 0",
     r"acmix evaluate": "--workers 0",
+}
+# Python that is not run, by what it holds, and why
+PYTHON_LEFT_OUT = {
+    "yolo11n.pt": "needs weights and data of ultralytics; tests/integrations/test_replace_in_yolo.py gives it both",
 }
 # packages that the tests do without; Python that imports them is left out
 OPTIONAL = ("peft", "torchao", "segmentation_models_pytorch", "ultralytics")
