@@ -73,7 +73,7 @@ def test_a_row_takes_its_input_from_any_row_and_repeats() -> None:
         ({"arguments": []}, r"row 23: .* expected \[channels\]"),
         ({"arguments": ["c2"]}, r"row 23: .* expected \[channels\]"),
         ({"arguments": [1024, {"attention_size": 1024}]}, "row 23: attention_size=1024 looks like a channel count"),
-        ({"arguments": [1024, {"head": 4}]}, "row 23: .* no option 'head'; 'heads'?"),
+        ({"arguments": [1024, {"head": 4}]}, "row 23: .* no option 'head'; did you mean 'heads'"),
         ({"arguments": [1024, {"heads": 7}]}, "row 23: heads=7 does not divide 256 channels"),
         ({"source": [19, 22]}, "row 23: .* expected the number of one row"),
     ],
