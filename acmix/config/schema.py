@@ -78,14 +78,14 @@ class Model(Section):
     """Gives attention its convolution path. false builds the baseline: the same network without it."""
 
     checkpoint: str | None = Field(default=None, examples=["runs/digits/checkpoints/best.pt"])
-    """A file of weights to start from. Whatever fits is taken: ours, released, timm's, torchvision's. It goes before
-    `model.pretrained`."""
+    """A file of weights to start from. Ours, the released code's, timm's or torchvision's; every tensor that fits is
+    loaded. It takes precedence over `model.pretrained`."""
 
     head: Literal["auto", "keep", "new"] = Field(
         default="auto", examples=["new"], json_schema_extra={"with": "model.checkpoint=best.pt"}
     )
-    """What becomes of the classifier in the checkpoint. auto takes it where it is for the data's classes, else draws a
-    new one; keep takes its rows as they are; new always draws a new one."""
+    """What happens to the checkpoint's classifier. auto keeps it if its classes are those of the data, else starts a
+    new one; keep leaves its rows as they are; new always starts a new one."""
 
     pretrained: bool | str = Field(default=False, examples=[True])
     """A timm model's own weights. true downloads them; a path reads a file of them."""
