@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from acmix.config import Config
+from acmix.models import build
 from acmix.models.freezing import classifiers, is_new
 from acmix.released.start import grouped
 from acmix.train.log import RunLog, in_words, provenance
@@ -102,7 +103,7 @@ def in_lines(config: Config, state: State, facts: dict[str, Any], device: str) -
     else:
         counts += ", all trained"
     warmup = f"warm-up {schedule['warmup_steps']} steps from {schedule['first_learning_rate']:.3g}"
-    return [f"{config.model.name} · {counts} · {batch['processes']} × {device}", *frozen(config, state)], [
+    return [f"{build.in_words(config.model)} · {counts} · {batch['processes']} × {device}", *frozen(config, state)], [
         f"{counted(batch['images'], 'image')} a step = {batch['batch_size']} × {batch['accumulation']} accumulation × "
         f"{counted(batch['processes'], 'process')} · {counted(state.steps_per_epoch, 'step')} × "
         f"{counted(config.train.epochs, 'epoch')} = {counted(schedule['total_steps'], 'step')}",

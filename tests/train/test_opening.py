@@ -38,7 +38,8 @@ def test_a_run_begins_with_its_batch_schedule_and_parameters(
     train(tiny_config(data, *told, "train.tensorboard=false"), tmp_path)
     chosen, model, images, batch, rate, odd = first_lines(capsys)
     assert chosen.startswith("chosen: fp32 · fused adamw")
-    assert model.startswith("acmix_swin_tiny_patch4_window7_224 · 14,282 parameters, all trained · 1 × ")
+    assert model.startswith("acmix_swin_tiny_patch4_window7_224 with depths [1, 1], embed_dim 12, num_heads [1, 2], ")
+    assert " · 14,282 parameters, all trained · 1 × " in model
     assert images == "16 training images and 12 to validate on, in 4 classes"
     assert batch == "8 images a step = 4 × 2 accumulation × 1 process · 2 steps × 5 epochs = 10 steps"
     begin = "learning rate 0.002 × 8/16 = 0.001 · cosine · warm-up 2 steps from 2.5e-07 · last step "
