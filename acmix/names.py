@@ -1,4 +1,4 @@
-"""How a name that somebody else chose is shown: as it is, on one line, whatever is in it.
+"""How names of files, folders and classes are shown: unchanged, and always on one line.
 
 File, folder and class names may hold line breaks, escape sequences of terminals, characters that turn the direction of
 writing, and bytes that are no UTF-8 (which Python keeps as lone surrogates). This module imports nothing of ours; every

@@ -1,4 +1,4 @@
-"""Which known names somebody probably meant: one rule for models, configurations, settings and operators.
+"""Which known names were probably meant: one rule for models, configurations, settings and operators.
 
 This module imports nothing of ours; every other may import it.
 """
@@ -20,7 +20,7 @@ USUAL = "acmix"
 def near(name: str, known: Iterable[str], most: int = 5) -> list[str]:
     """The known names closest to one that is not known, the closest first.
 
-    Names that hold it come first, whatever the case and the separators: `swin_tiny` and `resnet 50` are found in
+    Names that hold it come first, in any case and with any separators: `swin_tiny` and `resnet 50` are found in
     `acmix_swin_tiny_patch4_window7_224` and `acmix_resnet50`. Next are those that have all its words, then those whose
     words are spelt nearly so.
     """

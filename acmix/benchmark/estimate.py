@@ -59,7 +59,7 @@ class Estimate:
     compile_seconds: float = 0.0
 
     def seconds(self) -> float:
-        """How long to measure where nobody says."""
+        """How long to measure by default."""
         return min(MOST, max(BEFORE + EACH * self.units, 1.2 * self.full_seconds))
 
     def line(self, phase: str, seconds: float) -> str:

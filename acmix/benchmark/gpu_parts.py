@@ -64,7 +64,7 @@ class Plan:
 
 def correct(plan: Plan, operator: str, dtype: str) -> int:
     """Checks one operator's kernels in one format on the table of cases; how many cases are wrong."""
-    # one choice of launch settings compiles quickest, and what nobody wrote is NaN
+    # one choice of launch settings compiles quickest, and unwritten elements are NaN
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     table = OPERATORS[operator].parts["cases"].CASES

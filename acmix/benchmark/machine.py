@@ -114,7 +114,7 @@ def why_slow(dtype: str, ceilings: Ceilings, device: torch.device) -> str | None
 
 
 def instructions() -> frozenset[str] | None:
-    """What a processor can do, as Linux names it; None where nobody says."""
+    """What a processor can do, as Linux names it; None where Linux does not say."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -147,7 +147,7 @@ def check_batch_size(batch_size: int) -> None:
 
 
 def check_seconds(seconds: float) -> None:
-    """Refuses a time that no clock measures, or that nobody waits for."""
+    """Refuses a time that is no number, too short or too long."""
     if not 1 <= seconds <= 86_400:
         raise UsageError(f"--seconds {seconds:g}; expected a number of seconds from 1 to 86400, a day")
 

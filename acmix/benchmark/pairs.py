@@ -192,7 +192,7 @@ def time_in_turn(
         device: where they run.
         seconds: how long the rounds last; at least five are done.
         until: with a budget, when all must be over, as `time.perf_counter` has it; at least one round is done.
-        budget: is told of the rounds.
+        budget: counts the rounds.
     """
     samples = [partial(sample, run, warmed_up(run, device, until), device) for run in runs]
     rounds: list[tuple[float, ...]] = []

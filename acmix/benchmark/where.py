@@ -27,7 +27,7 @@ GROUPS = {
     "copies": r"^aten::(copy_|_to_copy|to|clone|contiguous|roll|cat|stack|index|constant_pad|pad|fill_|zero_|empty)",
     "elementwise": r"^aten::(add|sub|mul|div|addcmul|sum|mean|neg|exp|pow|sqrt|where|masked_fill)",
 }
-# These count as a whole, whatever they are made of; of all others each part counts where it belongs.
+# These count as a whole, with all their parts; of all others each part counts where it belongs.
 WHOLE = ("convolution path", "attention", "optimizer", "norms")
 OTHER = "other"
 COLOURS = {

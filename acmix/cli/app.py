@@ -44,7 +44,7 @@ def check_there_if_file(source: str) -> None:
 
 
 def wide() -> Console:
-    """A console in which a table of models keeps its columns, also where nobody says how wide the terminal is."""
+    """A console wide enough for a table of models, also where the terminal's width is unknown."""
     return new_console(width=max(console.width, 120))
 
 

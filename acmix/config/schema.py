@@ -168,7 +168,7 @@ class Data(Section):
     """Divides what is left, one value a channel. Not set, or auto: as for `data.img_size`."""
 
     background: str | tuple[int, int, int] = Field(default="white", examples=["#808080"])
-    """What transparent pixels are laid on. A colour's name, "#rrggbb", or [red, green, blue] from 0 to 255."""
+    """The colour behind transparent pixels. A colour's name, "#rrggbb", or [red, green, blue] from 0 to 255."""
 
     white: PositiveFloat | None = Field(default=None, examples=[4095])
     """The value that is white in grey of more than 8 bits. null: 65535, or what a TIFF says; floats: 1 or 255."""

@@ -31,7 +31,7 @@ class Trained:
 
     Args:
         names: in the order of its outputs.
-        are_named: False where they are numbers that stand for names nobody kept, as in released weights.
+        are_named: False where they are numbers in place of names, as in released weights.
         where: what holds them, for messages.
     """
 
@@ -64,13 +64,13 @@ def open_trained(data: Data, split: str, trained: Trained) -> Source:
         trained: the model's classes; the split may lack some of them.
 
     Raises:
-        UsageError: as `open_source`; the split has classes that the model does not know, or nobody can tell which
+        UsageError: as `open_source`; the split has classes that the model does not know, or it is unclear which
             they are.
     """
     data, notes = with_its_own_validation(data)
     by_name = labels_follow_names(data)
     if by_name and trained.are_named and data.split is None:
-        # the split's own names, whatever else train/ has
+        # the split's own names, not those of train/
         own = data.train_split if split == "train" else data.val_split
         source = open_source(data.model_copy(update={"train_split": own}), split, advise=False)
     else:
@@ -90,7 +90,7 @@ def open_trained(data: Data, split: str, trained: Trained) -> Source:
 
 
 def with_its_own_validation(data: Data) -> tuple[Data, list[str]]:
-    """Data with validation images of its own is measured on these, whatever the run held out of other data."""
+    """Data with validation images of its own is measured on these, not on what the run held out of other data."""
     if data.split is None or not holds(data_folder(data), data, "val"):
         return data, []
     note = f"measured on {data.val_split}, which {data.dir} has; the run held out images by data.split={data.split:g}"
@@ -115,7 +115,7 @@ def labels(
         follow_names: whether the data's labels follow from its names.
 
     Raises:
-        UsageError: the data has classes that the model does not know, or nobody can tell which they are.
+        UsageError: the data has classes that the model does not know, or it is unclear which they are.
     """
     count = len(trained.names)
     used = range(len(found)) if used is None else used
@@ -123,7 +123,7 @@ def labels(
         if len(found) != count:
             raise UsageError(
                 f"{trained.where} knows its {count} classes by number alone, and {data} has {len(found)} folders of "
-                "classes, so which is which cannot be told; give data with all of them in train/"
+                "classes, so it is unclear which is which; give data with all of them in train/"
             )
         return [sorted(found).index(name) for name in found]
     by_number = [*found] == numbers(len(found)) or trained.names == numbers(count)

@@ -24,7 +24,7 @@ from acmix.errors import UsageError
 def read_image(
     source: str | os.PathLike[str] | IO[bytes], *, background: Colour = WHITE, white: float | None = None
 ) -> Image.Image:
-    """Reads one image to the last byte and returns it as RGB, whatever its mode; of a film, the first picture.
+    """Reads one image to the last byte and returns it as RGB, from any mode; of a film, the first picture.
 
     Args:
         source: a path, or an open binary file.

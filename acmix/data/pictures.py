@@ -37,7 +37,7 @@ class Transform:
 
     Args:
         in_chans: channels that the model reads: 3, or 1 for grey; other numbers take prepared tensors alone.
-        steps: from a PIL image, mode RGB, to float32 (in_chans, h, w); None where nobody knows how.
+        steps: from a PIL image, mode RGB, to float32 (in_chans, h, w); None where that is unknown.
         background: what transparent pixels are laid on.
         white: the value that is white in grey of more than 8 bits; None: as `acmix.data.pixels` says.
     """
@@ -138,7 +138,7 @@ def files_of(path: str) -> Iterator[str | NotThere]:
     if os.path.isdir(path):
         yield from files_below(path)
     elif os.path.lexists(path) or not glob.has_magic(path):
-        # one that is not there is told of where it is read
+        # a missing file is reported where it is read
         yield path
     else:
         found: dict[str, None] = {}

@@ -38,7 +38,7 @@ TURNS = {
 }
 # tags of TIFF
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
-# formats whose deep pictures Pillow stretches to 16 bits, whatever the file holds
+# formats whose deep pictures Pillow always stretches to 16 bits
 STRETCHED = ("PPM", "JPEG2000")
 # no value above: 12 bits in a 16-bit file, or a picture that shows nothing
 TWELVE_BITS = 4095
@@ -185,7 +185,7 @@ def scaled(values: np.ndarray, image: Image.Image, white: float | None) -> np.nd
 
 
 def white_of(kind: str | None, smallest: float, largest: float, tags: Any, *, is_float: bool) -> float:
-    """The value that is white where nobody has set it; the table above says the rule.
+    """The value that is white by default, by the rule in the table above.
 
     Raises:
         UnknownScaleError: values outside the scale, or so small that the scale is unlikely.

@@ -178,7 +178,7 @@ def lineage(folder: str) -> frozenset[tuple[int, int]]:
 
 
 def identity(folder: str) -> tuple[int, int]:
-    """What tells a folder from every other, whatever path leads to it."""
+    """Identifies a folder, independently of the path that leads to it."""
     try:
         found = os.stat(folder)
     except OSError as error:

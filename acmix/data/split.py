@@ -5,7 +5,7 @@ the round(data.split · n) with the smallest numbers are held out: at least one 
 A class of one image is trained on.
 
 Counts are thus exact in every class, which small sets need: if every image tossed a coin of its own, a class of ten
-could end up without any. And since the order is that of hashes, an image stays where it is whatever order files are
+could end up without any. And since the order is that of hashes, an image stays in its part in any order that files are
 listed in, on every machine and in every process; a larger share holds out the same images and more; an image that is
 added moves at most one other. A permutation of the list would deal all of them anew.
 """

@@ -1,4 +1,4 @@
-"""A reading process: how many cores there are for it; it ends when its trainer says so, at nobody else's signal."""
+"""A reading process: how many cores there are for it; it ends at its trainer's signal alone."""
 
 from __future__ import annotations
 

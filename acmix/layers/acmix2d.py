@@ -190,7 +190,7 @@ class ACmix2d(ACmixLayer):
 
     def project_input(self, x: Tensor) -> Tensor:
         weight, bias = self.weight_and_bias()
-        # a product of matrices gives adjacent channels, which the operators read, whatever the input's memory format
+        # a product of matrices gives adjacent channels, which the operators read, for any memory format of the input
         return F.linear(fresh(x.flatten(2).transpose(1, 2)), weight.flatten(1), bias)  # (B, H·W, 3·C)
 
     def gmacs(self, height: int, width: int) -> float:

@@ -138,7 +138,7 @@ class ConvPath(Foldable):
         return out.roll((rows, columns), (1, 2))
 
     def full_kernels(self) -> Tensor:
-        """S as the operator's equation has it, (N·D, T, ky, kx), whatever is shared, frozen or left out."""
+        """S as the operator's equation has it, (N·D, T, ky, kx), also for shared, frozen or absent kernels."""
         if self.kernels is None:
             taps = self.fc_weight.shape[0]
             return (

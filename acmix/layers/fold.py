@@ -38,7 +38,7 @@ def fold(model: nn.Module) -> nn.Module:
     It is meant for inference: gradients flow, but they are those of the folded weights. The state dict is another one,
     so fold after loading, not before. Compile or export the result, not what goes in.
 
-    A layer stays as it is where somebody put something on it that would be lost: hooks, pruning or a parametrisation
+    A layer stays as it is if folding would lose something on it: hooks, pruning or a parametrisation
     on the layer, its `conv_path` or a module whose weights are to hold the rates, or another module in such a place, as
     an adapter or a quantised layer. Its parts are still folded each for itself.
 

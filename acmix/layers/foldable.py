@@ -24,7 +24,7 @@ class Foldable(nn.Module):
         raise NotImplementedError
 
     def can_fold(self) -> bool:
-        """Whether `folded` gives what this module gives, and loses nothing that somebody put on it."""
+        """Whether `folded` gives what this module gives, and loses no hook, wrapper or parametrisation."""
         parts = [each for each in self.modules() if isinstance(each, Foldable)]
         kinds = [type(each) for each in parts]
         known = all(issubclass(definer(kind, "folded"), definer(kind, "forward")) for kind in kinds)

@@ -155,7 +155,7 @@ class Mixed(Foldable):
         return known and self.rates()[0] is not None and self.rates_fit()
 
     def rates_fit(self) -> bool:
-        """Whether the weights that are to hold the rates may be read: nobody wrapped their modules."""
+        """Whether the weights that are to hold the rates may be read: their modules are not wrapped."""
         return has_plain_weights(self.proj, nn.Linear)
 
     def rate_numbers(self) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Whether somebody put something on a module: then it is called; else its weights are read, and its output reused."""
+"""Whether a module is wrapped or hooked: then it is called; else its weights are read, and its output reused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ORDINARY = (nn.Parameter, Tensor, FakeTensor, FunctionalTensor)
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a product with a module's weight and bias is all that calling the module does.
 
-    It is not where somebody wrapped the module: an adapter (LoRA), quantisation, pruning, a spectral norm or another
+    It is not if the module is wrapped: an adapter (LoRA), quantisation, pruning, a spectral norm or another
     parametrisation, a hook of the module's or of all modules, FSDP, a `forward` of the instance's own.
 
     Args:
@@ -27,12 +27,12 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def has_plain_weights(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """`is_plain`, whether or not somebody watches all modules."""
+    """`is_plain`, with or without global hooks on modules."""
     return "weight" in module._parameters and "bias" in module._parameters and is_own(module, kind)
 
 
 def is_own(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a module computes what its kind does, and nobody put anything on it."""
+    """Whether a module computes what its kind does, and carries no wrapper or hook."""
     of = type(module)
     # a subclass may compute the same: a tracer's stand-in for the module does
     if of is not kind and not (issubclass(of, kind) and of.forward is kind.forward and of.__call__ is kind.__call__):
@@ -64,12 +64,12 @@ def all_are_watched() -> bool:
 
 
 def may_overwrite(*givers: nn.Module) -> bool:
-    """Whether what modules just gave can be changed in place: nobody's hook on them can have kept it."""
+    """Whether what modules just gave can be changed in place: no hook on them can have kept it."""
     return not all_are_watched() and all(map(is_untouched, givers))
 
 
 def activated(act: nn.Module, x: Tensor, *givers: nn.Module) -> Tensor:
-    """act(x), where x may be overwritten if nobody watches the modules that gave it, and act is a ReLU of ours."""
+    """act(x), where x may be overwritten if no hook watches the modules that gave it, and act is a ReLU of ours."""
     # a graph that torch.fx traces shows modules by their names
     if not isinstance(x, Proxy) and is_own(act, nn.ReLU) and may_overwrite(*givers):
         return F.relu(x, inplace=True)

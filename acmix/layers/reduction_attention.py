@@ -37,7 +37,7 @@ class ReductionAttention(Mixed):
         reduction: r; 1 for attention to the pixels themselves, and to the tokens without a place.
         qkv_bias: whether the projections have biases.
         mixing: of the two paths; None for attention alone.
-        parts: an attention of timm's PVT v2, whose modules are taken over: those that reduce the map, in whatever way
+        parts: an attention of timm's PVT v2, whose modules are taken over: those that reduce the map, in any way
             they do, and dropout too, which ours has none of. A pixel then takes the nearest of the reduced map.
 
     Source: PVT (ICCV 2021); ACmix, table 2. The authors never released this form: k and v brought back to H×W, and

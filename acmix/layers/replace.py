@@ -80,7 +80,7 @@ def replace_conv(
     - "transferred": an ACmix2d that is the convolution (rates 0 and 1). For each d, the kernels of its output channels
       d·N … d·N + N − 1, a matrix of N·k² × I, must have a rank of at most min(3·N, k²), and there must be no bias,
       as at the border a projection's bias is not the convolution's. A stem's three colours always fit.
-    - "gated": a GatedACmix2d, which keeps the convolution, with its hooks and whatever makes its weights, and adds
+    - "gated": a GatedACmix2d, which keeps the convolution, with its hooks and parametrisations, and adds
       gate·ACmix2d, the gate starting at 0.
 
     Args:
@@ -207,7 +207,7 @@ def check_conv(name: str, conv: nn.Conv2d) -> None:
 
 
 def check_loss(name: str, conv: nn.Conv2d, identity: bool) -> None:
-    """Refuses a convolution that somebody put something on, where a new layer would take its place."""
+    """Refuses a hooked or parametrised convolution where a new layer would replace it."""
     if not identity and not has_plain_weights(conv, nn.Conv2d):
         where = f"convolution {name!r}" if name else "the convolution"
         raise UsageError(

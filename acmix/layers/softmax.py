@@ -1,4 +1,4 @@
-"""Attention between tokens, in one fused operator, or step by step where somebody watches its weights.
+"""Attention between tokens, in one fused operator, or step by step where a hook watches its weights.
 
 Shapes: B batch · N heads · L queries · S keys · D channels a head
 """

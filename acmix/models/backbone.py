@@ -134,7 +134,7 @@ class Backbone(nn.Module):
             x: (B, in_chans, h, w).
             indices: which maps; the last n where one number n; all where None.
             norm: apply the last norm, if there is one, to the maps of its width.
-            stop_early: leave out what nobody asked for.
+            stop_early: leave out the layers after the last requested map.
             output_fmt: one of `output_formats`.
             intermediates_only: give the list alone.
 
@@ -216,7 +216,7 @@ class Backbone(nn.Module):
                 module.grad_checkpointing = enable
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that are not decayed, whatever their dimensions."""
+        """Names of the parameters that are never decayed."""
         names = (name for name, _ in self.named_parameters())
         return rate_names(self) | {name for name in names if name.endswith(self.not_decayed)}
 

@@ -1,6 +1,6 @@
 """Which parameters a model with added convolution paths trains where its old ones are frozen: all that is new.
 
-New are the paths with their rates, and whatever the weights did not give, such as a classifier of other classes.
+New are the paths with their rates, and all that the weights did not give, such as a classifier of other classes.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class ResNet(Backbone):
         self.drop_rate = drop_rate
         self.conv1 = nn.Conv2d(in_chans, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.act1 = nn.ReLU()  # in place all the same where nobody watches: see `activated`
+        self.act1 = nn.ReLU()  # works in place unless a hook watches: see `activated`
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.add_step("act1", width, 2)
         rates: Any = calculate_drop_path_rates(drop_path_rate, list(layers), stagewise=True)

@@ -118,7 +118,7 @@ class SelfAttentionNetwork(Backbone):
 
 
 class Stem(nn.Sequential):
-    """A convolution, a norm and a ReLU, which works in place where nobody watches the norm."""
+    """A convolution, a norm and a ReLU, which works in place unless a hook watches the norm."""
 
     def forward(self, input: Tensor) -> Tensor:
         conv, norm, act = self

@@ -49,7 +49,7 @@ class SwinTransformer(Backbone):
         window_size: side of the windows in pixels of the map, or (rows, columns); or one of these for each stage.
         always_partition: let windows be larger than the map, and shift them there too.
         strict_img_size: refuse images of another size than `img_size`.
-        dynamic_img_size: take any size whatever `strict_img_size` says; timm's other name for it.
+        dynamic_img_size: take any size, even with `strict_img_size`; timm's other name for it.
         mlp_ratio: hidden over outer width of the MLPs.
         qkv_bias: whether the shared projection has a bias.
         drop_rate: dropout before the classifier.

@@ -180,7 +180,7 @@ def vit(model: vision_transformer.VisionTransformer, mixing: Mixing) -> nn.Modul
 def instead_of(parts: nn.Module, mixed: Mixed) -> Mixed:
     """Mixed attention made of timm's: on its device, in its dtype and mode."""
     check_untouched("attn", parts)
-    like = next(parts.parameters(), None)  # whatever their modules are: adapters, or quantised layers without any
+    like = next(parts.parameters(), None)  # of any module: adapters, or quantised layers without parameters
     return (mixed if like is None else mixed.to(like.device, like.dtype)).train(parts.training)
 
 
@@ -235,7 +235,7 @@ def timm_model(name: str, pretrained: bool | str | os.PathLike[str] = False, **k
 def classes_of(file: Path, name: str) -> dict[str, int]:
     """How many classes the classifier in a file of timm's weights has, as timm is told it; nothing where none is found.
 
-    timm draws a new classifier where a model has other classes than its own weights, whatever a file holds.
+    timm draws a new classifier where a model has other classes than its own weights, even if a file has one that fits.
     """
     known = timm.get_pretrained_cfg(name, allow_unregistered=True)
     places = getattr(known, "classifier", None) or ()

@@ -1,7 +1,7 @@
 """Builds the CPU kernels with the machine's own compiler, once, and loads them.
 
 A library lies in a cache folder under a name made from all that decides what is in it: sources, flags, limits, CPU,
-compiler. It is loaded from there only if nobody else could have written it and its checksum holds; otherwise it is
+compiler. It is loaded from there only if no other user could have written it and its checksum holds; otherwise it is
 built. Of many processes one builds, and the others wait for it. Importing this module builds nothing.
 """
 
@@ -148,7 +148,7 @@ def cache_folders() -> list[Path]:
 
 
 def make_folder(folders: Iterable[Path]) -> Path:
-    """The first folder that can be made and written to, by nobody else."""
+    """The first folder that this user can create and write to, and no other user can."""
     refused = []
     for folder in folders:
         try:
@@ -168,7 +168,7 @@ def make_folder(folders: Iterable[Path]) -> Path:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether nobody but this user, or root, could have put there what lies at the path."""
+    """Whether only this user or root could have written the path."""
     try:
         status = path.lstat()
     except OSError:

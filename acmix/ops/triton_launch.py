@@ -47,7 +47,7 @@ def why_not(data: Tensor) -> str | None:
 
 
 def unless_forced(data: Tensor) -> str | None:
-    """The reason why kernels that can run do not, unless somebody forces them."""
+    """The reason why kernels that can run do not, unless they are forced."""
     slow = data.device.type == "cpu"
     return "Triton's interpreter proves kernels and is slow; it runs when forced" if slow else None
 

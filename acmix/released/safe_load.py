@@ -1,4 +1,4 @@
-"""Reads a checkpoint that somebody else wrote: nothing in the file is executed, no class of the file is imported.
+"""Reads a checkpoint from any source: nothing in the file is executed, no class of the file is imported.
 
 A `.pth` file is a pickle, and unpickling may run any code. torch's `weights_only` unpickler builds tensors and plain
 containers and refuses everything else by name. The released training code also pickles its configuration, a

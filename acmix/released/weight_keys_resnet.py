@@ -136,7 +136,7 @@ class ResNetLayout:
         return {
             "layers": self.layers,
             "width": self.width,
-            # without convolution paths nobody reads it
+            # unused without convolution paths
             "heads": 4 if not self.heads else self.heads[0] if len(set(self.heads)) == 1 else "auto",
             "in_chans": self.in_chans,
             "num_classes": self.num_classes,

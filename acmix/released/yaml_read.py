@@ -116,7 +116,7 @@ def _given_by(name: Any, base: Path | None, above: tuple[Path, ...]) -> dict[str
 
 
 def _flatten(key: str, value: Any, result: dict[str, Any]) -> None:
-    """Adds what stands under a key to `result`, and refuses keys that nobody knows."""
+    """Adds what stands under a key to `result`, and refuses unknown keys."""
     if key in KEYS:
         result[key] = checked(key, value)
     elif any(known.startswith(f"{key}.") for known in KEYS):

@@ -24,7 +24,7 @@ class Difference:
 
     Args:
         points: percentage points.
-        noise: half the width of the 95 % interval, in points; None where nobody noted how many images were evaluated.
+        noise: half the width of the 95 % interval, in points; None where the number of evaluated images is unknown.
     """
 
     points: float

@@ -79,7 +79,7 @@ def write_page(comparison: Comparison, file: Path) -> str:
         A line that says where it lies, and whether it took the place of an older one.
 
     Raises:
-        UsageError: nothing can be written there, or another page or file lies there.
+        UsageError: nothing can be written there, or another page or file is there.
     """
     make_place(file)
     replaces = file.is_file() and file.stat().st_size > 0

@@ -124,7 +124,7 @@ def quick_if_offline(server: str) -> Iterator[bool]:
 
 
 def is_reachable(server: str) -> bool:
-    """Whether a server answers, whatever it says; through the proxy that the environment names."""
+    """Whether a server answers at all; through the proxy that the environment names."""
     try:
         with urlopen(Request(server, method="HEAD"), timeout=PATIENCE):
             return True

@@ -66,7 +66,7 @@ def predict(
     workers: int | None = None,
     device: str | torch.device = "auto",
 ) -> list[Prediction]:
-    """Classifies images, as `acmix predict` does; one that cannot be read is told of, and the rest goes on.
+    """Classifies images, as `acmix predict` does; an unreadable image gets an error, and the others are classified.
 
     Args:
         model: a model of `acmix.load`, or a copy or folded form of it; anything that `acmix.load` takes; or a model

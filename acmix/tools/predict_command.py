@@ -106,7 +106,7 @@ def from_standard_input() -> Iterator[str]:
 
 
 def watched(found: Iterable[Prediction], total: int | None, *, hidden: bool) -> Iterable[Prediction]:
-    """The predictions, with a bar and the time left where somebody watches and no predictions scroll by."""
+    """The predictions, with a bar and the time left on a terminal, unless predictions are printed there."""
     from rich.progress import track
 
     console = new_console(stderr=True)

@@ -125,7 +125,7 @@ def check_classes(probabilities: Tensor, targets: Tensor, count: int) -> None:
 
 
 def watched(loader: Iterable[Any]) -> Iterable[Any]:
-    """The batches, with a progress bar where somebody watches."""
+    """The batches, with a progress bar on a terminal."""
     from rich.progress import track
 
     from acmix.train.terminal import new_console

@@ -73,7 +73,7 @@ class Node:
     args: list[Any]
     kwargs: dict[str, Any]
     results: list[Any]
-    # results of earlier nodes that nobody reads after this one
+    # results of earlier nodes that are not read after this one
     last_read: tuple[str, ...]
 
 

@@ -78,7 +78,7 @@ class Rates:
 
     @property
     def picture(self) -> Path:
-        """Where the drawing goes if nobody says where: into the run folder, or beside the checkpoint."""
+        """Where the drawing goes by default: into the run folder, or beside the checkpoint."""
         return self.place / "paths.png" if self.place.is_dir() else self.place.with_name(f"{self.place.name}.rates.png")
 
     def draw(self, file: Path) -> Path:

@@ -76,7 +76,7 @@ def report(
 
 
 def environment() -> Environment:
-    """Where the templates lie; whatever they are given stands in the page as text, on one line unless it is Markup."""
+    """Where the templates lie; values are inserted as text on one line, unless they are Markup."""
     return Environment(
         loader=PackageLoader("acmix.tools"),
         autoescape=True,

@@ -97,7 +97,7 @@ class RunRecord:
 
 
 def read_runs(places: Sequence[str | os.PathLike[str]]) -> tuple[list[RunRecord], list[str]]:
-    """Reads runs, each once, and names them so that they can be told apart.
+    """Reads runs, each once, and gives them distinct names.
 
     Args:
         places: run folders, or checkpoints: one in a run folder stands for its run.

@@ -128,7 +128,7 @@ class PatientAgent(LocalElasticAgent):
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, *args: Any, **kwargs: Any) -> None:
         if self._pcontext and self.stopped_by is not None:
             self._pcontext.close(friendly(death_sig), self.grace_seconds)
-        # whatever is left to end after this has failed or has had its time
+        # processes that are still running have failed to end or used up their time
         super()._shutdown(death_sig, *args, **kwargs)
 
 

@@ -5,7 +5,7 @@ A checkpoint is a dictionary of tensors and plain values alone:
     format "acmix" · version · config · classes · processes · device · model · step · epoch ·
     metrics                                                                             in every one
     trained                     with model.freeze, the names of the parameters that are trained; else none
-    named                       false where `classes` are numbers in place of names that nobody knows
+    named                       false where `classes` are numbers in place of unknown names
     optimizer · scaler · average · epochs_ended · best · meter · unreadable(_of) ·
     steps_per_epoch · global_batch_size                                                 in last.pt, to go on from
 """

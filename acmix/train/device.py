@@ -69,7 +69,7 @@ def half_precision(device: torch.device) -> str:
 
 
 def peak_memory_mib(device: torch.device) -> float | None:
-    """The most memory that tensors have taken on the device so far, in MiB; None where nobody counts."""
+    """The most memory that tensors have taken on the device so far, in MiB; None where the device does not count."""
     if device.type == "cpu":
         return None
     try:

@@ -14,7 +14,7 @@ from acmix.train.words import output_option
 
 @contextmanager
 def replaced_whole(path: Path) -> Iterator[Path]:
-    """Gives a place beside `path` to write to; what lies there at the block's good end takes the place of `path`.
+    """Gives a place beside `path` to write to; when the block succeeds, it replaces `path`.
 
     A process that is killed in the block leaves `.NAME.PID.tmp` behind.
     """

@@ -77,7 +77,7 @@ class RunLog:
         try:
             self.file = open(self.folder / "log.jsonl", "a", encoding="utf-8")  # noqa: SIM115  closed by close()
             if tensorboard and (writer := self.tensorboard_writer()):
-                # what a killed run told of later steps is told again
+                # a killed run may have recorded later steps, which are recorded again
                 self.board = writer(str(self.folder / "tensorboard"), purge_step=first_step + 1)
         except UnicodeEncodeError:
             self.say(
@@ -185,7 +185,7 @@ def read_summary(path: Path) -> dict[str, Any]:
     """What an earlier call wrote into summary.json; {} where it wrote nothing yet.
 
     Raises:
-        UsageError: somebody has changed it.
+        UsageError: it is not JSON.
     """
     try:
         summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -49,7 +49,7 @@ DRAW_SECONDS = 60.0
 
 
 def train(config: Config, output: Path | DefaultFolder) -> dict[str, Any]:
-    """Trains as configured, or goes on with what an earlier call left in the output folder.
+    """Trains as configured, or resumes the run in the output folder.
 
     Args:
         config: the run; `data.dir` says where the images are.

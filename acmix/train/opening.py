@@ -113,7 +113,7 @@ def in_lines(config: Config, state: State, facts: dict[str, Any], device: str) -
 
 
 def frozen(config: Config, state: State) -> list[str]:
-    """A line on what of a model is trained where not all of it is."""
+    """If parts of the model are frozen, a line that names the trained parts."""
     trained = set(state.trained)
     old = [name for name, _ in state.model.named_parameters() if name not in trained]
     if not config.model.freeze:

@@ -214,7 +214,7 @@ NUMBERS = ("loss", "lr", "train_loss", "val_loss", "top1", "top5", "images_per_s
 
 
 def is_sound(record: dict[str, Any]) -> bool:
-    """Whether a record of a step or an epoch can be drawn: nobody changed its numbers to something else."""
+    """Whether a record of a step or an epoch can be drawn: its numbers are numbers."""
     if not isinstance(record.get("step"), int) or not isinstance(record.get("epoch"), int):
         return False
     rates = record.get("rates") or {}

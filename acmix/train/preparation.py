@@ -21,11 +21,11 @@ from acmix.train import checkpoint
 
 
 def settle(config: Config, output: Path) -> tuple[Config, list[str]]:
-    """Gives the settings of `WEIGHTS_DECIDE` that nobody has set the values of the weights a run starts from.
+    """Takes the settings of `WEIGHTS_DECIDE` that are not set from the weights that a run starts from.
 
     Args:
         config: as read.
-        output: the run's folder; a run that goes on keeps what it began with.
+        output: the run's folder; a resumed run keeps its values.
 
     Returns:
         The settings to run with, and a line for each thing the user should know.
@@ -67,11 +67,11 @@ def wanted_by_weights(config: Config, output: Path) -> tuple[dict[str, Any], str
 
 
 def as_before(file: Path) -> dict[str, Any]:
-    """What a run that goes on was trained with so far, as its config.yaml says."""
+    """The values of a run that resumes, from its config.yaml."""
     try:
         return of_data(configuration.load(file).data)
     except UsageError:
-        # somebody moved it away or changed it; it is written anew
+        # missing or unreadable; it is written anew
         return {}
 
 

@@ -98,7 +98,7 @@ def changed_keys(then: Config, now: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def refuse_another_run(then: Config, now: Config, where: str) -> None:
-    """Refuses settings of another run, whatever its weights.
+    """Refuses settings of another run, without a look at its weights.
 
     Args:
         then, now: the settings of the last call and of this one.

@@ -1,8 +1,8 @@
 """Which folder a run takes where `--output` names none: runs/NAME, or runs/NAME-2, -3, ... beside other runs.
 
-A run that CONFIG names, by its folder or its config.yaml, goes on where it is.
+If CONFIG is a run's folder or its config.yaml, that run resumes in its folder.
 
-| what lies there | the run takes |
+| what is there | the run takes |
 |---|---|
 | nothing | runs/NAME |
 | a run with the same settings | that folder, to go on; of several, the one of the largest number |

@@ -198,7 +198,7 @@ class State:
                 )
 
     def check_fits(self, saved: dict[str, Any]) -> None:
-        """Refuses a checkpoint that this run cannot go on from, and notes what it goes on with differently."""
+        """Refuses a checkpoint that this run cannot resume from, and notes the settings that changed."""
         where, now, hint = str(self.last), self.config, f"choose another {output_option()}, or move this folder away"
         if lacking := sorted(self.to_go_on().keys() - saved.keys()):
             raise UsageError(f"{where} holds only weights, without {', '.join(lacking)}; {hint}")
@@ -297,7 +297,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], wher
 
 
 def memory_format(model: nn.Module, channels_last: bool | None, device: torch.device) -> torch.memory_format:
-    """As configured; else channels last where tensor cores read convolutions' maps, which nobody then turns for them.
+    """As configured; else channels last where tensor cores read convolutions' maps, without transposing them first.
 
     A network of convolutions is one with norms over maps: a transformer convolves its image once.
     """

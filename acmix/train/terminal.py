@@ -18,5 +18,5 @@ def new_console(**options: Any) -> Console:
 
 
 def say(console: Console, text: str) -> None:
-    """Prints one line, whatever the names in it hold."""
+    """Prints text as one line; line breaks and control characters in names are escaped."""
     console.print(shown(text))

@@ -61,7 +61,7 @@ def filled(text: str, found: Found) -> str:
     """A document with its tables made anew.
 
     Raises:
-        UsageError: a table that nobody makes.
+        UsageError: an unknown table.
     """
 
     def made(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""Local attention for graphs that leave PyTorch: one gather of keys and one of values, whatever the neighbourhood.
+"""Local attention for graphs that leave PyTorch: one gather of keys and one of values for any neighbourhood.
 
 The graph has few nodes and needs memory for them: every pixel's neighbourhood exists, Ky·Kx·C numbers a pixel, first of
 keys, then of values. At 224 pixels a layer of ResNet's first stage holds 39 MB of either for an image in float32.

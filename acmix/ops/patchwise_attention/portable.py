@@ -1,4 +1,4 @@
-"""Patchwise attention for graphs that leave PyTorch: one gather of values, whatever the neighbourhood.
+"""Patchwise attention for graphs that leave PyTorch: one gather of values for any neighbourhood.
 
 Every pixel's neighbourhood of values exists in it, Ky·Kx·C numbers a pixel.
 
