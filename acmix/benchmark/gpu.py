@@ -4,7 +4,7 @@ python benchmarks/gpu.py [--quick] [--only PART ...] [--results FOLDER]
 
 First every kernel's output and gradients in three formats against float64, then models and operators beside their
 peers, the original recipe's table, where the time of a step goes, and two loss curves from one seed. Each part runs in
-a process of its own within its share of the time; one that fails or runs out of it is reported, and the next one starts.
+a process of its own within its share of the time; one that fails or runs out of it is reported, then the next starts.
 Writes gpu_<card>.csv, gpu_<card>_correct.csv, gpu_<card>_recipe.csv, gpu_<card>_curves.png and gpu_<card>.png.
 
 Ends with status 0 where everything is right, 1 where a part failed or a result is wrong, 2 where nothing could start.
