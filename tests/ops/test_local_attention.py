@@ -75,6 +75,24 @@ def test_what_does_not_fit_is_named(changed: dict, message: str) -> None:
         ops.local_attention(**{"qkv": torch.zeros(2, 4, 5, 3, 2, 8), "size": 3, **changed})
 
 
+@pytest.mark.parametrize("scale", [None, -0.5])
+@pytest.mark.parametrize("side", [1, 5])
+def test_huge_logits_give_what_the_equation_gives(side: int, scale: float | None) -> None:
+    torch.manual_seed(0)
+    qkv = torch.randn(2, side, side, 3, 2, 8) * torch.tensor([1e6, 1e6, 1.0]).view(3, 1, 1)
+    position = torch.randn(side, side, 8)
+
+    def outcome() -> list[torch.Tensor]:
+        given = qkv.clone().requires_grad_()
+        out = ops.local_attention(given, position, size=3, scale=scale)
+        return [out.detach(), torch.autograd.grad(out.square().sum(), given)[0][..., 2, :, :]]
+
+    with ops.use("reference"):
+        expected = outcome()
+    for found, right in zip(outcome(), expected, strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
+
+
 def test_a_square_is_a_pair_of_equal_sides() -> None:
     torch.manual_seed(0)
     qkv = torch.randn(1, 5, 4, 3, 2, 3)

@@ -84,6 +84,11 @@ inline Vec softmax_taps(const Shape& s, float scale, Vec* row) {
     const int64_t taps = s.taps();
     Vec largest = broadcast(-INFINITY), even{}, odd{};
     for (int64_t t = 0; t < taps; t++) largest = max_of(largest, row[t] * scale);
+    // below, one fused step rounds scale·product only with `largest` taken off, and so misses `largest` by its rounding
+    if (largest_of(max_of(largest, -largest)) > 1e6f) {
+        for (int64_t t = 0; t < taps; t++) row[t] *= scale;
+        scale = 1;
+    }
     int64_t t = 0;
     for (; t + 2 <= taps; t += 2) {
         even += row[t] = exp_of(row[t] * scale - largest);
