@@ -187,7 +187,7 @@ def test_a_number_that_no_run_reaches_is_no_failure(told: tuple[str, ...], extre
         (["power=2"], "schedule.power is of schedule.name=poly, which is cosine"),
         (["name=poly", "decay_factor=0.5"], "is of schedule.name=step or multistep, which is poly"),
         (["name=step", "decay_factor=2"], "schedule.decay_factor=2: input should be less than or equal to 1"),
-        (["name=steps"], "schedule.name='steps': input should be 'cosine', 'step', 'multistep', 'poly' or 'constant'"),
+        (["name=steps"], "schedule.name=steps: input should be 'cosine', 'step', 'multistep', 'poly' or 'constant'"),
         (["warmup_share=2"], "schedule.warmup_share=2: input should be less than or equal to 1"),
     ],
 )  # fmt: skip
