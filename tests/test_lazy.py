@@ -83,9 +83,18 @@ def test_the_installed_command_answers_without_torch(tmp_path: Path) -> None:
         ("acmix ev", {"evaluate"}),
         ("acmix train acmix_swin_d", {"acmix_swin_digits"}),
         ("acmix train finetune/swin_tiny_patch4_w", {"finetune/swin_tiny_patch4_window7_224"}),
-        ("acmix train x.yaml data.inter", {"data.interpolation="}),
+        # not one word alone, which bash ends with a space
+        ("acmix train x.yaml train.epo", {"train.epochs=", "train.epochs=90"}),
+        ("acmix train x.yaml train.compi", {"train.compile=", "train.compile=true", "train.compile=false"}),
         ("acmix train x.yaml train.precision=b", {"train.precision=bf16"}),
-        ("acmix train x.yaml train.epochs=", set()),
+        ("acmix train x.yaml train.epochs=", {"train.epochs=90"}),
+        # bash takes an equals sign for a word
+        ("acmix train x.yaml schedule.name = c", {"cosine", "constant"}),
+        ("acmix train x.yaml schedule.name =", {"cosine", "step", "multistep", "poly", "constant"}),
+        ("acmix train x.yaml train.seed = 1 train.compile = t", {"true"}),
+        ("acmix config train.epo", {"train.epochs"}),
+        ("acmix config show acmix_resnet26_", {"acmix_resnet26_digits"}),
+        ("acmix config show x.yaml train.compile = f", {"false"}),
     ],
 )
 def test_the_shell_completes_without_torch(tmp_path: Path, typed: str, offered: set[str]) -> None:
@@ -122,3 +131,20 @@ def test_ctrl_c_while_torch_loads_ends_the_command_quietly(tmp_path: Path) -> No
     rest = process.stderr.read()
     assert process.wait(60) == 130
     assert "Traceback" not in rest
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no device that is always full")
+@pytest.mark.parametrize("arguments", [["--version"], ["config"], ["config", "show", "acmix_resnet50"]])
+def test_a_full_disk_is_one_line(arguments: list[str]) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "acmix", *arguments],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("acmix: error: No space left on device; free some space")
+    assert done.stderr.count("\n") == 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args, get_origin
 
+import typer
+
 
 def configurations(incomplete: str) -> list[str]:
     """Names of the configurations that come with the package; the shell itself adds files."""
@@ -12,20 +14,55 @@ def configurations(incomplete: str) -> list[str]:
     return [name for name in shipped() if name.startswith(incomplete)]
 
 
-def settings(incomplete: str) -> list[str]:
-    """`section.key=`; after the equals sign the values, where the setting has a few."""
-    from acmix.config import Config, known_keys
+def settings(ctx: typer.Context, incomplete: str) -> list[str]:
+    """`section.key=`; after the equals sign the values, where the setting has a few.
 
-    key, equals, _ = incomplete.partition("=")
+    Bash takes `key=value` for three words, and what is offered for the last; other shells for one. Where one key is
+    left, what it could be follows it: a lone word would end in a space.
+    """
+    from acmix.config import known_keys
+
     keys = known_keys()
-    if not equals:
-        return [f"{each}=" for each in keys if each.startswith(key)]
-    if key not in keys:
-        return []
+    *_, key, equals, begun = ["", "", *typed(ctx), incomplete]
+    if not incomplete and equals in keys:
+        # the parser takes a lone equals sign for nothing
+        key, equals = equals, "="
+    if equals == "=" and key in keys:
+        return [value for value in values_of(key) if value.startswith(begun)]
+    key, equals, begun = incomplete.partition("=")
+    if equals:
+        return [f"{key}={value}" for value in values_of(key) if value.startswith(begun)] if key in keys else []
+    found = [each for each in keys if each.startswith(key)]
+    if len(found) == 1:
+        return [f"{found[0]}={value}" for value in ["", *values_of(found[0])]]
+    return [f"{each}=" for each in found]
+
+
+def words_of_config(ctx: typer.Context, incomplete: str) -> list[str]:
+    """What `acmix config` takes: a section or a key, or `show`, a configuration and settings."""
+    args = typed(ctx)
+    if "show" not in args:
+        from acmix.config import Config, known_keys
+
+        return [each for each in ("show", *Config.model_fields, *known_keys()) if each.startswith(incomplete)]
+    return configurations(incomplete) if args[-1] == "show" else settings(ctx, incomplete)
+
+
+def typed(ctx: typer.Context) -> list[str]:
+    """The words before the one that is being typed, but for options: of an argument that takes several."""
+    return [word for words in ctx.params.values() if isinstance(words, (list, tuple)) for word in words]
+
+
+def values_of(key: str) -> list[str]:
+    """The values of a setting that has a few, else its example."""
+    from acmix.config import Config
+    from acmix.config.reference import setting
+
     section, _, name = key.partition(".")
     fields: Any = Config.model_fields[section].annotation
-    offered = [f"{key}={value}" for value in values(fields.model_fields[name].annotation)]
-    return [each for each in offered if each.startswith(incomplete)]
+    field = fields.model_fields[name]
+    example = setting(key, field).example.rpartition("=")[2]
+    return values(field.annotation) or [example]
 
 
 def values(annotation: Any) -> list[str]:

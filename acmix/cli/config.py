@@ -9,13 +9,17 @@ from typing import Annotated
 import typer
 
 from acmix.cli.app import app
+from acmix.cli.complete import words_of_config
 from acmix.errors import UsageError
 
 
 @app.command()
 def config(
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY | show CONFIG KEY=VALUE", help="Nothing: all settings.")
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY | show CONFIG KEY=VALUE", help="Nothing: all settings.", autocompletion=words_of_config
+        ),
     ] = None,
 ) -> None:
     """List the settings, explain one, or show those of a configuration.
@@ -33,6 +37,6 @@ def config(
         return
     from acmix.config.reference import describe, overview
 
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    width = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else None
     lines = [line for word in words for line in [*describe(word), ""]][:-1] if words else overview(width)
     typer.echo("\n".join(lines))

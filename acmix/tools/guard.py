@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -10,6 +12,9 @@ from typing import NoReturn
 from acmix.errors import UsageError
 from acmix.train.signals import Stopped
 from acmix.train.worker_error import write_worker_error
+
+# no space is left: on the disk, or of what a user may take of it
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def guarded(call: Callable[[], object]) -> None:
@@ -25,6 +30,13 @@ def guarded(call: Callable[[], object]) -> None:
         fail(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        # what is left to be written there cannot be, and Python would complain when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        where = f" for {error.filename}" if error.filename else ""
+        fail(f"{os.strerror(error.errno)}{where}; free some space, or write elsewhere")
 
 
 def fail(message: str) -> NoReturn:
