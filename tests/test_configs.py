@@ -146,11 +146,14 @@ def test_what_is_no_configuration_is_refused(name):
         ("optimizer.lr=fast", "optimizer.lr=fast: input should be a valid number"),
         ("augment.ratio=[0, 1]", "augment.ratio=[0, 1]: augment.ratio[0]=0: input should be greater than 0"),
         ("augment=ligth", "augment=ligth: no such preset; did you mean 'light'?"),
-        ("model.args=3", "model.args=3: input should be a valid dictionary"),
+        ("model.args=3", "model.args=3: expected a mapping, such as model.args.window_size=8"),
+        ("data.mean=0.5", "data.mean=0.5: expected a list, such as 'data.mean=[0.5, 0.5, 0.5]'"),
+        ("augment=off", "augment=off: no such preset; expected none, light"),
+        ("train=false", "train=false: expected single settings, such as"),
         ("model=3", "model=3: expected single settings, such as model.name=VALUE"),
         # two settings that do not fit each other, one of them in the file
         ("data.img_size=20", "data.img_size=20: data.crop_pct=0.0005: evaluation would resize images to 40000 px"),
-        ("model.checkpoint=null", "model.checkpoint=null: model.head=new is of model.checkpoint, which is not set"),
+        ("model.checkpoint=null", "model.checkpoint=null: model.head=new is for model.checkpoint, which is not set"),
         ("train.batch_size=3", "digits.yaml: unknown key 'data.sise'; did you mean"),
     ],
 )
@@ -161,3 +164,10 @@ def test_a_wrong_setting_is_laid_to_where_it_was_written(override, said, tmp_pat
     with pytest.raises(UsageError) as error:
         config.load(file, [override])
     assert said in str(error.value)
+
+
+def test_a_checkpoint_as_configuration_is_told_what_works(tmp_path):
+    file = tmp_path / "best.pt"
+    file.write_bytes(b"PK\x80")
+    with pytest.raises(UsageError, match=r"is a checkpoint, no configuration; to go on with a run, give its folder"):
+        config.load(file)

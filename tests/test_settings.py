@@ -232,6 +232,6 @@ def test_a_policy_that_timm_refuses_or_reads_in_part_is_one_line(text: str) -> N
 
 
 def test_a_head_is_of_a_checkpoint():
-    with pytest.raises(UsageError, match=r"model\.head=new is of model\.checkpoint, which is not set"):
+    with pytest.raises(UsageError, match=r"model\.head=new is for model\.checkpoint, which is not set"):
         config.validate({"model": {"head": "new"}})
     assert config.validate({"model": {"head": "new", "checkpoint": "a.pth"}}).model.head == "new"

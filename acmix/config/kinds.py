@@ -34,6 +34,9 @@ class Section(BaseModel):
     def is_of_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuses yes and no where a number is meant, which Python counts as 1 and 0, and text that no file has."""
         annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            # a whole section says itself what it takes
+            return value
         values = value if isinstance(value, (list, tuple)) else [value]
         if annotation is not bool and bool not in get_args(annotation) and any(isinstance(v, bool) for v in values):
             raise ValueError("expected no yes or no (true, false, on, off) here; put text in quotes")

@@ -37,5 +37,6 @@ def augment_preset(name: Any) -> dict[str, Any]:
     """The values that a preset's name stands for; ValueError where there is no such preset."""
     if isinstance(name, str) and name in AUGMENT_PRESETS:
         return dict(AUGMENT_PRESETS[name])
-    hint = did_you_mean(str(name), AUGMENT_PRESETS, otherwise="").replace("?", "? ")
+    # an empty section of a file may as well mean the defaults as none
+    hint = "" if name is None else did_you_mean(str(name), AUGMENT_PRESETS).replace("?", "? ")
     raise ValueError(f"no such preset; {hint}expected {', '.join(AUGMENT_PRESETS)}, or single keys (augment.mixup=0.2)")

@@ -7,6 +7,7 @@ code's files.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from copy import deepcopy
@@ -24,6 +25,11 @@ from acmix.config.schema import Config
 from acmix.errors import UsageError
 from acmix.near import did_you_mean
 from acmix.yaml_text import Dumper, parse
+
+# endings of files that hold weights, and never settings
+CHECKPOINTS = (".pt", ".pth", ".safetensors")
+# pydantic's names for what YAML calls otherwise
+KINDS = {"tuple_type": "list", "dict_type": "mapping"}
 
 
 def load(source: str | os.PathLike[str], overrides: list[str] | tuple[str, ...] = ()) -> Config:
@@ -54,6 +60,11 @@ def read_tree(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}; check the path") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
+        if path.suffix in CHECKPOINTS:
+            raise UsageError(
+                f"{path} is a checkpoint, no configuration; to go on with a run, give its folder; to begin with these "
+                f"weights, add model.checkpoint={path} after a configuration"
+            ) from None
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
@@ -156,7 +167,7 @@ def named_preset(name: Any) -> dict[str, Any]:
     try:
         return augment_preset(name)
     except ValueError as error:
-        raise UsageError(f"augment={name!r}: {error}") from None
+        raise UsageError(f"augment={in_yaml(name)}: {error}") from None
 
 
 def read_value(key: Sequence[str], text: str, override: str) -> Any:
@@ -220,6 +231,8 @@ def describe(problem: Any, where: str, override: str = "") -> str:
         return said if said.startswith(override.partition("=")[0] or " ") else f"{lead}: {said}"
     if problem["type"] == "missing":
         said = "expected one value more"
+    if problem["type"] in ("tuple_type", "dict_type"):
+        said = f"expected a {KINDS[problem['type']]}, such as {example(key)}"
     if problem["type"] == "model_type":
         said = f"expected single settings, such as {next(each for each in known_keys() if each.startswith(key))}=VALUE"
     if isinstance(problem["input"], (int, float)) and problem["type"] == "string_type":
@@ -229,7 +242,22 @@ def describe(problem: Any, where: str, override: str = "") -> str:
     said = f"{said[:1].lower()}{said[1:]}"
     if override.partition("=")[0].strip() == place:
         return f"{override}: {said}"
-    return f"{lead}: {place}={problem['input']!r}: {said}"
+    return f"{lead}: {place}={in_yaml(problem['input'])}: {said}"
+
+
+def example(key: str) -> str:
+    """A setting of lists or mappings as one types it in a shell, with a value that it takes."""
+    section, _, name = key.partition(".")
+    [value, *_] = section_of(section).model_fields[name].examples or [None]
+    if isinstance(value, dict):
+        [(each, value), *_] = value.items()
+        return f"{key}.{each}={json.dumps(value)}"
+    return f"'{key}={json.dumps(value)}'"
+
+
+def in_yaml(value: Any) -> str:
+    """A value of a file as its author wrote it, where Python's name for it is another."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
 
 
 def did_you_mean_key(key: str) -> str:

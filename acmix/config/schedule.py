@@ -80,7 +80,7 @@ class Schedule(Section):
         for key, names in SCHEDULE_OF.items():
             if getattr(self, key) is not None and self.name not in names:
                 raise ValueError(
-                    f"schedule.{key} is of schedule.name={' or '.join(names)}, which is {self.name}; "
+                    f"schedule.{key} is for schedule.name={' or '.join(names)}, not {self.name}; "
                     f"set schedule.name={names[0]}, or schedule.{key}=null"
                 )
         if self.name == "multistep" and not self.milestones:

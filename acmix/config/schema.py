@@ -120,7 +120,7 @@ class Model(Section):
     def has_what_its_head_is_of(self) -> Self:
         """Refuses what would be done to the classifier of a file, where there is no file."""
         if self.head != "auto" and self.checkpoint is None:
-            raise ValueError(f"model.head={self.head} is of model.checkpoint, which is not set; set both or neither")
+            raise ValueError(f"model.head={self.head} is for model.checkpoint, which is not set; set both or neither")
         return self
 
 

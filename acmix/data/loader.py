@@ -231,7 +231,8 @@ def count_steps(config: Config, images: int, world_size: int) -> int:
     if global_batch > images:
         raise UsageError(
             f"the global batch {global_batch} (train.batch_size {train.batch_size} x accumulation {train.accumulation}"
-            f" x {world_size} processes) is larger than the {images} training images; lower train.batch_size"
+            f" x {world_size} processes) is larger than the {images} training images; lower "
+            f"{'train.batch_size' if train.accumulation == 1 else 'train.batch_size or train.accumulation'}"
         )
     return images // global_batch
 

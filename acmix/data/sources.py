@@ -240,8 +240,10 @@ def open_folder(root: Path, split: str, train_split: str) -> Files:
     left_out.empty = [name for name, paths in images.items() if not paths]
     images = {name: sorted(paths) for name, paths in images.items() if paths}
     if not images:
+        loose = sum(os.sep not in path for path in walk_images(folder))
+        said = f"holds {loose} images outside any class folder" if loose else "holds no images"
         inside = os.path.join(split, "<class>", "")
-        raise UsageError(f"{folder} holds no images; expected {inside} folders with image files in them")
+        raise UsageError(f"{folder} {said}; expected {inside} folders with image files in them")
     classes = list(images)
     if split != train_split and (root / train_split).is_dir():
         classes = [name for name in subfolders(root / train_split) if any(walk_images(root / train_split / name))]

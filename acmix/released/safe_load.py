@@ -66,7 +66,9 @@ def safe_load(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(os.path.expanduser(path))
     # not path.is_dir(), which raises where a name is too long
     if os.path.isdir(path):
-        raise UsageError(f"{path} is a folder; expected a checkpoint file (.pt, .pth or .safetensors)")
+        best = path / "checkpoints" / "best.pt"
+        mend = f"give {best}" if best.is_file() else "expected a checkpoint file (.pt, .pth or .safetensors)"
+        raise UsageError(f"{path} is a folder; {mend}")
     if not os.path.isfile(path):
         raise UsageError(f"there is no checkpoint {path}; check the path")
     if path.stat().st_size == 0:

@@ -7,11 +7,9 @@ from pathlib import Path
 
 from acmix import config
 from acmix.config import WEIGHTS_DECIDE, Config
+from acmix.config.reading import CHECKPOINTS
 from acmix.errors import UsageError
 from acmix.released import load_config
-
-# what a file of settings never ends in
-CHECKPOINTS = (".pt", ".pth", ".safetensors")
 
 
 def resolved(source: str, overrides: Sequence[str] = ()) -> str:

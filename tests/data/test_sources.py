@@ -244,3 +244,10 @@ def test_a_local_hugging_face_folder_gives_the_same_labels(folder, tmp_path):
 def test_a_million_paths_take_little_room(folder):
     source: Any = open_dataset(config(folder).data, None, "train").source
     assert source.paths.dtype == np.dtype(f"S{len('class_00/0000.JPEG')}")
+
+
+def test_images_that_lie_in_no_folder_of_a_class_are_said(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    with pytest.raises(UsageError, match=r"holds 2 images outside any class folder; expected <class>/ folders"):
+        train_loader(config(tmp_path, split=0.2))

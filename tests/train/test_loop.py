@@ -203,6 +203,7 @@ def test_an_output_folder_that_cannot_be_written_to_is_one_line(data: Path, tmp_
     [
         (["model.num_classes=7"], "add model.num_classes=4"),
         (["train.batch_size=64"], "is larger than the 16 training images; lower train.batch_size"),
+        (["train.accumulation=32", "train.batch_size=2"], "lower train.batch_size or train.accumulation"),
         (["train.precision=fp16"], "needs a GPU"),
         (["model.args={embed: 12}"], "did you mean 'embed_dim'?"),
         (["model.name=resnet10t", "model.args={}", "train.batch_size=3"], "is odd, but mixup and cutmix need pairs"),

@@ -177,15 +177,15 @@ def test_a_number_that_no_run_reaches_is_no_failure(told: tuple[str, ...], extre
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["milestones=[3]"], "is of schedule.name=multistep, which is cosine; set schedule.name=multistep, or"),
+        (["milestones=[3]"], "is for schedule.name=multistep, not cosine; set schedule.name=multistep, or"),
         (["name=multistep"], "schedule.milestones, which are not set; set them to epochs, such as"),
         (["name=multistep", "milestones=[]"], "schedule.milestones, which are not set"),
         (["name=multistep", "milestones=[8, 3]"], "schedule.milestones=[8, 3]: expected ascending epochs"),
         (["name=multistep", "milestones=[3, 3]"], "expected ascending epochs"),
         (["name=multistep", "milestones=[0, 3]"], "schedule.milestones[0]=0: input should be greater than 0"),
         (["name=multistep", "milestones=3,8"], "expected a list of epochs, such as [8, 11]"),
-        (["power=2"], "schedule.power is of schedule.name=poly, which is cosine"),
-        (["name=poly", "decay_factor=0.5"], "is of schedule.name=step or multistep, which is poly"),
+        (["power=2"], "schedule.power is for schedule.name=poly, not cosine"),
+        (["name=poly", "decay_factor=0.5"], "is for schedule.name=step or multistep, not poly"),
         (["name=step", "decay_factor=2"], "schedule.decay_factor=2: input should be less than or equal to 1"),
         (["name=steps"], "schedule.name=steps: input should be 'cosine', 'step', 'multistep', 'poly' or 'constant'"),
         (["warmup_share=2"], "schedule.warmup_share=2: input should be less than or equal to 1"),
