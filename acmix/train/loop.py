@@ -34,7 +34,7 @@ from acmix.train.device import device_name, peak_memory_mib, pins_memory
 from acmix.train.distributed import Agreement, World, join, together
 from acmix.train.files import held, write_atomically
 from acmix.train.log import RunLog, duration, read_summary
-from acmix.train.opening import announce
+from acmix.train.opening import announce, counted
 from acmix.train.optim import Schedule, odd_rates
 from acmix.train.plots import draw_curves, draw_paths
 from acmix.train.preparation import settle
@@ -146,7 +146,7 @@ class Run:
         summary_file = self.output / "summary.json"
         if self.is_finished:
             self.log.say(
-                f"{self.output}: this run is finished, after {self.state.step} steps{self.ending()}; "
+                f"{self.output}: this run is finished, after {counted(self.state.step, 'step')}{self.ending()}; "
                 f"to go on, raise train.{self.state.ended} and {ask_for(self.output)}; to train anew, name another "
                 "folder"
             )
@@ -165,7 +165,7 @@ class Run:
             self.log.progress.stop()
             self.draw()
             took = duration(time.monotonic() - began)
-            self.log.say(f"trained {self.state.step - self.first_step} steps in {took}{self.ending()}")
+            self.log.say(f"trained {counted(self.state.step - self.first_step, 'step')} in {took}{self.ending()}")
             self.log.list_unreadable(self.state.unreadable.names)
         return summary
 
@@ -176,8 +176,8 @@ class Run:
             return ""
         return (
             f": ended early, after epoch {state.epochs_ended} of {settings.epochs}, with no better top-1 than that of "
-            f"epoch {state.best['epoch']} for {state.epochs_ended - state.best['epoch']} epochs (train.patience "
-            f"{settings.patience})"
+            f"epoch {state.best['epoch']} for {counted(state.epochs_ended - state.best['epoch'], 'epoch')} "
+            f"(train.patience {settings.patience})"
         )
 
     def train_epoch(self) -> None:

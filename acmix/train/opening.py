@@ -102,7 +102,7 @@ def in_lines(config: Config, state: State, facts: dict[str, Any], device: str) -
         counts += f": {facts['trained_parameters']:,} trained, {facts['frozen_parameters']:,} frozen"
     else:
         counts += ", all trained"
-    warmup = f"warm-up {schedule['warmup_steps']} steps from {schedule['first_learning_rate']:.3g}"
+    warmup = f"warm-up {counted(schedule['warmup_steps'], 'step')} from {schedule['first_learning_rate']:.3g}"
     return [f"{build.in_words(config.model)} · {counts} · {batch['processes']} × {device}", *frozen(config, state)], [
         f"{counted(batch['images'], 'image')} a step = {batch['batch_size']} × {batch['accumulation']} accumulation × "
         f"{counted(batch['processes'], 'process')} · {counted(state.steps_per_epoch, 'step')} × "
@@ -150,9 +150,11 @@ def shape(config: Config) -> str:
     settings = config.schedule
     factor = settings.decay_factor or DECAY_FACTOR
     if settings.name == "step":
-        return f"step, × {factor:g} every {settings.decay_epochs or config.train.epochs / DECAY_PARTS:.3g} epochs"
+        distance = settings.decay_epochs or config.train.epochs / DECAY_PARTS
+        return f"step, × {factor:g} every {'epoch' if distance == 1 else f'{distance:.3g} epochs'}"
     if settings.name == "multistep":
-        return f"multistep, × {factor:g} after epochs {', '.join(f'{each:g}' for each in settings.milestones or ())}"
+        after = [f"{each:g}" for each in settings.milestones or ()]
+        return f"multistep, × {factor:g} after epoch{'s' * (len(after) > 1)} {', '.join(after)}"
     return f"poly, power {settings.power or POWER:g}" if settings.name == "poly" else settings.name
 
 

@@ -147,7 +147,7 @@ def refusal(where: str, key: str, was: Any, asked: Any, misfit: UsageError | Non
         return UsageError(f"{said}: it was trained on {was} classes, now it would be {asked}; {begin_anew(where)}")
     mend = f"leave {key} out" if was == UNSET else f"set {key}={shown(was)}"
     return UsageError(
-        f"{said}: it was trained with {key} {was}, now it would be {asked}; {mend} again, "
+        f"{said}: it was trained with {key} {shown(was)}, now it would be {shown(asked)}; {mend} again, "
         f"or choose another {output_option()}"
     )
 
@@ -190,8 +190,10 @@ def describe_changes(then: Config, now: Config, step: int, steps_per_epoch: int,
             config = config.model_copy(update={section: part})
             after, warmup_after = learning_rate(config, step, steps_per_epoch, global_batch_size)
             same = warmup_before == warmup_after
+            now_it_is = "stays" if f"{after:.4g}" == f"{before:.4g}" else "is now"
+            was_it = "" if now_it_is == "stays" else f" instead of {before:.4g}"
             effect = (
-                f"the learning rate at epoch {step / steps_per_epoch:.4g} is now {after:.4g} instead of {before:.4g}, "
+                f"the learning rate at epoch {step / steps_per_epoch:.4g} {now_it_is} {after:.4g}{was_it}, "
                 f"warm-up {'unchanged' if same else f'{warmup_before} → {warmup_after} steps'}"
             )
         else:
