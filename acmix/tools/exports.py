@@ -40,7 +40,8 @@ ATTRIBUTE = re.compile(r"\bgetattr\([\w.()]+, \"(?P<name>\w+)\"\)", re.ASCII)
 OWN_TYPE = re.compile(r"\b__torch__(?:\.\w+)+", re.ASCII)
 OUTSIDE_CLASS = re.compile(rb"torch[.\n]classes[.\n]")
 # what running a graph on images that it was not made for may raise
-CANNOT_RUN = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError, ArithmeticError)
+CANNOT_RUN = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError)
+CANNOT_RUN += (ArithmeticError, MemoryError)
 ONNX_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from acmix.errors import UsageError
+from acmix.tools.limits import check_memory, of_sizes, tensors_in
 
 # numbers that torch's schema gives to types, layouts and memory formats
 DTYPES = {
@@ -34,10 +35,11 @@ MEMORY_FORMATS = {
     4: torch.preserve_format,
 }
 # functions of sizes
-ARITHMETIC = ("abs", "add", "and_", "eq", "floordiv", "ge", "getitem", "gt", "invert", "le", "lshift", "lt", "mod")
+ARITHMETIC = ("abs", "add", "and_", "eq", "floordiv", "ge", "gt", "invert", "le", "lshift", "lt", "mod")
 ARITHMETIC += ("mul", "ne", "neg", "not_", "or_", "pos", "pow", "rshift", "sub", "truediv", "xor")
 OF_SIZES: dict[str, Callable[..., Any]] = {
-    **{f"_operator.{name}": getattr(operator, name) for name in ARITHMETIC},
+    **{f"_operator.{name}": of_sizes(getattr(operator, name)) for name in ARITHMETIC},
+    "_operator.getitem": operator.getitem,
     **{f"math.{name}": getattr(math, name) for name in ("ceil", "floor", "trunc")},
     "torch.sym_float": float,
     "torch.sym_int": int,
@@ -51,7 +53,7 @@ ATEN = "torch.ops.aten."
 REFUSED = ("from_file",)
 # what reading a broken or hostile archive may raise
 UNREADABLE = (zipfile.BadZipFile, zipfile.LargeZipFile, OSError, ValueError, KeyError, IndexError, TypeError)
-UNREADABLE += (AttributeError, RuntimeError, NotImplementedError, RecursionError, EOFError)
+UNREADABLE += (AttributeError, RuntimeError, NotImplementedError, RecursionError, EOFError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ class Program(nn.Module):
     def __init__(self, inputs: Mapping[str, Tensor], images: str, nodes: list[Node], output: str) -> None:
         super().__init__()
         self.images, self.nodes, self.output, self.names = images, nodes, output, list(inputs)
+        # shapes of images that are known to fit into memory
+        self.fitting: set[torch.Size] = set()
         for number, tensor in enumerate(inputs.values()):
             self.register_buffer(f"input_{number}", tensor)
 
@@ -97,11 +101,18 @@ class Program(nn.Module):
         """(B, in_chans, h, w) -> (B, K)."""
         values: dict[str, Any] = {name: getattr(self, f"input_{number}") for number, name in enumerate(self.names)}
         values[self.images] = images
+        # an accelerator says itself that its memory is full; a processor's may be promised and then not be there
+        is_known = images.shape in self.fitting or images.device.type != "cpu"
+        is_told = True
         for node in self.nodes:
             args, kwargs = filled(node.args, values, images.device), filled(node.kwargs, values, images.device)
+            if not is_known and isinstance(node.call, torch._ops.OpOverload):
+                is_told &= check_memory(node.call, args, kwargs, tensors_in(values))
             bind(node.results, node.call(*args, **kwargs), values)
             for name in node.last_read:
                 values.pop(name, None)
+        if is_told:
+            self.fitting.add(images.shape)
         return values[self.output]
 
 

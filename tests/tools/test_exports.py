@@ -159,6 +159,50 @@ def test_a_hostile_program_is_refused(
     assert "\n" not in str(caught.value)
 
 
+def first(target: str, result: str, *values: dict[str, Any]) -> Callable[[Any], None]:
+    """Another call before those of a program; the values are its arguments, in the schema's order."""
+    names = ("size", "fill_value")
+
+    def change(tree: Any) -> None:
+        given = [{"name": name, "arg": value, "kind": 1} for name, value in zip(names, values, strict=True)]
+        made = {result: {"name" if result == "as_tensor" else "as_name": "more"}}
+        node = {"target": target, "inputs": given, "outputs": [made], "metadata": {}}
+        tree["graph_module"]["graph"]["nodes"].insert(0, node)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (first("torch.ops.aten.full.default", "as_tensor", {"as_ints": [2**50]}, {"as_float": 1.0}), "GiB"),
+        (first("_operator.pow", "as_sym_int", {"as_int": 10}, {"as_int": 10**12}), "64 bits"),
+        (first("_operator.lshift", "as_sym_int", {"as_int": 1}, {"as_int": 10**15}), "64 bits"),
+        (first("_operator.mul", "as_sym_int", {"as_int": 2**62}, {"as_int": 2**62}), "64 bits"),
+        (first("_operator.mul", "as_sym_int", {"as_string": "a"}, {"as_int": 10**15}), "no number"),
+        (first("_operator.mod", "as_sym_int", {"as_string": "%99999999999d"}, {"as_int": 1}), "no number"),
+    ],
+)
+def test_a_program_takes_no_memory_or_time_without_bound(
+    files: dict[str, Path], tmp_path: Path, change: Callable[[Any], None], said: str
+) -> None:
+    file = changed(files["fixed.pt2"], tmp_path / "x.pt2", in_json(change, GRAPH))
+    with pytest.raises(UsageError, match=said) as caught:
+        load(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_memory_is_refused_before_it_is_taken(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("acmix.tools.limits.memory", lambda: 2.0**21)
+    load(files["fixed.pt2"])
+    # of ordinary size, and yet more than the half of this machine's memory
+    full = first("torch.ops.aten.full.default", "as_tensor", {"as_ints": [2**19]}, {"as_float": 1.0})
+    with pytest.raises(UsageError, match="more than half of this machine's memory"):
+        load(changed(files["fixed.pt2"], tmp_path / "x.pt2", in_json(full, GRAPH)))
+
+
 def test_what_pytorch_would_execute_in_a_program_is_never_read(
     model: nn.Module, files: dict[str, Path], tmp_path: Path
 ) -> None:
