@@ -222,6 +222,7 @@ def test_the_script_of_the_page_stops_resumes_validates_and_exports(squares: Pat
     text = (ROOT / "docs" / "in_your_model.md").read_text(encoding="utf-8")
     [script] = re.findall(r"<!-- script: yolo -->\n```python\n(.*?)```", text, flags=re.DOTALL)
     script = script.replace("epochs=100, imgsz=640", f"epochs=2, {SMALL}")
+    page = script
     script += COUNT + 'print("RESULT", count(model.model), count(model.trainer.model), count(model.trainer.ema.ema))'
     (tmp_path / "yolo11n.pt").write_bytes(plain.read_bytes())
     (tmp_path / "coco8.yaml").write_text(squares.read_text(encoding="utf-8"), encoding="utf-8")
@@ -234,6 +235,9 @@ def test_the_script_of_the_page_stops_resumes_validates_and_exports(squares: Pat
     seen = json.loads(result(run("-c", LOOK, weights / "best.pt", weights / "best.onnx")))
     assert (seen["best"], seen["onnx"], seen["torchscript"]) == (2, 2, 2)
     assert seen["off"] < 1e-3
+    # ultralytics would train a run that ended anew, for 100 epochs
+    printed = run("-c", page + COUNT + 'print("RESULT", count(model.model), model.trainer)', folder=tmp_path)
+    assert result(printed) == "2 None"
 
 
 @needs_ultralytics
