@@ -13,6 +13,8 @@ from difflib import SequenceMatcher
 ALIKE, BAND = 0.7, 0.03
 # of letters: a shorter name is looked for in no other
 SHORTEST = 2
+# letters of a word that many others hold, or differ from in one letter, by chance
+SHORT = 4
 # nearly all names of models begin with it, so it tells little
 USUAL = "acmix"
 
@@ -56,6 +58,8 @@ def holds(name: str, known: str) -> float:
     short, long = "".join(words(name)), "".join(words(known))
     if len(short) < SHORTEST or short not in long:
         return 0.0
+    if len(short) < SHORT and not any(each.startswith(short) for each in words(known)):
+        return 0.0
     return 1.0 + long.startswith(short) + (short == long)
 
 
@@ -76,5 +80,7 @@ def is_spelt_alike(name: str, known: str) -> float:
 
 
 def alike(first: str, second: str) -> float:
-    """The share of letters that two words have in the same order, from 0 to 1."""
+    """The share of letters that two words have in the same order, from 0 to 1; short ones begin with the same."""
+    if min(len(first), len(second)) <= SHORT and first[:1] != second[:1]:
+        return 0.0
     return SequenceMatcher(None, first, second, autojunk=False).ratio()

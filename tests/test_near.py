@@ -40,6 +40,13 @@ def test_the_near_names_are_those_that_were_meant(name: str, found: list[str]) -
     assert near(name, MODELS) == found
 
 
+@pytest.mark.parametrize("name", ["nope", "run", "best", "out", "ab"])
+def test_a_short_name_is_not_near_by_chance(name: str) -> None:
+    known = ["ecaresnet50d_pruned", "mambaout_base", "test_vit", "vit_base_patch16_rope_224", "vitabswin"]
+    assert near(name, known) == []
+    assert near("swim", [SWIN]) == [SWIN]
+
+
 def test_a_name_of_this_library_is_preferred_where_one_begins_so() -> None:
     known = ["swin_tiny_patch4_window7_224", SWIN]
     assert near("acmix_swin_tiny", known) == [SWIN]

@@ -48,7 +48,9 @@ def hub_name(source: str) -> str:
 def near_names(source: str) -> list[str]:
     """The model of timm's that a source may have been meant to be."""
     is_path = "/" in source or Path(source).suffix in (".pt", ".pth", ".safetensors", ".onnx")
-    return [] if is_path else near(source, timm.list_models() + timm.list_models(pretrained=True), most=1)
+    # names of weights hold words that are no model's, such as "data" in "datacomp"
+    known = timm.list_models(pretrained=True) if "." in source else timm.list_models()
+    return [] if is_path else near(source, known, most=1)
 
 
 def is_snapshot(folder: Path) -> bool:

@@ -97,6 +97,8 @@ def load(
     Raises:
         UsageError: no such source, one that cannot be used, or one that asks for code to be run.
     """
+    if not isinstance(source, (str, os.PathLike)):
+        raise UsageError(f"load got a {type(source).__name__}; expected a path, or the name of a model of timm's")
     text = os.fspath(source)
     if not text:
         raise UsageError("no checkpoint is given; give a file, a run folder, or the name of a model of timm's")

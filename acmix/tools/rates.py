@@ -11,6 +11,7 @@ from typing import Any
 from acmix.config import Model
 from acmix.errors import UsageError
 from acmix.layers import PathRates, path_rates
+from acmix.tools.exports import kind_of
 from acmix.train import plots
 from acmix.train.checkpoint import restore_model
 from acmix.train.files import make_place
@@ -178,6 +179,8 @@ def of_run(place: Path, log: Log) -> Rates:
 
 def of_checkpoint(checkpoint: Path, place: Path) -> Rates:
     """The rates that the weights of a checkpoint hold."""
+    if os.path.isfile(checkpoint) and (kind := kind_of(checkpoint)):
+        raise UsageError(f"{checkpoint} is an export ({kind}): its rates are part of its weights; give the checkpoint")
     restored = restore_model(checkpoint)
     rates = path_rates(restored.model)
     epochs = float(restored.contents.get("epoch") or 0)

@@ -23,6 +23,7 @@ import acmix
 from acmix.errors import UsageError
 from acmix.tools.load import load
 from acmix.tools.predict import predict
+from acmix.tools.rates import rates_of
 from tests.support.checks import Hostile
 
 FREE = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
@@ -89,6 +90,12 @@ def test_names_of_exports_may_be_no_utf_8(files: dict[str, Path], tmp_path: Path
         odd = tmp_path / os.fsdecode(b"odd \xff\n" + name.encode())
         shutil.copy(files[name], odd)
         assert load(odd)[1].path == odd
+
+
+def test_an_export_tells_no_rates(files: dict[str, Path]) -> None:
+    for name in ("fixed.pt2", "script.pt", "fixed.onnx"):
+        with pytest.raises(UsageError, match="its rates are part of its weights; give the checkpoint"):
+            rates_of(files[name])
 
 
 def test_wrong_names_for_an_export_are_one_line(files: dict[str, Path]) -> None:

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -224,6 +225,12 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path: Path, source: str, said: st
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("source", [None, 5, b"runs/x", []])
+def test_what_is_no_path_is_one_line(source: Any) -> None:
+    with pytest.raises(UsageError, match=f"load got a {type(source).__name__}; expected a path"):
+        load(source)
 
 
 def test_options_of_exports_are_refused_elsewhere(run: Path) -> None:
