@@ -62,16 +62,7 @@ def build_model(config: Settings, *, download: bool = False, **overrides: Any) -
     """
     settings = config.model
     ours = settings.name.startswith("acmix_")
-    if ours and settings.name not in list_models():
-        hint = did_you_mean(settings.name, list_models(), otherwise="`acmix models` lists them")
-        raise UsageError(f"model.name={settings.name!r}: no such model; {hint}")
-    if settings.pretrained and ours:
-        raise UsageError(
-            f"model.pretrained: {settings.name!r} has no weights to download; use model.checkpoint=FILE, or "
-            "timm's model with model.add_conv_path=true"
-        )
-    if settings.freeze and not settings.add_conv_path:
-        raise UsageError("model.freeze trains only the paths that model.add_conv_path=true adds; set both or neither")
+    check_weights_and_paths(settings)
     builder = create_model if ours else timm_model
     kwargs: dict[str, Any] = dict(
         num_classes=settings.num_classes, in_chans=settings.in_chans, drop_path_rate=settings.drop_path_rate
@@ -102,10 +93,31 @@ def build_model(config: Settings, *, download: bool = False, **overrides: Any) -
         if argument in settings.args:
             raise UsageError(f"model.args.{argument}={settings.args[argument]!r}: {takes}") from error
         said = f"cannot build model {settings.name!r}: {' '.join(str(error).split())}"
-        raise UsageError(said + no_whole_numbers(settings.args)) from error
+        raise UsageError(said + to_check(settings.args)) from error
     if settings.freeze and not kwargs.get("pretrained"):
         freeze_old(model, classifier_keys(model, (name for name, _ in model.named_parameters())))
     return model
+
+
+def check_weights_and_paths(settings: ModelSettings) -> None:
+    """Refuses a name that is none, and what is for timm's models where the model is ours."""
+    ours = settings.name.startswith("acmix_")
+    if ours and settings.name not in list_models():
+        hint = did_you_mean(settings.name, list_models(), otherwise="`acmix models` lists them")
+        raise UsageError(f"model.name={settings.name!r}: no such model; {hint}")
+    if settings.pretrained and ours:
+        raise UsageError(
+            f"model.pretrained: {settings.name!r} has no weights to download; use model.checkpoint=FILE, or "
+            "timm's model with model.add_conv_path=true"
+        )
+    if ours and (settings.add_conv_path or settings.freeze):
+        key = "model.add_conv_path" if settings.add_conv_path else "model.freeze"
+        raise UsageError(
+            f"{key} is for timm's models, and {settings.name!r} has its paths already; leave it out, or set "
+            "model.name to a timm model, such as swin_tiny_patch4_window7_224"
+        )
+    if settings.freeze and not settings.add_conv_path:
+        raise UsageError("model.freeze trains only the paths that model.add_conv_path=true adds; set both or neither")
 
 
 def in_words(settings: ModelSettings) -> str:
@@ -117,10 +129,10 @@ def in_words(settings: ModelSettings) -> str:
     return f"{said}{',' * bool(own)} without convolution paths" if is_baseline else said
 
 
-def no_whole_numbers(args: Mapping[str, Any]) -> str:
-    """What may be wrong with the arguments of a model that cannot be built: numbers such as 12.0 and "12"; or ""."""
+def to_check(args: Mapping[str, Any]) -> str:
+    """What may be wrong with the arguments of a model that cannot be built: numbers such as 12.0 and "12", or any."""
     for key, value in args.items():
         for each in value if isinstance(value, (list, tuple)) else [value]:
             if (isinstance(each, float) and each.is_integer()) or (isinstance(each, str) and each.isdecimal()):
                 return f"; model.args.{key}={value!r}: if whole numbers are meant, write {each!r} as {int(each)}"
-    return ""
+    return f"; check {', '.join(f'model.args.{key}={value!r}' for key, value in args.items())}" if args else ""
