@@ -199,6 +199,8 @@ def describe_changes(then: Config, now: Config, step: int, steps_per_epoch: int,
         else:
             best = max((prefix for prefix in EFFECTS if key.startswith(prefix)), key=len)
             effect = EFFECTS[best].format(step=step + 1, images=global_batch_size)
+            if key == "train.patience" and asked is None:
+                effect = "the run trains all epochs"
         lines.append(f"{key} {shown(was)} → {shown(asked)}: {effect}")
     return lines
 

@@ -123,6 +123,12 @@ def test_a_line_says_what_another_schedule_does(change: str, effect: str) -> Non
     assert line.startswith(effect)
 
 
+def test_a_run_without_patience_trains_to_its_end() -> None:
+    assert lines(tiny_config("", "train.patience=2"), tiny_config("")) == [
+        "train.patience 2 → null: the run trains all epochs"
+    ]
+
+
 def test_other_settings_of_a_schedule_are_told_with_its_name() -> None:
     now = tiny_config("", "schedule.name=multistep", "schedule.milestones=[1]", "schedule.decay_factor=0.5")
     assert [line.partition(":")[0] for line in lines(tiny_config(""), now)] == [
