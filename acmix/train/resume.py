@@ -41,12 +41,12 @@ EFFECTS = {
     "data.workers": "the same images in the same order",
     **dict.fromkeys(
         ("data.img_size", "data.interpolation", "data.crop_pct", "data.mean", "data.std", "data.background"),
-        "images are prepared so from step {step} on; accuracies before and after do not compare",
+        "applies from step {step} on; accuracies before and after are not comparable",
     ),
-    "augment.": "training images are changed so from step {step} on",
+    "augment.": "applies from step {step} on",
     **dict.fromkeys(
         ("augment.mixup", "augment.cutmix", "augment.label_smoothing"),
-        "labels are made so from step {step} on; training losses before and after do not compare",
+        "applies from step {step} on; training losses before and after are not comparable",
     ),
     "optimizer.": "from step {step} on; the optimizer keeps its averages",
     "train.device": "the run goes on there",

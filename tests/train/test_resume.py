@@ -18,7 +18,7 @@ from tests.support.tiny import CLASSES, PLAIN, last, tiny_config
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 ARGS = "{embed_dim: 12, depths: [1, 1], num_heads: [1, 2], window_size: 4%s}"
-RATE, ON, APART = "the learning rate at epoch 2 is now", "from step 11 on", "before and after do not compare"
+RATE, ON, APART = "the learning rate at epoch 2 is now", "from step 11 on", "before and after are not comparable"
 WARMUP, STAYS = "warm-up 2 → 5 steps", "the learning rate at epoch 2 stays"
 
 
@@ -44,7 +44,7 @@ def test_a_run_that_has_ended_goes_on_and_says_what_changed(
         "data.workers 0 → 1",
         "optimizer.lr 0.002 → 0.001",
     ]
-    assert said[1].endswith("images are prepared so from step 11 on; accuracies before and after do not compare")
+    assert said[1].endswith("applies from step 11 on; accuracies before and after are not comparable")
     log = [json.loads(line) for line in (copy / "log.jsonl").read_text().splitlines()]
     assert [entry["changes"] for entry in log if entry["event"] == "start"] == [[], said]
     # the rate that was announced is the one that was taken
@@ -84,9 +84,9 @@ def test_a_run_that_goes_on_as_it_was_says_nothing(
         ("train.epochs=4", f"train.epochs 2 → 4: {RATE} 0.001003 instead of 5e-06, warm-up unchanged"),
         ("schedule.warmup_epochs=1", f"schedule.warmup_epochs 0.5 → 1.0: {STAYS} 5e-06, {WARMUP}"),
         ("data.dir=moved", "data.dir data → moved: the images are read from there, in the same classes"),
-        ("data.img_size=64", f"data.img_size 32 → 64: images are prepared so {ON}; accuracies {APART}"),
-        ("augment.mixup=0", f"augment.mixup 0.8 → 0.0: labels are made so {ON}; training losses {APART}"),
-        ("augment.hflip=0", f"augment.hflip 0.5 → 0.0: training images are changed so {ON}"),
+        ("data.img_size=64", f"data.img_size 32 → 64: applies {ON}; accuracies {APART}"),
+        ("augment.mixup=0", f"augment.mixup 0.8 → 0.0: applies {ON}; training losses {APART}"),
+        ("augment.hflip=0", f"augment.hflip 0.5 → 0.0: applies {ON}"),
         ("optimizer.weight_decay=0.1", f"optimizer.weight_decay 0.05 → 0.1: {ON}; the optimizer keeps its averages"),
         ("train.ema_decay=0.5", f"train.ema_decay 0.9 → 0.5: {ON}"),
         ("train.precision=bf16", f"train.precision auto → bf16: {ON}"),
