@@ -126,8 +126,12 @@ def restored(contents: dict[str, Any], path: str | os.PathLike[str], device: str
     """`restore_model` of what `safe_load` gave."""
     check(contents, path)
     config = validate(contents["config"], where=str(path))
+    weights = contents.get("average") or contents["model"]
+    # the settings may ask for any size: that is compared before it takes memory
+    with torch.device("meta"):
+        check_weights(build_model(config), weights, str(path))
     model = build_model(config)
-    load_weights(model, contents.get("average") or contents["model"], str(path))
+    load_weights(model, weights, str(path))
     classes = contents["classes"]
     check_names(classes, getattr(model, "num_classes", config.model.num_classes), path)
     return Restored(model.to(device).eval(), config, classes, are_names(contents), contents)
@@ -155,11 +159,21 @@ def load_weights(model: nn.Module, state: dict[str, Any], where: str) -> None:
     Raises:
         UsageError: names or shapes differ; says how many and which first.
     """
+    check_weights(model, state, where)
+    model.load_state_dict(state)
+
+
+def check_weights(model: nn.Module, state: dict[str, Any], where: str) -> None:
+    """Refuses a state dict that does not fit a model exactly, by names, shapes and the numbers that are really there.
+
+    Raises:
+        UsageError: as `load_weights`.
+    """
     ours = model.state_dict()
     missing, unknown = sorted(ours.keys() - state.keys()), sorted(state.keys() - ours.keys())
     others = sorted(key for key, value in state.items() if not isinstance(value, Tensor))
     shared = (ours.keys() & state.keys()) - set(others)
-    shapes = sorted(key for key in shared if ours[key].shape != state[key].shape)
+    shapes = sorted(key for key in shared if ours[key].shape != state[key].shape or is_repeated(state[key]))
     problems = [
         f"{len(keys)} {what} (first: {keys[0]})"
         for keys, what in (
@@ -172,4 +186,8 @@ def load_weights(model: nn.Module, state: dict[str, Any], where: str) -> None:
     ]
     if problems:
         raise UsageError(f"{where} holds the weights of another model: {', '.join(problems)}")
-    model.load_state_dict(state)
+
+
+def is_repeated(tensor: Tensor) -> bool:
+    """Whether a tensor has more numbers than its file: one number that stands for many."""
+    return tensor.device.type == "cpu" and tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size()

@@ -227,6 +227,21 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path: Path, source: str, said: st
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize("repeats", [False, True])
+def test_a_checkpoint_takes_no_more_memory_than_its_weights(run: Path, tmp_path: Path, repeats: bool) -> None:
+    contents = read(run / "checkpoints" / "best.pt")
+    # a petabyte, also where one number of the file stands for all of it
+    contents["config"]["model"]["num_classes"] = 10**13
+    if repeats:
+        for name in ("head.fc.weight", "head.fc.bias"):
+            tensor = contents["model"][name]
+            contents["model"][name] = torch.zeros(1).expand(10**13, *tensor.shape[1:])
+    contents.pop("average", None)
+    torch.save(contents, tmp_path / "huge.pt")
+    with pytest.raises(UsageError, match="holds the weights of another model: 2 of another shape"):
+        load(tmp_path / "huge.pt")
+
+
 @pytest.mark.parametrize("source", [None, 5, b"runs/x", []])
 def test_what_is_no_path_is_one_line(source: Any) -> None:
     with pytest.raises(UsageError, match=f"load got a {type(source).__name__}; expected a path"):
