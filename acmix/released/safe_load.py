@@ -13,6 +13,7 @@ import pickle
 import re
 import struct
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +41,9 @@ UNREADABLE = (
     struct.error,
 )
 
+
+# bytes that any archive may unpack to, and beyond them so many times its own size; code of TorchScript is compressed
+LEAST_UNPACKED, MOST_TIMES = 2**26, 4
 
 # how files begin that a download leaves in the place of a checkpoint
 NOT_CHECKPOINTS = {
@@ -78,10 +82,30 @@ def safe_load(path: str | os.PathLike[str]) -> dict[str, Any]:
     for sign, told in NOT_CHECKPOINTS.items():
         if start.startswith(sign):
             raise UsageError(f"{path} {told}")
+    check_archive(path)
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds a {type(content).__name__}, not a checkpoint's dictionary; give another file")
     return content
+
+
+def check_archive(path: Path) -> None:
+    """Refuses an archive that unpacks to far more than the file's bytes; torch stores tensors uncompressed.
+
+    Raises:
+        UsageError: it does.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (*UNREADABLE, zipfile.BadZipFile):
+        # no archive, or a damaged one: whoever reads it tells
+        return
+    if unpacked > LEAST_UNPACKED + MOST_TIMES * path.stat().st_size:
+        raise UsageError(
+            f"{path} would unpack to {unpacked / 2**30:,.1f} GiB, far more than its own size: refused; "
+            "download it again, from a source that you trust"
+        )
 
 
 def _read_pickle(path: Path) -> Any:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from acmix.errors import UsageError
 from acmix.names import SURROGATE
+from acmix.released.safe_load import check_archive
 from acmix.tools.program import read_program
 
 ZIP = b"PK\x03\x04"
@@ -209,6 +210,7 @@ def read_export(path: Path, kind: str) -> Export:
 
 def read_script(path: Path) -> nn.Module:
     """Reads TorchScript whose code can reach nothing but tensors."""
+    check_archive(path)
     # read once, so that what is looked at is what is loaded
     content = path.read_bytes()
     try:

@@ -98,6 +98,15 @@ def test_an_export_tells_no_rates(files: dict[str, Path]) -> None:
             rates_of(files[name])
 
 
+@pytest.mark.parametrize("record", ["data.pkl", "code/x.py"])
+def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path: Path, record: str) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/version", "3")
+        archive.writestr(f"x/{record}", bytes(2**27))
+    with pytest.raises(UsageError, match="far more than its own size: refused"):
+        load(tmp_path / "bomb.pt")
+
+
 def test_wrong_names_for_an_export_are_one_line(files: dict[str, Path]) -> None:
     with pytest.raises(UsageError, match="2 classes are given for the 5 outputs"):
         load(files["fixed.pt2"], classes=["a", "b"])
