@@ -175,7 +175,7 @@ def add_row(path: Path, row: dict[str, Any]) -> None:
     """Writes a row at the end of the results."""
     new = not path.is_file()
     with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer: csv.DictWriter[str] = csv.DictWriter(file, COLUMNS)
         if new:
             writer.writeheader()
         writer.writerow(row)
@@ -183,7 +183,7 @@ def add_row(path: Path, row: dict[str, Any]) -> None:
 
 def main() -> None:
     """Runs what is asked for, the small networks first."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--scales", default="nsm", help="letters of YOLO11's scales (default: nsm)")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--imgsz", type=int, default=96, help="side of the images in pixels (default: 96)")

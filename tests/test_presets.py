@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_a_key_of_a_preset_that_is_not_there_is_one_line(tmp_path: Path) -> None
 def test_none_prepares_images_exactly_as_evaluation_does(size: tuple[int, int], channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     data = Data(img_size=32, crop_pct=0.8)
-    prepared = [
+    prepared: list[Any] = [
         transform(Image.fromarray(pixels))
         for transform in (
             evaluation_transform(data, channels),
@@ -104,5 +105,5 @@ def test_the_others_change_images_by_chance(preset: str, channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     transform = training_transform(Data(img_size=32), augment(f"augment={preset}"), channels)
     torch.manual_seed(0)
-    one, other = (transform(Image.fromarray(pixels)) for _ in range(2))
+    one, other = (cast("Any", transform(Image.fromarray(pixels))) for _ in range(2))
     assert not torch.equal(one, other)

@@ -120,7 +120,7 @@ def training_transform(data: Data, augment: Augment, in_chans: int = 3) -> trans
     mean, std = normalisation(data, in_chans)
     if augment.auto_augment:
         check_policy(augment.auto_augment)
-    transform = create_transform(
+    transform: Any = create_transform(
         data.img_size,
         is_training=True,
         scale=augment.scale or (1.0, 1.0),
@@ -138,9 +138,9 @@ def training_transform(data: Data, augment: Augment, in_chans: int = 3) -> trans
     )
     if augment.scale is None:
         # in the place of the random crop, which stands first
-        steps = evaluation_transform(data, in_chans).transforms
+        steps: Any = evaluation_transform(data, in_chans)
         transform.transforms[:1] = [
-            step for step in steps if isinstance(step, transforms.Resize | transforms.CenterCrop)
+            step for step in steps.transforms if isinstance(step, transforms.Resize | transforms.CenterCrop)
         ]
     keep_posterize_to_black(transform)
     return with_channels(transform, in_chans)

@@ -156,7 +156,9 @@ class Schedule:
             t_in_epochs=False,
         )
         # timm complains about a single step, which begins at the peak anyway
-        to_the_end = dict(t_initial=max(epochs * steps_per_epoch, 2), lr_min=settings.min_lr * scale, cycle_limit=1)
+        to_the_end: dict[str, Any] = dict(
+            t_initial=max(epochs * steps_per_epoch, 2), lr_min=settings.min_lr * scale, cycle_limit=1
+        )
         factor = DECAY_FACTOR if settings.decay_factor is None else settings.decay_factor
         self.timms: Scheduler
         if settings.name == "cosine":

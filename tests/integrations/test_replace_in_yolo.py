@@ -130,6 +130,8 @@ def test_fusing_for_inference_leaves_the_layers_and_the_output(identity: bool) -
     model = replace_conv(yolo(), SELECT, identity=identity).model
     for each in model.modules():
         if isinstance(each, nn.BatchNorm2d):
+            assert each.running_mean is not None
+            assert each.running_var is not None
             nn.init.uniform_(each.running_mean, -0.1, 0.1)
             nn.init.uniform_(each.running_var, 0.5, 1.5)
     fused = copy.deepcopy(model).eval().fuse(verbose=False)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.fx.experimental._config as sizes_config
+import torch.fx.experimental._config as sizes_settings
 import torchvision  # noqa: F401  its operators read and write files
 from torch import nn
 
@@ -25,6 +25,9 @@ from acmix.tools.load import load
 from acmix.tools.predict import predict
 from acmix.tools.rates import rates_of
 from tests.support.checks import Hostile
+
+# torch adds `patch` to it at run time
+sizes_config: Any = sizes_settings
 
 FREE = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
 SIZE = 32
@@ -49,7 +52,8 @@ def files(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     torch.export.save(torch.export.export(model, (images,)), files["fixed.pt2"])
     names = {"images": {0: "batch", 2: "height", 3: "width"}}
     with torch.no_grad():
-        torch.jit.trace(model, images).save(files["script.pt"])
+        traced: Any = torch.jit.trace(model, images)
+        traced.save(files["script.pt"])
         torch.onnx.export(
             model, (images,), files["free.onnx"], dynamo=False, input_names=["images"], dynamic_axes=names
         )

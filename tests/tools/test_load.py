@@ -58,11 +58,13 @@ def test_a_run_folder_gives_its_best_checkpoint_as_trained(run: Path, picture: P
     assert (info.kind, info.model, info.are_named) == ("checkpoint", expected.config.model.name, True)
     assert info.classes == [f"class_{number:02d}" for number in range(CLASSES)]
     assert (info.img_size, info.in_chans, info.crop_pct, info.epoch) == (32, 3, 1.0, 1)
+    assert info.path is not None
     assert info.top1 == read(info.path)["metrics"]["top1"]
     assert info.config == expected.config
     assert not model.training
     prepared = info.transform(picture)
-    assert torch.equal(prepared, evaluation_transform(expected.config.data)(read_image(picture)))
+    evaluated: Any = evaluation_transform(expected.config.data)(read_image(picture))
+    assert torch.equal(prepared, evaluated)
     assert torch.equal(logits(model, prepared), logits(expected.model, prepared))
 
 
@@ -71,6 +73,7 @@ def test_a_run_in_its_middle_gives_the_average_of_last_pt(run: Path, tmp_path: P
     shutil.copy(run / "checkpoints" / "last.pt", tmp_path / "checkpoints")
     model, info = load(tmp_path)
     assert info.path == tmp_path / "checkpoints" / "last.pt"
+    assert info.path is not None
     average = read(info.path)["average"]
     assert all(torch.equal(value, average[name]) for name, value in model.state_dict().items())
     # the folder of the checkpoints itself, and a home folder, are understood too
@@ -144,7 +147,7 @@ def snapshot(tmp_path: Path) -> Path:
     """A copy of a repository of the hub, as a machine without a network has it."""
     model = timm.create_model("resnet10t")
     (tmp_path / "repository").mkdir()
-    save_for_hf(model, tmp_path / "repository")
+    save_for_hf(model, str(tmp_path / "repository"))
     return tmp_path / "repository"
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def run_folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(run_folder: Path) -> nn.Module:
+def model(run_folder: Path) -> Any:
     return load(run_folder, device="cpu")[0]
 
 
@@ -43,7 +44,7 @@ def files(data: Path) -> list[str]:
     return sorted(map(str, (data / "val").rglob("*.JPEG")))
 
 
-def test_a_prediction_is_the_softmax_of_the_evaluated_picture(model: nn.Module, files: list[str]) -> None:
+def test_a_prediction_is_the_softmax_of_the_evaluated_picture(model: Any, files: list[str]) -> None:
     _, info = model, model.acmix_info
     with torch.inference_mode():
         expected = model(info.transform(files[0])[None])[0].softmax(0)
@@ -58,7 +59,7 @@ def test_a_prediction_is_the_softmax_of_the_evaluated_picture(model: nn.Module, 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (5, 0), (5, 3), (100, 2)])
 def test_batches_and_threads_change_nothing(
-    model: nn.Module, data: Path, files: list[str], batch_size: int, workers: int
+    model: Any, data: Path, files: list[str], batch_size: int, workers: int
 ) -> None:
     expected = predict(model, files, 1, batch_size=4, workers=1)
     found = predict(model, data / "val", 1, batch_size=batch_size, workers=workers)
@@ -67,7 +68,7 @@ def test_batches_and_threads_change_nothing(
     assert [one.classes[0][1] for one in found] == pytest.approx([one.classes[0][1] for one in expected], abs=1e-5)
 
 
-def test_images_may_be_of_any_kind(model: nn.Module, data: Path, files: list[str]) -> None:
+def test_images_may_be_of_any_kind(model: Any, data: Path, files: list[str]) -> None:
     image = Image.open(files[0])
     array = np.asarray(image)
     [expected] = predict(model, files[0], 1)
@@ -95,7 +96,7 @@ def test_any_form_of_the_model_predicts_with_its_names(run_folder: Path, model: 
 
 
 def test_a_model_of_timm_numbers_its_classes_and_keeps_its_mode(files: list[str]) -> None:
-    ours = acmix.create_model("acmix_resnet26", num_classes=7, width=4).train()
+    ours: Any = acmix.create_model("acmix_resnet26", num_classes=7, width=4).train()
     ours.fc.eval()
     for model in (ours, timm.create_model("resnet10t", num_classes=7, in_chans=1).train()):
         [found] = predict(model, files[0], 9)
@@ -110,7 +111,7 @@ def test_a_model_of_timm_numbers_its_classes_and_keeps_its_mode(files: list[str]
         predict(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), files[0])
 
 
-def test_what_cannot_be_read_is_told_and_the_rest_goes_on(model: nn.Module, files: list[str], tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_told_and_the_rest_goes_on(model: Any, files: list[str], tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no picture")
     (tmp_path / "empty").mkdir()
     given = [files[0], tmp_path / "bad.png", tmp_path / "absent.png", tmp_path / "empty", b"x", f"{tmp_path}/*.gif"]
@@ -136,12 +137,13 @@ def test_what_cannot_be_read_is_told_and_the_rest_goes_on(model: nn.Module, file
         (7, {}, "a picture is a int; expected a path"),
     ],
 )
-def test_wrong_use_is_an_error_of_one_line(model: nn.Module, images: object, options: dict, said: str) -> None:
+def test_wrong_use_is_an_error_of_one_line(model: Any, images: object, options: dict, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         predict(model, images, **options)
 
 
-def test_a_model_that_gives_no_numbers_or_no_logits_is_told(model: nn.Module, files: list[str]) -> None:
+def test_a_model_that_gives_no_numbers_or_no_logits_is_told(model: Any, files: list[str]) -> None:
+    broken: Any
     broken, _ = load(model.acmix_info.source)
     broken.head.fc.weight.data.fill_(torch.nan)
     assert "no finite numbers" in str(predict(broken, files[0])[0].error)
@@ -151,7 +153,7 @@ def test_a_model_that_gives_no_numbers_or_no_logits_is_told(model: nn.Module, fi
         predict({}, files[0])  # type: ignore[arg-type]
 
 
-def test_ten_thousand_images_take_no_more_memory_than_two_batches(model: nn.Module, files: list[str]) -> None:
+def test_ten_thousand_images_take_no_more_memory_than_two_batches(model: Any, files: list[str]) -> None:
     alive = 0
     most = 0
 
@@ -171,7 +173,7 @@ def test_ten_thousand_images_take_no_more_memory_than_two_batches(model: nn.Modu
     assert most <= 5 * 16
 
 
-def test_the_filters_of_warnings_are_left_as_they_were(model: nn.Module, files: list[str]) -> None:
+def test_the_filters_of_warnings_are_left_as_they_were(model: Any, files: list[str]) -> None:
     import warnings
 
     before = list(warnings.filters)

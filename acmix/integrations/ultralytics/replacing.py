@@ -65,7 +65,7 @@ def replace_conv(
 def network_of(model: Any) -> Any:
     """The network of a YOLO, or the network itself."""
     tasks = import_module("ultralytics.nn.tasks")
-    network = model if isinstance(model, tasks.BaseModel) else getattr(model, "model", None)
+    network: Any = model if isinstance(model, tasks.BaseModel) else getattr(model, "model", None)
     if not isinstance(network, tasks.BaseModel):
         raise UsageError(
             f"expected a YOLO of ultralytics or its network, not {type(model).__name__}; for other models use "
