@@ -55,6 +55,8 @@ def test_every_help_fits_one_screen(acmix) -> None:
         (["train", "{tiny}", "--data", "{data}", "epochs"], "is not of the form section.key=value"),
         (["train", "{tiny}", "--data", "{data}", "model.num_classes=9"], "add model.num_classes=4"),
         (["train", "{tiny}", "--data", "{data}", "train.precision=fp16"], "needs a GPU"),
+        # the name before the data
+        (["train", "{tiny}", "--data", "{data}", "model.name=acmix_swin_tny", "train.batch_size=99"], "no such model"),
         (["train", "{tiny}", "--data", "{data}", "--output", "{tiny}/x"], "cannot write to the output folder"),
         (["evaluate", "nothing.pt", "--data", "{data}"], "there is no checkpoint nothing.pt"),
         (["evaluate", "{best}", "--data", "{data}", "--precision", "fp16"], "needs a GPU"),

@@ -260,9 +260,26 @@ def in_yaml(value: Any) -> str:
     return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
 
 
+# what others call a setting
+ALIASES = {
+    **dict.fromkeys(("learning_rate", "learningrate", "base_lr"), "optimizer.lr"),
+    **dict.fromkeys(("bs", "batch", "batchsize"), "train.batch_size"),
+    **dict.fromkeys(("wd", "decay"), "optimizer.weight_decay"),
+    **dict.fromkeys(("imgsz", "image_size", "input_size", "resolution"), "data.img_size"),
+    **dict.fromkeys(("classes", "nc", "n_classes", "nb_classes"), "model.num_classes"),
+    **dict.fromkeys(("num_workers", "nworkers"), "data.workers"),
+    **dict.fromkeys(("gpu", "gpus"), "train.device"),
+    **dict.fromkeys(("amp", "half", "fp16"), "train.precision"),
+    **dict.fromkeys(("scheduler", "lr_scheduler"), "schedule.name"),
+    "early_stopping": "train.patience",
+}
+
+
 def did_you_mean_key(key: str) -> str:
     """The known keys that an unknown one was probably meant to be: of the same name, or near; "" where none is."""
     name = key.split(".")[-1]
+    if name in ALIASES:
+        return did_you_mean(ALIASES[name], [ALIASES[name]])
     if "." not in key:
         return did_you_mean(key, Config.model_fields) or did_you_mean(key, known_keys())
     same = [known for known in known_keys() if known.split(".")[-1] == name]

@@ -265,8 +265,7 @@ class Augment(Section):
     cutmix_minmax: Annotated[tuple[Fraction, Fraction], AfterValidator(ascending)] | None = Field(
         default=None, examples=[(0.2, 0.8)]
     )
-    """Smallest and largest share of a side in CutMix. It takes the place of `augment.cutmix`. null: the
-    share is drawn by `augment.cutmix`."""
+    """Smallest and largest share of a side for CutMix. null: `augment.cutmix` draws the share."""
 
     mixup_prob: Fraction = Field(default=1.0, examples=[0.5])
     """Probability that mixup or CutMix is applied."""

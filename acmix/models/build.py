@@ -12,7 +12,7 @@ from acmix.models import create_model, list_models
 from acmix.models.arguments import unexpected
 from acmix.models.freezing import classifier_keys, freeze_old
 from acmix.models.registry import takes_img_size
-from acmix.models.upgrade import add_conv_path, timm_model
+from acmix.models.upgrade import add_conv_path, check_name, timm_model
 from acmix.near import did_you_mean
 
 # arguments of constructors that are not for `model.args`
@@ -48,6 +48,33 @@ class Settings(Protocol):
     def data(self) -> ImageSettings: ...
 
 
+def check_model(settings: ModelSettings) -> None:
+    """Refuses a network that cannot be meant, before images are looked for and anything is built.
+
+    Raises:
+        UsageError: no such model, or settings that are not for it.
+    """
+    ours = settings.name.startswith("acmix_")
+    if ours and settings.name not in list_models():
+        hint = did_you_mean(settings.name, list_models(), otherwise="`acmix models` lists them")
+        raise UsageError(f"model.name={settings.name!r}: no such model; {hint}")
+    if settings.pretrained and ours:
+        raise UsageError(
+            f"model.pretrained: {settings.name!r} has no weights to download; use model.checkpoint=FILE, or "
+            "timm's model with model.add_conv_path=true"
+        )
+    if ours and (settings.add_conv_path or settings.freeze):
+        key = "model.add_conv_path" if settings.add_conv_path else "model.freeze"
+        raise UsageError(
+            f"{key} is for timm's models, and {settings.name!r} has its paths already; leave it out, or set "
+            "model.name to a timm model, such as swin_tiny_patch4_window7_224"
+        )
+    if settings.freeze and not settings.add_conv_path:
+        raise UsageError("model.freeze trains only the paths that model.add_conv_path=true adds; set both or neither")
+    if not ours:
+        check_name(settings.name)
+
+
 def build_model(config: Settings, *, download: bool = False, **overrides: Any) -> nn.Module:
     """Builds the network a configuration names.
 
@@ -58,11 +85,11 @@ def build_model(config: Settings, *, download: bool = False, **overrides: Any) -
         overrides: further arguments of the constructor.
 
     Raises:
-        UsageError: no such model, arguments it does not take, or weights that cannot be had.
+        UsageError: as `check_model`; arguments it does not take, or weights that cannot be had.
     """
     settings = config.model
+    check_model(settings)
     ours = settings.name.startswith("acmix_")
-    check_weights_and_paths(settings)
     builder = create_model if ours else timm_model
     kwargs: dict[str, Any] = dict(
         num_classes=settings.num_classes, in_chans=settings.in_chans, drop_path_rate=settings.drop_path_rate
@@ -97,27 +124,6 @@ def build_model(config: Settings, *, download: bool = False, **overrides: Any) -
     if settings.freeze and not kwargs.get("pretrained"):
         freeze_old(model, classifier_keys(model, (name for name, _ in model.named_parameters())))
     return model
-
-
-def check_weights_and_paths(settings: ModelSettings) -> None:
-    """Refuses a name that is none, and what is for timm's models where the model is ours."""
-    ours = settings.name.startswith("acmix_")
-    if ours and settings.name not in list_models():
-        hint = did_you_mean(settings.name, list_models(), otherwise="`acmix models` lists them")
-        raise UsageError(f"model.name={settings.name!r}: no such model; {hint}")
-    if settings.pretrained and ours:
-        raise UsageError(
-            f"model.pretrained: {settings.name!r} has no weights to download; use model.checkpoint=FILE, or "
-            "timm's model with model.add_conv_path=true"
-        )
-    if ours and (settings.add_conv_path or settings.freeze):
-        key = "model.add_conv_path" if settings.add_conv_path else "model.freeze"
-        raise UsageError(
-            f"{key} is for timm's models, and {settings.name!r} has its paths already; leave it out, or set "
-            "model.name to a timm model, such as swin_tiny_patch4_window7_224"
-        )
-    if settings.freeze and not settings.add_conv_path:
-        raise UsageError("model.freeze trains only the paths that model.add_conv_path=true adds; set both or neither")
 
 
 def in_words(settings: ModelSettings) -> str:

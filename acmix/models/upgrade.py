@@ -202,17 +202,26 @@ def check_plain(model: Any) -> None:
         raise UsageError("this model is compiled; add the convolution paths first, then call torch.compile")
 
 
-def timm_model(name: str, pretrained: bool | str | os.PathLike[str] = False, **kwargs: Any) -> nn.Module:
-    """One of timm's models, with weights downloaded, read from a file, or drawn.
+def check_name(name: str) -> None:
+    """Refuses what is no model of timm's.
 
     Raises:
-        UsageError: no such model, no such weights, or they cannot be had.
+        UsageError: with the nearest names.
     """
     known = timm.list_models() + timm.list_models(pretrained=True)
     if name.startswith("acmix_") or (name not in known and name.split(".")[0] not in known):
         plain = [each for each in timm.list_models() if not each.startswith("acmix_")]
         hint = did_you_mean(name.removeprefix("acmix_"), plain, otherwise=f"{FAMILIES} can be upgraded")
         raise UsageError(f"timm has no model {name!r}; {hint}")
+
+
+def timm_model(name: str, pretrained: bool | str | os.PathLike[str] = False, **kwargs: Any) -> nn.Module:
+    """One of timm's models, with weights downloaded, read from a file, or drawn.
+
+    Raises:
+        UsageError: no such model, no such weights, or they cannot be had.
+    """
+    check_name(name)
     if isinstance(pretrained, (str, os.PathLike)):
         file = Path(pretrained)
         if not file.is_file():
@@ -227,9 +236,20 @@ def timm_model(name: str, pretrained: bool | str | os.PathLike[str] = False, **k
         said = " ".join(str(error).split())[:200] or type(error).__name__
         if not pretrained:
             raise UsageError(f"cannot build {name!r}: {said}") from error
+        if isinstance(pretrained, (str, os.PathLike)):
+            raise UsageError(
+                f"{pretrained} does not hold the weights of {name!r} ({first_misfit(error)}); give one that does; "
+                "model.checkpoint=FILE starts from whatever fits"
+            ) from error
         raise UsageError(
             f"cannot download the weights of {name!r}: {said}; download them elsewhere and pass pretrained=FILE"
         ) from error
+
+
+def first_misfit(error: Exception) -> str:
+    """What PyTorch says first of weights that do not fit: it has a line a tensor, below a title."""
+    lines = str(error).splitlines()
+    return " ".join((lines[1] if len(lines) > 1 else f"{type(error).__name__}: {error}").split())[:160].rstrip(".")
 
 
 def classes_of(file: Path, name: str) -> dict[str, int]:

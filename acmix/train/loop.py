@@ -27,6 +27,7 @@ from acmix.data.classes import as_trained
 from acmix.data.dataset import OtherClasses
 from acmix.errors import UsageError
 from acmix.layers import path_rates
+from acmix.models.build import check_model
 from acmix.names import to_json
 from acmix.tasks import Classification, Evaluation
 from acmix.tasks.classify import evaluate, tells_top5
@@ -92,6 +93,7 @@ class Run:
         # every training batch has the same shape: the search for the fastest convolution happens once
         torch.backends.cudnn.benchmark = not settings.deterministic
         with together(world):
+            check_model(config.model)
             config, self.notes = settle(config, output)
             self.config = config
             loader_arguments: Any = dict(rank=world.rank, world_size=world.size, pin_memory=pins_memory(world.device))

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -262,3 +263,11 @@ def test_an_upgraded_model_gives_all_maps_of_its_stages_by_the_getter_alone():
     assert len(maps(torch.randn(1, 3, 64, 64))) == len(SWIN[1]["depths"])  # pyright: ignore[reportArgumentType]
     with pytest.raises(UsageError, match="feature_cls"):
         acmix.add_conv_path(SWIN[0], pretrained=False, features_only=True, feature_cls="fx", **SWIN[1])  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("said", ["size mismatch for cls_token", "model.checkpoint=FILE starts from whatever fits"])
+def test_a_file_of_another_models_weights_is_told_from_a_download(tmp_path: Path, said: str) -> None:
+    torch.save(timm.create_model("vit_tiny_patch16_224", depth=1).state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(UsageError, match=said) as told:
+        acmix.add_conv_path("deit_small_patch16_224", pretrained=str(tmp_path / "vit.pth"), depth=1)
+    assert "download" not in str(told.value)

@@ -70,7 +70,10 @@ def test_all_of_it_is_trained_with_falling_rates(data: Path, weights: Path, tmp_
 
 def test_weights_that_cannot_be_read_are_one_line_and_nothing_is_written(data: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.pth").write_bytes(b"no weights")
-    for file, said in ((tmp_path / "broken.pth", "pass pretrained=FILE"), (tmp_path / "none.pth", "is not a file")):
+    for file, said in (
+        (tmp_path / "broken.pth", "does not hold the weights"),
+        (tmp_path / "none.pth", "is not a file"),
+    ):
         told = ("--output", tmp_path / "run", *TOLD, f"model.pretrained={file}", "data.img_size=32", "train.epochs=1")
         sized = (f"model.num_classes={CLASSES}", "train.batch_size=4")
         [end] = command("train", "acmix_resnet26_digits.yaml", "--data", data, *told, *sized).finish()
