@@ -40,8 +40,8 @@ def comparisons(name: str, phase: str) -> list[Line]:
     short, theirs = SHORT[name], PLAIN[name]
     return [
         Line(f"**{short} over timm's {theirs}, {STEP[phase]}**", timm),
-        Line(f"= our {theirs} without {ADDED[name]} over timm's", timm, over=plain),
-        Line(f"× the cost of {ADDED[name]}: with over without", plain),
+        Line(f"our {theirs} without {ADDED[name]} over timm's", timm, over=plain),
+        Line(f"{short} over ours without {ADDED[name]}", plain),
     ]
 
 
