@@ -117,7 +117,7 @@ class Budget:
             return []
         each = (self.passed + self.missing_seconds) / max(1, self.done_units)
         whole = self.passed + self.missing_seconds + self.left_out_units * each
-        # do not repeat a line
+        # with a margin, so that this remark does not come again
         wanted = 5 * math.ceil(1.2 * whole / 5)
         cost = []
         if self.short_units:
