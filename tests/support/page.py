@@ -14,7 +14,7 @@ from typing import Any
 from tests.support.processes import PATIENCE
 
 # HTML elements without an end; SVG ones say so themselves
-VOID = {"meta", "link", "img"}
+VOID = {"meta", "link", "img", "wbr"}
 
 
 class Page(HTMLParser):
