@@ -201,6 +201,7 @@ def test_several_processes_agree_on_a_folder_that_one_of_them_chose(here: Path) 
     )
 
 
+@pytest.mark.slow
 def test_runs_that_start_at_one_moment_each_have_a_folder(here: Path) -> None:
     runs = [command("train", "tiny.yaml", f"train.seed={seed}") for seed in range(4)]
     ends = [run.finish()[0] for run in runs]
@@ -264,6 +265,7 @@ def run_code_in(code: str) -> None:
     exec(code, {})
 
 
+@pytest.mark.slow
 def test_the_launcher_leaves_the_choice_to_its_first_process(here: Path, data: Path) -> None:
     left("tiny", tiny_config("d"))
     variables = dict.fromkeys(("OUTPUT", "NNODES", "OMP_NUM_THREADS"))
