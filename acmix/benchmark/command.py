@@ -74,10 +74,9 @@ def models(
     check_dtypes(dtypes)
     check_time(seconds)
     check_img_size(img_size)
+    check_processes(processes)
     for file in (csv, plot):
         make_place(file)
-    if processes < 1:
-        raise UsageError(f"{processes} processes; expected at least one")
     if processes != 1 and (against or compiled or plot is not None):
         raise UsageError(
             f"--gpus {processes} goes with none of --against, --compile and --profile; pairs are measured on one card"
@@ -86,7 +85,6 @@ def models(
     peers = PEERS if "all" in against else against
     batch_size = default_batch_size(device) if batch_size is None else batch_size
     check_arguments(names, phase, peers, batch_size)
-    check_processes(processes)
     with Budget(seconds or PRODUCT_SECONDS) as budget:
         ceilings, dtypes = look_ahead(dtypes or [best_dtype(device)], device, seconds, force, budget, say)
         need = estimate(
