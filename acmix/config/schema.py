@@ -128,8 +128,8 @@ class Data(Section):
     """Where the images lie and how they are read."""
 
     dir: str = Field(default="", examples=["photos"])
-    """The folder of images; `--data` sets it. It holds the splits as folders, lists or .tar files, or what timm's
-    reader opens."""
+    """The folder of images; `--data` sets it. It holds the splits as folders, list files or .tar files, or a data set
+    for the reader in `data.format`."""
 
     format: str = Field(default="auto", examples=["wds/"])
     """How the images are stored. auto reads train_list.txt if there is one, else a folder a class; otherwise a timm
