@@ -68,6 +68,7 @@ def test_a_finding_is_told_with_its_case_and_its_place(output, status, calls, fi
     assert str(outcome).endswith(f"findings: {len(findings)}")
 
 
+@pytest.mark.slow
 def test_an_unknown_operator_and_a_compiler_without_sanitizers_are_one_line(tmp_path):
     bare = tmp_path / "compiler"
     bare.write_text("#!/bin/sh\necho libasan.so\n")
