@@ -18,7 +18,7 @@ from acmix.names import shown
 from acmix.tools import report_sections as sections
 from acmix.tools.charts import COLOURS
 from acmix.tools.predictions import Predictions, collect_predictions
-from acmix.train.checkpoint import restore_model
+from acmix.train.checkpoint import checkpoint_of, restore_model
 from acmix.train.device import this_device
 from acmix.train.files import write_atomically
 from acmix.train.log import read_summary
@@ -107,9 +107,9 @@ def predict_validation(
     run_dir: Path, config: Config, data: str | None, samples: int, device: torch.device
 ) -> Predictions | str:
     """The best checkpoint's predictions on the validation images, or the reason why there are none."""
-    checkpoints = [run_dir / "checkpoints" / name for name in ("best.pt", "last.pt")]
-    checkpoint = next((path for path in checkpoints if path.is_file()), None)
-    if checkpoint is None:
+    try:
+        checkpoint = checkpoint_of(run_dir)
+    except UsageError:
         return "The run folder holds no checkpoint, so no predictions could be made."
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"dir": data})})
