@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from dataclasses import replace
@@ -39,6 +40,17 @@ def test_no_bit_depends_on_the_number_of_threads(case):
             torch.set_num_threads(1)
     for other in found[1:]:
         assert all(torch.equal(other[name], value) for name, value in found[0].items())
+
+
+@pytest.mark.parametrize("case", TAKEN, ids=label)
+def test_no_bit_depends_on_what_the_kernel_s_memory_held(case):
+    tensors = case.tensors()
+    clean = results_of(case, "cpu", tensors)
+    results_of(
+        case, "cpu", {name: tensor.detach().fill_(math.nan).requires_grad_() for name, tensor in case.tensors().items()}
+    )
+    after = results_of(case, "cpu", tensors)
+    assert all(torch.equal(after[name], value) for name, value in clean.items())
 
 
 REFUSALS = {

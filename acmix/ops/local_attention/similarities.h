@@ -85,7 +85,9 @@ inline Vec softmax_taps(const Shape& s, float scale, Vec* row) {
     Vec largest = broadcast(-INFINITY), even{}, odd{};
     for (int64_t t = 0; t < taps; t++) largest = max_of(largest, row[t] * scale);
     // below, one fused step rounds scale·product only with `largest` taken off, and so misses `largest` by its rounding
-    if (largest_of(max_of(largest, -largest)) > 1e6f) {
+    // (lanes behind a row's last pixel hold anything, a NaN too: each lane answers for itself)
+    Int is_huge = (Int)(largest > 1e6f) | (Int)(largest < -1e6f);
+    if (largest_of((Vec)((Bits)is_huge & (Bits)broadcast(1.0f))) > 0) {
         for (int64_t t = 0; t < taps; t++) row[t] *= scale;
         scale = 1;
     }
