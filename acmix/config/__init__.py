@@ -23,6 +23,7 @@ from acmix.config.reading import (
 )
 from acmix.config.schedule import Schedule
 from acmix.config.schema import WEIGHTS_DECIDE, Augment, Config, Data, Model, Optimizer, Train
+from acmix.config.task import Task
 
 __all__ = [
     "WEIGHTS_DECIDE",
@@ -32,6 +33,7 @@ __all__ = [
     "Model",
     "Optimizer",
     "Schedule",
+    "Task",
     "Train",
     "apply_override",
     "as_yaml",

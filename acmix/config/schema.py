@@ -36,6 +36,7 @@ from acmix.config.kinds import (
 )
 from acmix.config.presets import augment_preset
 from acmix.config.schedule import Schedule
+from acmix.config.task import Task
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -301,7 +302,11 @@ class Optimizer(Section):
     scaling."""
 
     weight_decay: NonNegativeFloat = Field(default=0.05, examples=[1e-4])
-    """Weight decay. Biases, norms, and the rates of the two paths are not decayed."""
+    """Weight decay. The rates of the two paths are never decayed, and of the rest what `optimizer.no_decay` says."""
+
+    no_decay: Literal["biases_and_norms", "norms", "nothing"] = Field(default="biases_and_norms", examples=["norms"])
+    """What is not decayed. biases_and_norms: vectors and tables of positions; norms: the same, but biases of
+    linear layers and convolutions are decayed, as in Swin's detection recipe; nothing: all is decayed."""
 
     momentum: Rate = Field(default=0.9, examples=[0.95])
     """Momentum, for optimizers like sgd."""
@@ -321,6 +326,9 @@ class Train(Section):
 
     epochs: PositiveInt = Field(default=300, examples=[90])
     """Passes over the training images."""
+
+    steps: PositiveInt | None = Field(default=None, examples=[160000])
+    """Steps of the optimizer, in place of `train.epochs`. null: the epochs hold."""
 
     device: str = Field(default="auto", examples=["cuda:1"])
     """Where to compute: auto, cpu, cuda, cuda:1, mps. auto is the GPU if there is one, else the CPU. Several processes
@@ -346,6 +354,9 @@ class Train(Section):
 
     channels_last: bool | None = Field(default=None, examples=[True])
     """Keeps the channels of a pixel side by side. null: on a GPU, for networks of convolutions."""
+
+    sync_batchnorm: bool | None = Field(default=None, examples=[False])
+    """Several processes share the statistics of batch norms. null: those of detection and segmentation heads."""
 
     compile: bool = Field(default=False, examples=[True])
     """Compiles the network with torch.compile."""
@@ -388,6 +399,7 @@ class Train(Section):
 class Config(Section):
     """One run."""
 
+    task: Task = Field(default_factory=Task)
     model: Model = Field(default_factory=Model)
     data: Data = Field(default_factory=Data)
     augment: Augment = Field(default_factory=Augment)

@@ -29,12 +29,12 @@ class Batch(NamedTuple):
     failed: torch.Tensor  # (b,) int64
     index: torch.Tensor  # (b,) int64  # pyright: ignore[reportIncompatibleMethodOverride]
 
-    def to(self, device: torch.device | str) -> Batch:
+    def to(self, device: torch.device | str, memory_format: torch.memory_format = torch.contiguous_format) -> Batch:
         """Copies what a model needs to a device, without waiting; `failed` and `index` stay on the CPU."""
         images, targets, weights = (
             each.to(device, non_blocking=True) for each in (self.images, self.targets, self.weights)
         )
-        return self._replace(images=images, targets=targets, weights=weights)
+        return self._replace(images=images.contiguous(memory_format=memory_format), targets=targets, weights=weights)
 
 
 def collate(rows: list[Any]) -> Batch:

@@ -13,7 +13,7 @@ processes get equally many batches and every image counts once.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, Sampler
 from acmix.config import Config
 from acmix.data.batch import Batch, collate
 from acmix.data.classes import Trained
-from acmix.data.dataset import PADDING, ImageDataset, ceil_div, check_classes, open_dataset, seed_of
-from acmix.data.stream import StreamDataset, is_stream, open_stream, read_evaluation, read_training
+from acmix.data.dataset import PADDING, ceil_div, check_classes, open_dataset, seed_of
+from acmix.data.stream import is_stream, open_stream, read_evaluation, read_training
 from acmix.data.worker import cores, start_worker
 from acmix.errors import UsageError
 
@@ -35,15 +35,15 @@ class TrainLoader:
 
     def __init__(
         self,
-        dataset: ImageDataset | StreamDataset,
+        dataset: Any,
         steps_per_epoch: int,
-        read: Callable[[int, int], Iterator[Batch]],
+        read: Callable[[int, int], Iterator[Any]],
     ):
         self.dataset = dataset
         self.steps_per_epoch = steps_per_epoch
         self.read = read
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
         """Reads one epoch.
 
         Args:
@@ -59,7 +59,7 @@ class TrainLoader:
 class ValLoader:
     """The batches of this process's share of an evaluation; every process gets equally many."""
 
-    def __init__(self, dataset: ImageDataset | StreamDataset, batches: int, read: Callable[[], Iterator[Batch]]):
+    def __init__(self, dataset: Any, batches: int, read: Callable[[], Iterator[Any]]):
         self.dataset = dataset
         self.batches = batches
         self.read = read
@@ -67,7 +67,7 @@ class ValLoader:
     def __len__(self) -> int:
         return self.batches
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         return self.read()
 
 
@@ -101,11 +101,38 @@ def train_loader(config: Config, *, rank: int = 0, world_size: int = 1, pin_memo
         return TrainLoader(stream, steps, read_stream)
     dataset = open_dataset(config.data, config.augment, "train", in_chans=config.model.in_chans, seed=train.seed)
     check_classes(config, dataset.classes, dataset.source.targets, dataset.notes)
-    steps = count_steps(config, len(dataset), world_size)
-    order = TrainOrder(config, len(dataset), steps, rank=rank, world_size=world_size)
-    loader = make_loader(dataset, order, workers=workers, pin_memory=pin_memory, persistent=True)
+    return training_batches(config, dataset, collate=collate, rank=rank, world_size=world_size, pin_memory=pin_memory)
 
-    def read(epoch: int, start_step: int) -> Iterator[Batch]:
+
+def training_batches(
+    config: Config,
+    dataset: Any,
+    *,
+    collate: Callable[[list[Any]], Any],
+    rank: int,
+    world_size: int,
+    pin_memory: bool,
+    groups: Sequence[int] | None = None,
+) -> TrainLoader:
+    """The micro-batches of one process from rows that can be read in any order.
+
+    Args:
+        config: data.workers, train.batch_size (b), train.accumulation (A), train.seed.
+        dataset: `dataset[index, sample_seed]` is a row, whatever the order.
+        collate: makes a batch of rows.
+        rank, world_size, pin_memory: as for `train_loader`.
+        groups: a number for each row: a step takes its rows from one group, as long as there are enough.
+
+    Raises:
+        UsageError: a global batch above the number of images.
+    """
+    steps = count_steps(config, len(dataset), world_size)
+    order = TrainOrder(config, len(dataset), steps, rank=rank, world_size=world_size, groups=groups)
+    loader = make_loader(
+        dataset, order, collate=collate, workers=worker_count(config), pin_memory=pin_memory, persistent=True
+    )
+
+    def read(epoch: int, start_step: int) -> Iterator[Any]:
         order.epoch, order.start_step = epoch, start_step
         return iter(loader)
 
@@ -146,16 +173,57 @@ def val_loader(
     settings: Any = dict(in_chans=config.model.in_chans, seed=config.train.seed, trained=trained)
     dataset = open_dataset(config.data, None, "val", **settings)
     check_classes(config, dataset.classes, dataset.source.targets, dataset.notes)
-    order = ValOrder(len(dataset), batch_size, rank=rank, world_size=world_size)
-    loader = make_loader(dataset, order, workers=workers, pin_memory=pin_memory, persistent=False)
+    return evaluation_batches(
+        config,
+        dataset,
+        collate=collate,
+        rank=rank,
+        world_size=world_size,
+        pin_memory=pin_memory,
+        batch_size=batch_size,
+    )
+
+
+def evaluation_batches(
+    config: Config,
+    dataset: Any,
+    *,
+    collate: Callable[[list[Any]], Any],
+    rank: int,
+    world_size: int,
+    pin_memory: bool,
+    batch_size: int | None = None,
+) -> ValLoader:
+    """One process's share of an evaluation, from rows that can be read in any order.
+
+    Args:
+        config: data.workers, and train.batch_size unless batch_size is given.
+        dataset: `dataset[index, 0]` is a row; index `PADDING` asks for a blank one of weight 0.
+        collate: makes a batch of rows.
+        rank, world_size, pin_memory, batch_size: as for `val_loader`.
+    """
+    order = ValOrder(len(dataset), batch_size or config.train.batch_size, rank=rank, world_size=world_size)
+    loader = make_loader(
+        dataset, order, collate=collate, workers=worker_count(config), pin_memory=pin_memory, persistent=False
+    )
     return ValLoader(dataset, len(order), lambda: iter(loader))
 
 
 class TrainOrder(Sampler[list[tuple[int, int]]]):
     """The keys (index, sample_seed) of this process's micro-batches; set `epoch` and `start_step` before reading."""
 
-    def __init__(self, config: Config, size: int, steps: int, *, rank: int, world_size: int):
+    def __init__(
+        self,
+        config: Config,
+        size: int,
+        steps: int,
+        *,
+        rank: int,
+        world_size: int,
+        groups: Sequence[int] | None = None,
+    ):
         self.size = size
+        self.groups = groups
         self.steps = steps
         self.batch_size = config.train.batch_size
         self.accumulation = config.train.accumulation
@@ -176,11 +244,26 @@ class TrainOrder(Sampler[list[tuple[int, int]]]):
         """Key lists, one a micro-batch."""
         generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
         order = torch.randperm(self.size, generator=generator)
+        if self.groups is not None:
+            step = self.batch_size * self.accumulation * self.world_size
+            order = torch.tensor(by_group(order.tolist(), self.groups, step))
         for micro in range(start_step * self.accumulation, self.steps * self.accumulation):
             # (s A + a) W + r, as step s begins at s A W micro-batches
             first = (micro * self.world_size + self.rank) * self.batch_size
             indices = order[first : first + self.batch_size].tolist()
             yield [(index, seed_of(self.seed, epoch, index)) for index in indices]
+
+
+def by_group(order: list[int], groups: Sequence[int], size: int) -> list[int]:
+    """An order of rows, of which each `size` in a row are of one group, but for what is left of each at the end."""
+    waiting: dict[int, list[int]] = {}
+    found: list[int] = []
+    for index in order:
+        rows = waiting.setdefault(groups[index], [])
+        rows.append(index)
+        if len(rows) == size:
+            found += waiting.pop(groups[index])
+    return found + [index for rows in waiting.values() for index in rows]
 
 
 class ValOrder(Sampler[list[tuple[int, int]]]):
@@ -201,7 +284,13 @@ class ValOrder(Sampler[list[tuple[int, int]]]):
 
 
 def make_loader(
-    dataset: ImageDataset, order: Sampler[Any], *, workers: int, pin_memory: bool, persistent: bool
+    dataset: Any,
+    order: Sampler[Any],
+    *,
+    collate: Callable[[list[Any]], Any],
+    workers: int,
+    pin_memory: bool,
+    persistent: bool,
 ) -> DataLoader[Any]:
     """torch's loader over an order of key lists."""
     return DataLoader(

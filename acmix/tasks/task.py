@@ -1,0 +1,60 @@
+"""What the training loop asks of a task: its network, its batches, their loss, and an exact measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from acmix.data import Trained, TrainLoader, ValLoader
+from acmix.tasks.evaluation import Evaluation
+
+
+class Task(Protocol):
+    """One task, made for one configuration.
+
+    A batch has `images`, `weights`, `failed`, `index` and `to(device, memory_format=…)`; see `acmix.data.Batch`.
+    """
+
+    # the metric that chooses best.pt: the higher, the better
+    metric: str
+
+    def build(self, *, download: bool = False) -> nn.Module:
+        """The network, with weights drawn at random; `download` fetches what `model.pretrained` asks for."""
+        ...
+
+    def train_loader(self, *, rank: int = 0, world_size: int = 1, pin_memory: bool = False) -> TrainLoader:
+        """The training split of one process."""
+        ...
+
+    def val_loader(
+        self,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+        batch_size: int | None = None,
+        trained: Trained | None = None,
+    ) -> ValLoader:
+        """The validation split of one process; `trained` are the classes that a model knows."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        """The parts of a batch's mean loss, by name: scalars, whose sum is what training lowers."""
+        ...
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        batches: ValLoader,
+        device: torch.device,
+        *,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        memory_format: torch.memory_format = torch.contiguous_format,
+        on_batch: Callable[[Any], None] | None = None,
+    ) -> Evaluation:
+        """Measures a model on this process's share; every process calls it, and gets the same."""
+        ...
