@@ -106,7 +106,7 @@ class Task(Section):
     """Label 0 of a label map means "other" and is ignored, as in ADE20K. false: 0 is the first class. Default: true."""
 
     align: Pixels | None = Field(default=None, examples=[32], json_schema_extra={"with": "task.name=segment"})
-    """Sides of an evaluated image become multiples of it in segmentation. Default: 1."""
+    """Sides of an image in evaluation are multiples of it. For segmentation; default: 1."""
 
     sliding: bool | None = Field(default=None, examples=[True], json_schema_extra={"with": "task.name=segment"})
     """Evaluates segmentation in windows of `task.crop`. false: the whole image at once. Default: false."""
@@ -119,7 +119,8 @@ class Task(Section):
     args: dict[str, Any] | None = Field(
         default=None, examples=[{"channels": 128}], json_schema_extra={"with": "task.name=detect"}
     )
-    """Further arguments of `acmix.create_detector` or `acmix.create_segmenter`. `task.args.channels=128` sets one."""
+    """Further arguments of the head. Those of `acmix.create_detector` and `acmix.create_segmenter`;
+    `task.args.channels=128` sets one."""
 
     @field_validator("min_size", "crop", mode="before")
     @classmethod
