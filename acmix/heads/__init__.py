@@ -1,0 +1,1 @@
+"""Heads that detect and segment: modules that read a pyramid of features."""
