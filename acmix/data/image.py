@@ -22,7 +22,11 @@ from acmix.errors import UsageError
 
 
 def read_image(
-    source: str | os.PathLike[str] | IO[bytes], *, background: Colour = WHITE, white: float | None = None
+    source: str | os.PathLike[str] | IO[bytes],
+    *,
+    background: Colour = WHITE,
+    white: float | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Image.Image:
     """Reads one image to the last byte and returns it as RGB, from any mode; of a film, the first picture.
 
@@ -30,9 +34,11 @@ def read_image(
         source: a path, or an open binary file.
         background: what transparent pixels are laid on: red, green and blue, 0 to 255.
         white: the value that is white in grey of more than 8 bits; None: as `acmix.data.pixels` says.
+        size: width and height of labels drawn on the picture, whose tools may not have turned it. A picture stored
+            in this size stays as stored.
 
     Returns:
-        The picture, mode "RGB", 8 bits a channel, turned as its EXIF orientation says.
+        The picture, mode "RGB", 8 bits a channel, turned as its EXIF orientation says (but see `size`).
 
     Raises:
         UsageError: no such file, no regular one, an empty or truncated one, not an image, or one whose values have no
@@ -41,11 +47,15 @@ def read_image(
     with warnings.catch_warnings():
         # damaged EXIF, sizes between Pillow's limit and twice that: the pixels are unaffected
         warnings.simplefilter("ignore")
-        return decoded(source, background=background, white=white)
+        return decoded(source, background=background, white=white, size=size)
 
 
 def decoded(
-    source: str | os.PathLike[str] | IO[bytes], *, background: Colour = WHITE, white: float | None = None
+    source: str | os.PathLike[str] | IO[bytes],
+    *,
+    background: Colour = WHITE,
+    white: float | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Image.Image:
     """`read_image` for one of several threads: Python's filters of warnings belong to all of them."""
     path = source if isinstance(source, str | os.PathLike) else getattr(source, "name", "in memory")
@@ -56,14 +66,14 @@ def decoded(
         with Image.open(source) as image:
             stored = raw_mode(image)
             image.load()
-            return to_rgb(image, background, white, stored=stored)
+            return to_rgb(image, background, white, stored=stored, size=size)
     except UnknownScaleError as error:
         raise UsageError(f"cannot read image {path}: {error}") from None
     except DECODE_ERRORS as error:
         raise UsageError(f"cannot read image {path}: {why_unreadable(path, error)}; replace or remove it") from None
 
 
-def reader(data: Data) -> Callable[[str | os.PathLike[str] | IO[bytes]], Image.Image]:
+def reader(data: Data) -> Callable[..., Image.Image]:
     """`read_image` with a configuration's background and white."""
     return partial(read_image, background=data.background_rgb, white=data.white)
 

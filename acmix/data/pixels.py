@@ -74,7 +74,12 @@ def raw_mode(image: Image.Image) -> str:
 
 
 def to_rgb(
-    image: Image.Image, background: Colour = WHITE, white: float | None = None, *, stored: str = ""
+    image: Image.Image,
+    background: Colour = WHITE,
+    white: float | None = None,
+    *,
+    stored: str = "",
+    size: tuple[int, int] | None = None,
 ) -> Image.Image:
     """A loaded picture as 8-bit RGB, upright as its EXIF says, on a background where it is transparent.
 
@@ -83,11 +88,12 @@ def to_rgb(
         background: red, green and blue, 0 to 255.
         white: the value of integers above 8 bits or of floats that is white; None: as the table above says.
         stored: what `raw_mode` said before the picture was loaded, if known.
+        size: a picture of this width and height is not turned.
 
     Raises:
         UnknownScaleError: no scale from black to white fits.
     """
-    turn = turn_of(image)
+    turn = None if image.size == size else turn_of(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         picture = from_deep(image, background, white)
     else:
