@@ -12,11 +12,19 @@ if TYPE_CHECKING:
     from acmix.data.dataset import ImageDataset, open_dataset
     from acmix.data.image import evaluation_transform, read_image
     from acmix.data.loader import TrainLoader, ValLoader, train_loader, val_loader
+    from acmix.data.segmentation import (
+        SegmentationBatch,
+        SegmentationDataset,
+        segmentation_train_loader,
+        segmentation_val_loader,
+    )
     from acmix.data.stream import StreamDataset
 
 __all__ = [
     "Batch",
     "ImageDataset",
+    "SegmentationBatch",
+    "SegmentationDataset",
     "StreamDataset",
     "TrainLoader",
     "Trained",
@@ -25,6 +33,8 @@ __all__ = [
     "evaluation_transform",
     "open_dataset",
     "read_image",
+    "segmentation_train_loader",
+    "segmentation_val_loader",
     "train_loader",
     "val_loader",
 ]
@@ -35,6 +45,8 @@ __getattr__, __dir__ = on_first_use(
     {
         "Batch": "acmix.data.batch",
         "ImageDataset": "acmix.data.dataset",
+        "SegmentationBatch": "acmix.data.segmentation",
+        "SegmentationDataset": "acmix.data.segmentation",
         "StreamDataset": "acmix.data.stream",
         "TrainLoader": "acmix.data.loader",
         "Trained": "acmix.data.classes",
@@ -43,6 +55,8 @@ __getattr__, __dir__ = on_first_use(
         "evaluation_transform": "acmix.data.image",
         "open_dataset": "acmix.data.dataset",
         "read_image": "acmix.data.image",
+        "segmentation_train_loader": "acmix.data.segmentation",
+        "segmentation_val_loader": "acmix.data.segmentation",
         "train_loader": "acmix.data.loader",
         "val_loader": "acmix.data.loader",
     },
