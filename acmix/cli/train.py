@@ -55,6 +55,10 @@ def train(
     place = output or named_by(configuration)
     summary = run(settings, place or default)
     if is_first_process():
-        top1 = "not measured" if summary["top1"] is None else f"{summary['top1']:.2f} % (epoch {summary['best_epoch']})"
+        from acmix.tasks.evaluation import LABELS
+
+        metric = summary.get("best_metric", "top1")
+        best = summary.get(metric)
+        measured = "not measured" if best is None else f"{best:.2f} % (epoch {summary['best_epoch']})"
         early = f"; ended early, after {summary['epochs']} epochs" if summary.get("ended") == "patience" else ""
-        say(console, f"top-1 {top1}{early}; results in {place or default.path}")
+        say(console, f"{LABELS[metric]} {measured}{early}; results in {place or default.path}")

@@ -33,6 +33,7 @@ def evaluate(
     check_there(checkpoint)
     from dataclasses import asdict
 
+    from acmix.tasks.evaluation import LABELS
     from acmix.tools.evaluate import evaluate_checkpoint
 
     done = evaluate_checkpoint(
@@ -43,13 +44,12 @@ def evaluate(
         return
     if as_json:
         left_out = {"unreadable": done.unreadable, "notes": done.notes}
-        typer.echo(to_json({"model": done.model, **asdict(result), **left_out}))
+        told = asdict(result)
+        typer.echo(to_json({"model": done.model, **told.pop("metrics"), **told, **left_out}))
         return
-    say(
-        console,
-        f"{done.model}: top-1 {result.top1:.3f} %, {f'top-5 {result.top5:.3f} %, ' if done.has_top5 else ''}"
-        f"loss {result.loss:.4f}, {result.images} images",
-    )
+    metrics = ", ".join(f"{LABELS[name]} {result.metrics[name]:.3f} %" for name in done.shown)
+    loss = "" if result.loss is None else f"loss {result.loss:.4f}, "
+    say(console, f"{done.model}: {metrics}, {loss}{result.images} images")
     for name in done.unreadable:
         say(console, f"  not counted, unreadable: {name}")
     for note in done.notes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,33 +18,23 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from acmix.config import Config
-from acmix.data import Batch
+from acmix.data import Batch, TrainLoader, ValLoader, train_loader, val_loader
 from acmix.errors import UsageError
+from acmix.models.build import build_model, check_model
+from acmix.tasks.evaluation import Evaluation
 
 # guesses of the second accuracy
 TOP = 5
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Accuracy over a whole data set, every readable image counted once.
-
-    Args:
-        top1, top5: percent.
-        loss: mean cross-entropy.
-        images: how many were counted.
-    """
-
-    top1: float
-    top5: float
-    loss: float
-    images: int
-
-
 class Classification:
     """The task of naming what an image shows."""
 
+    metric = "top1"
+    metrics = ("top1", "top5")
+
     def __init__(self, config: Config) -> None:
+        self.config = config
         augment = config.augment
         self.mixup: Mixup | None = None
         self.criterion: nn.Module
@@ -66,12 +55,42 @@ class Classification:
         else:
             self.criterion = nn.CrossEntropyLoss()
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The mean loss of a batch, mixed and smoothed as configured: a scalar."""
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The metrics that lines and curves tell."""
+        return self.metrics if tells_top5(self.config.model.num_classes) else self.metrics[:1]
+
+    def build(self, *, download: bool = False) -> nn.Module:
+        """The network; see `build_model`."""
+        return build_model(self.config, download=download)
+
+    def check(self) -> None:
+        """Refuses settings of the network that cannot be meant, before data are looked for."""
+        check_model(self.config.model)
+
+    def blank(self, rows: int) -> tuple[Tensor, tuple[int, ...]]:
+        """Images as the network reads them, and the shape of its answer."""
+        model, size = self.config.model, self.config.data.img_size
+        return torch.zeros(rows, model.in_chans, size, size), (rows, model.num_classes)
+
+    def train_loader(self, **place: Any) -> TrainLoader:
+        """The training split; arguments as for `acmix.data.train_loader`."""
+        return train_loader(self.config, **place)
+
+    def val_loader(self, **place: Any) -> ValLoader:
+        """The validation split; arguments as for `acmix.data.val_loader`."""
+        return val_loader(self.config, **place)
+
+    def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The mean loss of a batch, mixed and smoothed as configured: a scalar, as the only part."""
         images, targets = batch.images, batch.targets
         if self.mixup is not None:
             images, targets = self.mixup(images, targets)
-        return self.criterion(model(images).float(), targets)
+        return {"loss": self.criterion(model(images).float(), targets)}
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch], device: torch.device, **how: Any) -> Evaluation:
+        """Measures a model; see `evaluate`."""
+        return evaluate(model, batches, device, **how)
 
 
 def tells_top5(classes: int) -> bool:
@@ -110,9 +129,9 @@ def evaluate(
     counts = torch.zeros(3, dtype=torch.int64, device=device)  # hits of the first guess, of five guesses, images
     losses: list[Tensor] = []
     for cpu_batch in batches:
-        batch = cpu_batch.to(device)
+        batch = cpu_batch.to(device, memory_format)
         with autocast():
-            logits = model(batch.images.contiguous(memory_format=memory_format))
+            logits = model(batch.images)
         counted, lost = scores(logits.float(), batch.targets, batch.weights)
         counts += counted
         losses.append(lost)
@@ -128,7 +147,8 @@ def evaluate(
     first, five, images, total = (math.fsum(part) for part in zip(*parts, strict=True))
     if images == 0:
         raise UsageError("none of the validation images could be read; check that they are image files")
-    return Evaluation(top1=100 * first / images, top5=100 * five / images, loss=total / images, images=round(images))
+    accuracies = {"top1": 100 * first / images, "top5": 100 * five / images}
+    return Evaluation(accuracies, images=round(images), loss=total / images)
 
 
 def scores(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+# metrics as lines and curves call them
+LABELS = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "box_ap": "box AP",
+    "box_ap50": "box AP50",
+    "mask_ap": "mask AP",
+    "miou": "mIoU",
+    "mean_accuracy": "mean accuracy",
+    "pixel_accuracy": "pixel accuracy",
+}
+
 
 @dataclass(frozen=True)
 class Evaluation:

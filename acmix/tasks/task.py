@@ -19,8 +19,22 @@ class Task(Protocol):
     A batch has `images`, `weights`, `failed`, `index` and `to(device, memory_format=…)`; see `acmix.data.Batch`.
     """
 
-    # the metric that chooses best.pt: the higher, the better
+    # the metric that chooses best.pt: the higher, the better; those that records and the summary hold
     metric: str
+    metrics: tuple[str, ...]
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Those of `metrics` that lines and curves tell."""
+        ...
+
+    def check(self) -> None:
+        """Refuses settings that cannot be meant, before data are looked for."""
+        ...
+
+    def blank(self, rows: int) -> tuple[Any, tuple[int, ...] | None]:
+        """Images as the network reads them, and the shape of its answer; None where it is no tensor."""
+        ...
 
     def build(self, *, download: bool = False) -> nn.Module:
         """The network, with weights drawn at random; `download` fetches what `model.pretrained` asks for."""

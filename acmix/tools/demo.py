@@ -35,7 +35,7 @@ def demo(data: Path, output: Path, overrides: tuple[str, ...] = ()) -> None:
 
     best = output / "checkpoints" / "best.pt"
     evaluated = evaluate_checkpoint(best, str(folder)).result
-    say(console, f"best.pt read back: top-1 {evaluated.top1:.2f} % of {evaluated.images} held-out digits")
+    say(console, f"best.pt read back: top-1 {evaluated.metrics['top1']:.2f} % of {evaluated.images} held-out digits")
     files = [sorted(digit.glob("*.png"))[0] for digit in sorted((folder / "val").iterdir())]
     for prediction in predict(best, [str(file) for file in files], top=1):
         name, probability = prediction.classes[0]

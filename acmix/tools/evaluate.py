@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from acmix.data import Trained, UnreadableFiles, val_loader
+from acmix.data import Trained, UnreadableFiles
 from acmix.errors import UsageError
-from acmix.tasks import Evaluation
-from acmix.tasks.classify import evaluate, tells_top5
+from acmix.tasks import Evaluation, task_of
 from acmix.train.checkpoint import checkpoint_of, restore_model
 from acmix.train.distributed import join
 from acmix.train.optim import Precision
@@ -24,7 +23,8 @@ class Evaluated:
         unreadable: files that could not be read; they are not counted.
         notes: lines on what was left out of the split.
         is_first: whether this process is the one to print.
-        has_top5: whether there are classes enough for a top-5 accuracy to say anything.
+        metric: the one that the task goes by.
+        shown: the metrics that a line tells.
     """
 
     result: Evaluation
@@ -32,7 +32,8 @@ class Evaluated:
     unreadable: list[str]
     notes: list[str]
     is_first: bool
-    has_top5: bool
+    metric: str
+    shown: tuple[str, ...]
 
 
 def evaluate_checkpoint(
@@ -66,10 +67,11 @@ def evaluate_checkpoint(
             updates["workers"] = workers
         config = restored.config.model_copy(update={"data": restored.config.data.model_copy(update=updates)})
         trained = Trained(restored.classes, restored.are_named, str(checkpoint))
-        loader = val_loader(config, rank=world.rank, world_size=world.size, batch_size=batch_size, trained=trained)
+        task = task_of(config)
+        loader = task.val_loader(rank=world.rank, world_size=world.size, batch_size=batch_size, trained=trained)
         unreadable = UnreadableFiles()
         try:
-            result = evaluate(
+            result = task.evaluate(
                 restored.model,
                 loader,
                 world.device,
@@ -89,5 +91,6 @@ def evaluate_checkpoint(
             unreadable=unreadable.names,
             notes=list(loader.dataset.notes),
             is_first=world.is_first,
-            has_top5=tells_top5(len(restored.classes)),
+            metric=task.metric,
+            shown=task.shown,
         )

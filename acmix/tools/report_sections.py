@@ -119,11 +119,11 @@ def curves(log: Log) -> Curves | None:
     """Loss, accuracy and learning rate; None where the log holds no step."""
     if not log.epochs and not log.steps:
         return None
-    columns = [each for each in COLUMNS if each[0] != "top5" or log.tells_top5()]
+    columns = [each for each in COLUMNS if each[0] != "top5" or "top5" in log.shown]
     return Curves(
         charts=[
             chart("Loss", lambda axes: plots.draw_loss(axes, log)),
-            chart("Validation accuracy, %", lambda axes: plots.draw_accuracy(axes, log)),
+            chart("Validation accuracy, %", lambda axes: plots.draw_metrics(axes, log)),
             chart("Learning rate", lambda axes: plots.draw_learning_rate(axes, log)),
         ],
         head=["Epochs passed", *(heading for _, heading, _ in columns)],

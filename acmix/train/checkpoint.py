@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from acmix.config import Config, validate
 from acmix.errors import UsageError
-from acmix.models.build import build_model
 from acmix.released.safe_load import safe_load
 from acmix.released.start_head import are_names
 from acmix.released.unwrap import FORMAT
+from acmix.tasks import task_of
 from acmix.train.files import replaced_whole
 
 VERSION = 1
@@ -129,11 +129,11 @@ def restored(contents: dict[str, Any], path: str | os.PathLike[str], device: str
     weights = contents.get("average") or contents["model"]
     # the settings may ask for any size: that is compared before it takes memory
     with torch.device("meta"):
-        check_weights(build_model(config), weights, str(path))
-    model = build_model(config)
+        check_weights(task_of(config).build(), weights, str(path))
+    model = task_of(config).build()
     load_weights(model, weights, str(path))
     classes = contents["classes"]
-    check_names(classes, getattr(model, "num_classes", config.model.num_classes), path)
+    check_names(classes, config.task.num_classes or getattr(model, "num_classes", config.model.num_classes), path)
     return Restored(model.to(device).eval(), config, classes, are_names(contents), contents)
 
 

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from acmix.errors import UsageError
 from acmix.names import to_json
+from acmix.tasks.evaluation import LABELS
 from acmix.train.device import device_name
 from acmix.train.terminal import new_console, say
 
@@ -38,7 +39,7 @@ class RunLog:
         tensorboard: also write event files for TensorBoard.
         total_steps: of the whole run.
         first_step: where this call begins.
-        has_top5: whether lines and curves tell the top-5 accuracy; `log.jsonl` always does.
+        shown: the metrics that lines and curves tell; `log.jsonl` holds all.
     """
 
     def __init__(
@@ -50,9 +51,9 @@ class RunLog:
         tensorboard: bool,
         total_steps: int,
         first_step: int,
-        has_top5: bool,
+        shown: tuple[str, ...],
     ) -> None:
-        self.folder, self.active, self.has_top5 = folder, active, has_top5
+        self.folder, self.active, self.shown = folder, active, shown
         self.console = new_console(quiet=not active)
         self.last_line = time.monotonic()
         self.file = self.board = None
@@ -124,7 +125,7 @@ class RunLog:
     def step(self, step: int, total: int, **fields: Any) -> None:
         """Records a step and moves the bar to it; `step` counts the steps done."""
         self.write("step", step=step, **fields)
-        self.board_scalars("train", step, fields)
+        self.board_scalars("train", step, {**fields, **fields.get("losses", {}), "losses": None})
         numbers = (
             f"loss {fields['loss']:.3f} · lr {fields['lr']:.1e} · norm {fields['grad_norm']:.2f} · "
             f"{fields['images_per_second']:.0f} images/s"
@@ -143,16 +144,19 @@ class RunLog:
     def epoch(self, total: int, images: int | None, **fields: Any) -> None:
         """Records an epoch of `total` and says how it went; `images` were evaluated, None where it was not."""
         self.write("epoch", **fields, val_images=images)
-        numbers = {key: value for key, value in fields.items() if isinstance(value, (int, float))}
-        if not self.has_top5:
-            numbers.pop("top5", None)
+        numbers = {
+            key: value
+            for key, value in fields.items()
+            if isinstance(value, (int, float)) and (key != "top5" or key in self.shown)
+        }
         self.board_scalars("epoch", fields["step"], numbers)
         for block, (attention, conv) in fields["rates"].items():
             self.board_scalars("rates", fields["step"], {f"{block}/attention": attention, f"{block}/conv": conv})
         measured = ""
         if images is not None:
-            top5 = f" · top-5 {fields['top5']:.2f} %" if self.has_top5 else ""
-            measured = f"val loss {fields['val_loss']:.3f} · top-1 {fields['top1']:.2f} %{top5} of {images} · "
+            loss = "" if fields["val_loss"] is None else f"val loss {fields['val_loss']:.3f} · "
+            metrics = " · ".join(f"{LABELS[name]} {fields[name]:.2f} %" for name in self.shown)
+            measured = f"{loss}{metrics} of {images} · "
         self.say(
             f"epoch {fields['epoch']}/{total} · train loss {fields['train_loss']:.3f} · {measured}"
             f"{fields['images_per_second']:.0f} images/s · {duration(fields['seconds'])}"
@@ -199,7 +203,8 @@ def read_summary(path: Path) -> dict[str, Any]:
 def why_early(summary: dict[str, Any]) -> str:
     """Why a run ended before its last epoch, in words; its summary says it by the setting that ended it."""
     if summary["ended"] == "patience":
-        return f"no better top-1 than that of epoch {summary.get('best_epoch')} for long enough (train.patience)"
+        metric = LABELS.get(str(summary.get("best_metric")), "top-1")
+        return f"no better {metric} than that of epoch {summary.get('best_epoch')} for long enough (train.patience)"
     return str(summary["ended"])
 
 

@@ -11,7 +11,6 @@ import os
 import random
 import time
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from acmix.config import Config, dump
-from acmix.data import Batch, train_loader, val_loader
 from acmix.data.classes import as_trained
 from acmix.data.dataset import OtherClasses
 from acmix.errors import UsageError
 from acmix.layers import path_rates
-from acmix.models.build import check_model
 from acmix.names import to_json
-from acmix.tasks import Classification, Evaluation
-from acmix.tasks.classify import evaluate, tells_top5
+from acmix.tasks import Evaluation, task_of
+from acmix.tasks.evaluation import LABELS
 from acmix.train.device import device_name, peak_memory_mib, pins_memory
 from acmix.train.distributed import Agreement, World, join, together
 from acmix.train.files import held, write_atomically
+from acmix.train.length import end_of_epoch, epochs_begun, total_steps
 from acmix.train.log import RunLog, duration, read_summary
 from acmix.train.opening import announce, counted
 from acmix.train.optim import Schedule, odd_rates
@@ -93,25 +91,27 @@ class Run:
         # every training batch has the same shape: the search for the fastest convolution happens once
         torch.backends.cudnn.benchmark = not settings.deterministic
         with together(world):
-            check_model(config.model)
+            task_of(config).check()
             config, self.notes = settle(config, output)
-            self.config = config
+            self.config, self.task = config, task_of(config)
             loader_arguments: Any = dict(rank=world.rank, world_size=world.size, pin_memory=pins_memory(world.device))
             try:
-                self.train_batches = train_loader(config, **loader_arguments)
+                self.train_batches = self.task.train_loader(**loader_arguments)
             except OtherClasses as error:
                 raise of_a_run(error, output / "checkpoints" / "last.pt") from error
             classes = list(self.train_batches.dataset.classes)
-            self.val_batches = val_loader(config, **loader_arguments, trained=as_trained(config.data, classes))
+            self.val_batches = self.task.val_loader(**loader_arguments, trained=as_trained(config.data, classes))
             self.steps_per_epoch = self.train_batches.steps_per_epoch
-            self.total_steps = settings.epochs * self.steps_per_epoch
+            self.total_steps = total_steps(config, self.steps_per_epoch)
+            self.epochs = epochs_begun(config, self.steps_per_epoch)
             self.odd = odd_rates(config, self.steps_per_epoch)
             seed_everything(settings.seed)
-            self.state = State(config, output, world, classes=classes, steps_per_epoch=self.steps_per_epoch)
+            self.state = State(
+                config, output, world, task=self.task, classes=classes, steps_per_epoch=self.steps_per_epoch
+            )
             self.global_batch_size = self.state.global_batch_size
             self.schedule = Schedule(self.state.optimizer, config, self.steps_per_epoch, self.global_batch_size)
-            self.task = Classification(config)
-            try_forward(self.state.model, config, world, self.state.precision)
+            try_forward(self.state.model, self.task, config, world, self.state.precision)
             if world.is_first:
                 make_folder(output)
                 held_open.enter_context(held(output))
@@ -125,7 +125,7 @@ class Run:
             tensorboard=settings.tensorboard,
             total_steps=self.total_steps,
             first_step=self.first_step,
-            has_top5=tells_top5(config.model.num_classes),
+            shown=self.task.shown,
         )
         self.agreement = Agreement(world, 3)
         self.too_many_unreadable = False
@@ -173,13 +173,14 @@ class Run:
 
     def ending(self) -> str:
         """Why a run is over before its last epoch, to follow a sentence; "" where it is not."""
-        state, settings = self.state, self.config.train
+        state = self.state
         if state.ended != "patience":
             return ""
+        best = state.best["epoch"]
         return (
-            f": ended early, after epoch {state.epochs_ended} of {settings.epochs}, with no better top-1 than that of "
-            f"epoch {state.best['epoch']} for {counted(state.epochs_ended - state.best['epoch'], 'epoch')} "
-            f"(train.patience {settings.patience})"
+            f": ended early, after epoch {state.epochs_ended} of {self.epochs}, with no better "
+            f"{LABELS[self.task.metric]} than that of epoch {best} for "
+            f"{counted(state.epochs_ended - best, 'epoch')} (train.patience {self.config.train.patience})"
         )
 
     def train_epoch(self) -> None:
@@ -191,13 +192,14 @@ class Run:
             state.meter.start_epoch()
         state.meter.start()
         self.in_step.train()
-        batches = self.train_batches.epoch(epoch, done) if done < self.steps_per_epoch else iter(())
-        for number in range(done + 1, self.steps_per_epoch + 1):
+        to_do = end_of_epoch(self.config, self.steps_per_epoch, epoch + 1) - epoch * self.steps_per_epoch
+        batches = self.train_batches.epoch(epoch, done) if done < to_do else iter(())
+        for number in range(done + 1, to_do + 1):
             micro_batches = [next(batches) for _ in range(settings.accumulation)]
             for batch in micro_batches:
                 self.note_unreadable(batch, self.train_batches.dataset)
             lr = self.take_step(micro_batches)
-            to_log = state.step % settings.log_every_steps == 0 or number == self.steps_per_epoch
+            to_log = state.step % settings.log_every_steps == 0 or number == to_do
             to_save = settings.checkpoint_every_steps and state.step % settings.checkpoint_every_steps == 0
             # never log or save what comes after a step that was not finite
             self.listen(now=bool(to_log or to_save))
@@ -206,38 +208,45 @@ class Run:
             if to_save:
                 state.save_last()
 
-    def take_step(self, micro_batches: list[Batch]) -> float:
+    def take_step(self, micro_batches: list[Any]) -> float:
         """One step, that waits for the device nowhere: nothing it computes is read. Returns the learning rate."""
         state = self.state
         lr = self.schedule.apply(state.step)
         seed_everything(self.config.train.seed, state.step, self.world.rank)
-        loss, norm = self.one_step(micro_batches)
+        losses, norm = self.one_step(micro_batches)
         state.step += 1
-        state.meter.add(loss, norm, self.is_finite(loss, norm), step=state.step, images=self.global_batch_size)
+        finite = self.is_finite(losses, norm)
+        state.meter.add(losses, norm, finite, step=state.step, images=self.global_batch_size)
         return lr
 
-    def one_step(self, micro_batches: list[Batch]) -> tuple[Tensor, Tensor]:
-        """Forward and backward over every micro-batch, then one move of the weights; the loss and the gradient norm."""
+    def one_step(self, micro_batches: list[Any]) -> tuple[dict[str, Tensor], Tensor]:
+        """Forward and backward over every micro-batch, then one move of the weights.
+
+        Returns:
+            The loss as "loss", and its parts where it has several; the gradient norm.
+        """
         state = self.state
-        total = torch.zeros((), device=self.world.device)
+        losses = {"loss": torch.zeros((), device=self.world.device)}
         for i, cpu_batch in enumerate(micro_batches):
-            batch = cpu_batch.to(self.world.device)
-            batch = batch._replace(images=batch.images.contiguous(memory_format=state.memory_format))
+            batch = cpu_batch.to(self.world.device, state.memory_format)
             if isinstance(self.in_step, DistributedDataParallel):
                 # gradients travel once a step, with the last micro-batch
                 self.in_step.require_backward_grad_sync = i == len(micro_batches) - 1
             with state.precision.autocast():
-                loss = self.task.loss(self.in_step, batch) / len(micro_batches)
+                parts = self.task.loss(self.in_step, batch)
+                loss = sum_of(parts) / len(micro_batches)
             state.precision.backward(loss)
-            total += loss.detach()
+            losses["loss"] += loss.detach()
+            for name, part in parts.items() if len(parts) > 1 else ():
+                losses[name] = losses.get(name, 0.0) + part.detach().float() / len(micro_batches)
         norm = state.precision.step(state.optimizer, state.model.parameters(), self.config.train.clip_grad)
         if state.average is not None:
             state.average.update(state.model, step=state.step)
-        return total, norm
+        return losses, norm
 
-    def is_finite(self, loss: Tensor, norm: Tensor) -> Tensor:
+    def is_finite(self, losses: dict[str, Tensor], norm: Tensor) -> Tensor:
         """Whether training can go on after a step; with fp16 the scaler leaves out a step whose gradient is not."""
-        finite = torch.isfinite(loss)
+        finite = torch.isfinite(losses["loss"])
         return finite if self.state.precision.scaler.is_enabled() else finite & torch.isfinite(norm)
 
     def listen(self, *, now: bool = False) -> None:
@@ -278,16 +287,18 @@ class Run:
 
     def log_step(self, lr: float) -> None:
         """Records the steps since the last record; every process calls it."""
-        loss, norm, speed = self.state.meter.read()
+        losses, norm, speed = self.state.meter.read()
         if self.world.size > 1:
-            mean = torch.tensor(loss, dtype=torch.float64)
-            dist.all_reduce(mean, group=self.world.control)
-            loss = mean.item() / self.world.size
+            means = torch.tensor(list(losses.values()), dtype=torch.float64)
+            dist.all_reduce(means, group=self.world.control)
+            losses = dict(zip(losses, (means / self.world.size).tolist(), strict=True))
+        loss = losses.pop("loss")
         self.log.step(
             self.state.step,
             self.total_steps,
             epoch=self.state.epochs_ended + 1,
             loss=loss,
+            **({"losses": losses} if losses else {}),
             lr=lr,
             grad_norm=norm,
             images_per_second=speed,
@@ -302,7 +313,7 @@ class Run:
         """Evaluates, records and saves."""
         settings, state = self.config.train, self.state
         number = state.epochs_ended + 1
-        to_measure = number == settings.epochs or number % settings.evaluate_every_epochs == 0
+        to_measure = number == self.epochs or number % settings.evaluate_every_epochs == 0
         result = self.evaluate() if to_measure else None
         state.unreadable.gather()
         state.unreadable.check()
@@ -319,11 +330,11 @@ class Run:
     def evaluate(self) -> Evaluation:
         """Measures the model on the validation images; ends the run where its loss is no number."""
 
-        def on_batch(batch: Batch) -> None:
+        def on_batch(batch: Any) -> None:
             self.note_unreadable(batch, self.val_batches.dataset)
             self.listen()
 
-        result = evaluate(
+        result = self.task.evaluate(
             self.state.evaluated_model,
             self.val_batches,
             self.world.device,
@@ -331,7 +342,7 @@ class Run:
             memory_format=self.state.memory_format,
             on_batch=on_batch,
         )
-        if not math.isfinite(result.loss):
+        if result.loss is not None and not math.isfinite(result.loss):
             # the last step made weights that no longer compute: keep the checkpoint that does
             self.give_up(f"the validation loss after step {self.state.step}")
         return result
@@ -340,26 +351,26 @@ class Run:
         """Writes an epoch's numbers; `number` counts epochs from 1. Returns whether it is the best one so far."""
         state = self.state
         train_loss, seconds, speed = state.meter.whole_epoch(self.global_batch_size)
-        values = asdict(result) if result else dict(top1=None, top5=None, loss=None)
-        state.metrics = dict(top1=values["top1"], top5=values["top5"], val_loss=values["loss"], images_per_second=speed)
+        metrics = result.metrics if result else dict.fromkeys(self.task.metrics)
+        loss = result.loss if result else None
+        state.metrics = dict(**metrics, val_loss=loss, images_per_second=speed)
         self.log.epoch(
-            self.config.train.epochs,
+            self.epochs,
             result.images if result else None,
             epoch=number,
             step=state.step,
             train_loss=train_loss,
-            val_loss=values["loss"],
-            top1=values["top1"],
-            top5=values["top5"],
+            val_loss=loss,
+            **metrics,
             seconds=seconds,
             images_per_second=speed,
             rates=path_rates(state.evaluated_model),
             unreadable=state.unreadable.names,
         )
-        is_best = result is not None and result.top1 > state.best.get("top1", -1.0)
-        if is_best:
-            state.best = dict(top1=values["top1"], top5=values["top5"], epoch=number)
-        return is_best
+        if result is None or result.metrics[self.task.metric] <= state.best.get(self.task.metric, -1.0):
+            return False
+        state.best = dict({name: result.metrics[name] for name in self.task.metrics}, epoch=number)
+        return True
 
     def draw(self) -> None:
         """Draws what the log holds so far."""
@@ -370,7 +381,7 @@ class Run:
         except ImportError as error:
             self.log.say(f"curves.png and paths.png are not drawn, as matplotlib cannot be imported ({error})")
 
-    def note_unreadable(self, batch: Batch, dataset: Any) -> None:
+    def note_unreadable(self, batch: Any, dataset: Any) -> None:
         """Keeps the names of files that could not be read, and notes where they are too many."""
         if (batch.failed >= 0).any():
             self.state.unreadable.add(batch, dataset)
@@ -393,17 +404,20 @@ class Run:
             self.log.say(f"  {change}")
 
     def summary(self) -> dict[str, Any]:
-        """The run in numbers; top1 and top5 are those of best.pt, images a second those of all its steps.
+        """The run in numbers; metrics are those of best.pt, images a second those of all its steps.
 
-        `ended` names the setting that ended it: "epochs", or "patience" where it stopped early.
+        `best_metric` names the metric that chose best.pt, and `ended` the setting that ended the run: "epochs",
+        "steps", or "patience" where it stopped early.
         """
-        state = self.state
+        state, metric = self.state, self.task.metric
         return dict(
+            task=self.config.task.name,
+            **({} if self.config.task.head is None else {"head": self.config.task.head}),
             model=self.config.model.name,
-            top1=state.best.get("top1"),
-            top5=state.best.get("top5"),
+            best_metric=metric,
+            **{name: state.best.get(name) for name in self.task.metrics},
             best_epoch=state.best.get("epoch"),
-            last_top1=state.metrics.get("top1"),
+            **{f"last_{metric}": state.metrics.get(metric)},
             images_per_second=state.meter.whole_run(self.global_batch_size),
             epochs=state.epochs_ended,
             ended=state.ended,
@@ -414,6 +428,14 @@ class Run:
             precision=state.precision.name,
             unreadable=state.unreadable.names,
         )
+
+
+def sum_of(parts: dict[str, Tensor]) -> Tensor:
+    """The sum of a loss's parts; the only part as it is."""
+    first, *others = parts.values()
+    for each in others:
+        first = first + each
+    return first
 
 
 def seed_everything(*parts: int) -> None:

@@ -13,7 +13,8 @@ class Meter:
     """Loss, gradient norm and speed, kept where they were made and read only when asked for."""
 
     def __init__(self, device: torch.device) -> None:
-        self.sum = torch.zeros((), device=device)
+        # of the loss and its parts, since they were last read
+        self.sums: dict[str, Tensor] = {}
         self.norm = torch.zeros((), device=device)
         self.bad = torch.zeros((), dtype=torch.int64, device=device)
         # losses of steps that no one has read yet; they are summed in float64 on the CPU, which some devices lack
@@ -33,10 +34,14 @@ class Meter:
         self.unread, self.epoch_sum = [], 0.0
         self.epoch_steps, self.epoch_seconds = 0, 0.0
 
-    def add(self, loss: Tensor, norm: Tensor, finite: Tensor, *, step: int, images: int) -> None:
-        """Takes in one step; `step` counts from 1, `finite` says whether training may go on after it."""
-        self.sum += loss
-        self.unread.append(loss)
+    def add(self, losses: dict[str, Tensor], norm: Tensor, finite: Tensor, *, step: int, images: int) -> None:
+        """Takes in one step; `step` counts from 1, `finite` says whether training may go on after it.
+
+        `losses` has the loss as "loss", and its parts by their names.
+        """
+        for name, loss in losses.items():
+            self.sums[name] = self.sums[name] + loss if name in self.sums else loss
+        self.unread.append(losses["loss"])
         self.norm = norm
         self.bad = torch.where((self.bad == 0) & ~finite, torch.full_like(self.bad, step), self.bad)
         self.steps += 1
@@ -64,17 +69,18 @@ class Meter:
         """The first step that was not finite, or 0; waits for the device."""
         return int(self.bad.item())
 
-    def read(self) -> tuple[float, float, float]:
-        """Mean loss, last gradient norm and images a second since the last call."""
-        loss, norm = self.sum.item() / max(self.steps, 1), self.norm.item()
+    def read(self) -> tuple[dict[str, float], float, float]:
+        """Mean losses by name, last gradient norm and images a second since the last call."""
+        losses = {name: total.item() / max(self.steps, 1) for name, total in self.sums.items()}
+        norm = self.norm.item()
         # the device has only now come to the end of these steps
         self.sum_up()
         self.tick()
         speed = self.images / max(self.seconds, 1e-9)
-        self.sum.zero_()
+        self.sums = {}
         self.steps = self.images = 0
         self.seconds = 0.0
-        return loss, norm, speed
+        return losses, norm, speed
 
     def whole_epoch(self, images_per_step: int) -> tuple[float, float, float]:
         """Mean loss, seconds, and images a second of the epoch's steps."""

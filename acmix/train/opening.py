@@ -9,6 +9,7 @@ from acmix.config import Config
 from acmix.models import build
 from acmix.models.freezing import classifiers, is_new
 from acmix.released.start import grouped
+from acmix.train.length import length_in_epochs, total_steps
 from acmix.train.log import RunLog, in_words, provenance
 from acmix.train.optim import DECAY_FACTOR, DECAY_PARTS, POWER, lr_scale
 from acmix.train.resume import learning_rate
@@ -41,6 +42,8 @@ def announce(
         parameters=state.parameters,
         steps_per_epoch=state.steps_per_epoch,
         first_step=state.step,
+        metric=state.task.metric,
+        shown=state.task.shown,
         **facts,
         **({} if state.started is None else {"weights": state.started.record()}),
         notes=[*notes, *odd],
@@ -71,7 +74,7 @@ def effective(config: Config, state: State) -> dict[str, Any]:
         `batch` in images; `schedule`, with learning rates after scaling, and steps; counts of parameters.
     """
     settings, images, steps_per_epoch = config.train, state.global_batch_size, state.steps_per_epoch
-    total = settings.epochs * steps_per_epoch
+    total = total_steps(config, steps_per_epoch)
     first, warmup = learning_rate(config, 0, steps_per_epoch, images)
     trained = sum(parameter.numel() for parameter in state.model.parameters() if parameter.requires_grad)
     return dict(
@@ -103,13 +106,24 @@ def in_lines(config: Config, state: State, facts: dict[str, Any], device: str) -
     else:
         counts += ", all trained"
     warmup = f"warm-up {counted(schedule['warmup_steps'], 'step')} from {schedule['first_learning_rate']:.3g}"
-    return [f"{build.in_words(config.model)} · {counts} · {batch['processes']} × {device}", *frozen(config, state)], [
+    head = "" if config.task.head is None else f"{config.task.head} on "
+    network = f"{head}{build.in_words(config.model)} · {counts} · {batch['processes']} × {device}"
+    steps = length(config, state.steps_per_epoch, schedule["total_steps"])
+    course = shape(config, state.steps_per_epoch)
+    return [network, *frozen(config, state)], [
         f"{counted(batch['images'], 'image')} a step = {batch['batch_size']} × {batch['accumulation']} accumulation × "
-        f"{counted(batch['processes'], 'process')} · {counted(state.steps_per_epoch, 'step')} × "
-        f"{counted(config.train.epochs, 'epoch')} = {counted(schedule['total_steps'], 'step')}",
-        f"{peak(config, batch['images'])} · {shape(config)} · {warmup if schedule['warmup_steps'] else 'no warm-up'} · "
+        f"{counted(batch['processes'], 'process')} · {steps}",
+        f"{peak(config, batch['images'])} · {course} · {warmup if schedule['warmup_steps'] else 'no warm-up'} · "
         f"last step {schedule['last_learning_rate']:.3g}",
     ]
+
+
+def length(config: Config, steps_per_epoch: int, total: int) -> str:
+    """The run's steps, with the arithmetic."""
+    if config.train.steps is None:
+        epochs = counted(config.train.epochs, "epoch")
+        return f"{counted(steps_per_epoch, 'step')} × {epochs} = {counted(total, 'step')}"
+    return f"{counted(total, 'step')} (train.steps) = {total / steps_per_epoch:.4g} epochs of {steps_per_epoch}"
 
 
 def frozen(config: Config, state: State) -> list[str]:
@@ -145,12 +159,12 @@ def peak(config: Config, images: int) -> str:
     return f"learning rate {settings.lr:g} × {images}/{settings.base_batch_size} = {scaled:.3g}{layers}"
 
 
-def shape(config: Config) -> str:
+def shape(config: Config, steps_per_epoch: int) -> str:
     """What a learning rate does after its warm-up."""
     settings = config.schedule
     factor = settings.decay_factor or DECAY_FACTOR
     if settings.name == "step":
-        distance = settings.decay_epochs or config.train.epochs / DECAY_PARTS
+        distance = settings.decay_epochs or length_in_epochs(config, steps_per_epoch) / DECAY_PARTS
         return f"step, × {factor:g} every {'epoch' if distance == 1 else f'{distance:.3g} epochs'}"
     if settings.name == "multistep":
         after = [f"{each:g}" for each in settings.milestones or ()]

@@ -11,14 +11,19 @@ from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from acmix.config import Config
 from acmix.errors import UsageError
+from acmix.layers import rate_names
 from acmix.near import did_you_mean
 from acmix.train.device import half_precision
+from acmix.train.length import length_in_epochs, total_steps
 
 # torch's, which move all weights in one kernel, on a CPU as well
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+# layers that normalise
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
 # schedules that end at `schedule.min_lr`
 TO_AN_END = ("cosine", "poly")
 # what holds where a schedule's own settings are not set: a fall to a tenth, after each third; a straight line
@@ -28,7 +33,8 @@ DECAY_FACTOR, DECAY_PARTS, POWER = 0.1, 3, 1.0
 def create_optimizer(model: nn.Module, config: Config, global_batch_size: int) -> torch.optim.Optimizer:
     """Builds timm's optimizer with the learning rate scaled to the batch.
 
-    One-dimensional parameters and those of the model's `no_weight_decay()` are not decayed.
+    Not decayed are, by `optimizer.no_decay`: one-dimensional parameters and those of the model's `no_weight_decay()`;
+    the same but for biases outside of norms; or the rates of the two paths alone.
 
     Raises:
         UsageError: timm knows no optimizer of that name, or it cannot work here.
@@ -52,7 +58,7 @@ def create_optimizer(model: nn.Module, config: Config, global_batch_size: int) -
         extra["fused"] = True
     try:
         return create_optimizer_v2(
-            model,
+            with_decay_as_set(model, config),
             opt=settings.name,
             lr=settings.lr * lr_scale(config, global_batch_size),
             weight_decay=settings.weight_decay,
@@ -65,6 +71,39 @@ def create_optimizer(model: nn.Module, config: Config, global_batch_size: int) -
         raise UsageError(f"optimizer.name={settings.name!r} cannot be used here: {said}; choose another") from error
 
 
+def with_decay_as_set(model: nn.Module, config: Config) -> Any:
+    """The model, whose one-dimensional parameters timm leaves undecayed; or its parameters in groups of another rule.
+
+    Raises:
+        UsageError: `optimizer.layer_decay` needs timm's rule.
+    """
+    settings = config.optimizer
+    if settings.no_decay == "biases_and_norms":
+        return model
+    if settings.layer_decay is not None:
+        raise UsageError(
+            f"optimizer.no_decay={settings.no_decay} does not go with optimizer.layer_decay; leave one of them out"
+        )
+    own: Any = model
+    free = set(own.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
+    if settings.no_decay == "nothing":
+        free = rate_names(model)
+    else:
+        of_norms = {
+            f"{place}.{name}" if place else name
+            for place, module in model.named_modules()
+            if isinstance(module, NORMS)
+            for name, _ in module.named_parameters(recurse=False)
+        }
+        free |= of_norms
+    kept, decayed = (
+        [each for name, each in model.named_parameters() if each.requires_grad and (name in free) == is_free]
+        for is_free in (True, False)
+    )
+    groups = [{"params": kept, "weight_decay": 0.0}, {"params": decayed, "weight_decay": settings.weight_decay}]
+    return [group for group in groups if group["params"]]
+
+
 def lr_scale(config: Config, global_batch_size: int) -> float:
     """By how much the batch stretches every learning rate."""
     base = config.optimizer.base_batch_size
@@ -75,10 +114,10 @@ def warmup_steps(config: Config, steps_per_epoch: int) -> tuple[int, int]:
     """The steps of warm-up that a configuration asks for, and those it gets: at most `schedule.warmup_share` of a run.
 
     Args:
-        config: its `schedule` and `train.epochs`.
+        config: its `schedule`, and `train.epochs` or `train.steps`.
         steps_per_epoch: optimizer steps.
     """
-    settings, epochs = config.schedule, config.train.epochs
+    settings, epochs = config.schedule, length_in_epochs(config, steps_per_epoch)
     longest = settings.warmup_share * epochs
     if settings.warmup_steps is not None:
         return settings.warmup_steps, min(settings.warmup_steps, round(longest * steps_per_epoch))
@@ -92,7 +131,8 @@ def odd_rates(config: Config, steps_per_epoch: int) -> list[str]:
 
     These are: an end above the peak, a warm-up that is shortened or lasts to the end, a fall that is never reached.
     """
-    peak, settings, epochs = config.optimizer.lr, config.schedule, config.train.epochs
+    peak, settings, epochs = config.optimizer.lr, config.schedule, length_in_epochs(config, steps_per_epoch)
+    length = "train.epochs" if config.train.steps is None else "the run's length in epochs"
     ends = {"warmup_lr": "warm-up lowers the learning rate from it"}
     if settings.name in TO_AN_END:
         ends["min_lr"] = "the learning rate rises to it at the end"
@@ -105,7 +145,7 @@ def odd_rates(config: Config, steps_per_epoch: int) -> list[str]:
     beyond = {f"schedule.milestones {each:g}": each for each in settings.milestones or ()}
     beyond |= {f"schedule.decay_epochs {each:g}": each for each in [settings.decay_epochs] if each is not None}
     lines += [
-        f"{what} is not below train.epochs {epochs}: the learning rate does not fall then"
+        f"{what} is not below {length} {epochs:g}: the learning rate does not fall then"
         for what, each in beyond.items()
         if each >= epochs
     ]
@@ -114,15 +154,16 @@ def odd_rates(config: Config, steps_per_epoch: int) -> list[str]:
 
 def odd_warmup(config: Config, steps_per_epoch: int) -> list[str]:
     """A line where a warm-up is shortened, or lasts as long as the run."""
-    settings, epochs, total = config.schedule, config.train.epochs, config.train.epochs * steps_per_epoch
+    settings, epochs = config.schedule, length_in_epochs(config, steps_per_epoch)
+    total = total_steps(config, steps_per_epoch)
     in_steps = settings.warmup_steps is not None
     asked, given = warmup_steps(config, steps_per_epoch)
     if given < asked:
         long = f"{settings.warmup_steps} steps" if in_steps else f"{settings.warmup_epochs:g} epochs"
-        short = f"{given} of {total}" if in_steps else f"{settings.warmup_share * epochs:.3g} of {epochs}"
+        short = f"{given} of {total}" if in_steps else f"{settings.warmup_share * epochs:.3g} of {epochs:g}"
         return [f"warm-up {long}, shortened to {short} (schedule.warmup_share {settings.warmup_share:g})"]
     if given >= total:
-        key, length = ("warmup_steps", f"{total} steps") if in_steps else ("warmup_epochs", f"{epochs} epochs")
+        key, length = ("warmup_steps", f"{total} steps") if in_steps else ("warmup_epochs", f"{epochs:g} epochs")
         return [
             f"schedule.{key} {getattr(settings, key):g} is not below the {length} of the run: the learning rate only "
             f"rises; set schedule.{key} lower"
@@ -135,7 +176,7 @@ class Schedule:
 
     Args:
         optimizer: whose learning rates are set.
-        config: its `schedule` and `train.epochs`.
+        config: its `schedule`, and `train.epochs` or `train.steps`.
         steps_per_epoch: optimizer steps.
         global_batch_size: images a step.
     """
@@ -143,7 +184,7 @@ class Schedule:
     def __init__(
         self, optimizer: torch.optim.Optimizer, config: Config, steps_per_epoch: int, global_batch_size: int
     ) -> None:
-        settings, epochs = config.schedule, config.train.epochs
+        settings, epochs = config.schedule, length_in_epochs(config, steps_per_epoch)
         scale = lr_scale(config, global_batch_size)
         self.optimizer = optimizer
         self.warmup_steps = warmup_steps(config, steps_per_epoch)[1]
@@ -157,7 +198,7 @@ class Schedule:
         )
         # timm complains about a single step, which begins at the peak anyway
         to_the_end: dict[str, Any] = dict(
-            t_initial=max(epochs * steps_per_epoch, 2), lr_min=settings.min_lr * scale, cycle_limit=1
+            t_initial=max(total_steps(config, steps_per_epoch), 2), lr_min=settings.min_lr * scale, cycle_limit=1
         )
         factor = DECAY_FACTOR if settings.decay_factor is None else settings.decay_factor
         self.timms: Scheduler

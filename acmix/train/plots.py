@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from acmix.errors import UsageError
 from acmix.tasks.classify import TOP, tells_top5
+from acmix.tasks.evaluation import LABELS
 from acmix.train.files import write_atomically
 
 if TYPE_CHECKING:
@@ -40,10 +41,20 @@ class Log:
         steps_per_epoch = self.start.get("steps_per_epoch")
         return record["step"] / steps_per_epoch if steps_per_epoch else float(record["epoch"])
 
-    def tells_top5(self) -> bool:
-        """Whether the top-5 accuracy says anything; where the number of classes is not known, it may."""
+    @property
+    def metric(self) -> str:
+        """The metric that chose the best weights."""
+        found = self.start.get("metric")
+        return found if isinstance(found, str) else "top1"
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The metrics that curves tell; of older logs, top-5 where it says anything, or may."""
+        found = self.start.get("shown")
+        if isinstance(found, list) and all(isinstance(name, str) for name in found):
+            return tuple(found)
         model = (self.start.get("config") or {}).get("model") or {}
-        return tells_top5(model.get("num_classes", TOP + 1))
+        return ("top1", "top5") if tells_top5(model.get("num_classes", TOP + 1)) else ("top1",)
 
     def rates(self) -> dict[str, list[tuple[float, float, float]]]:
         """The rates of every block in network order: block -> (epochs passed, rate_attention, rate_conv)."""
@@ -106,7 +117,7 @@ def draw_curves(run_dir: str | os.PathLike[str]) -> Path:
     """
     log = read_log(run_dir)
     figure = new_figure()
-    for axes, draw in zip(figure.subplots(1, 3), (draw_loss, draw_accuracy, draw_learning_rate), strict=True):
+    for axes, draw in zip(figure.subplots(1, 3), (draw_loss, draw_metrics, draw_learning_rate), strict=True):
         draw(axes, log)
     return save(figure, Path(run_dir) / "curves.png")
 
@@ -152,24 +163,27 @@ def save_paths(log: Log, file: Path) -> Path:
 
 
 def draw_loss(axes: Axes, log: Log) -> None:
-    """The training loss of every step, and both losses of every epoch."""
+    """The training loss of every step with its parts, and both losses of every epoch."""
     passed = [log.progress(record) for record in log.epochs]
     every_step = [log.progress(record) for record in log.steps]
     axes.plot(every_step, values(log.steps, "loss"), color=TRAINING, alpha=0.35, linewidth=0.8)
+    parts = [record.get("losses") or {} for record in log.steps]
+    for name in dict.fromkeys(name for each in parts for name in each):
+        plot(axes, every_step, values(parts, name), marker="", linewidth=0.8, alpha=0.7, label=name)
     plot(axes, passed, values(log.epochs, "train_loss"), color=TRAINING, label="training")
     plot(axes, passed, values(log.epochs, "val_loss"), color=VALIDATION, label="validation")
     finish(axes, "Loss", x_label="epoch")
 
 
-def draw_accuracy(axes: Axes, log: Log) -> None:
-    """The validation accuracy of every epoch that was evaluated."""
+def draw_metrics(axes: Axes, log: Log) -> None:
+    """The validation metrics of every epoch that was evaluated."""
     passed = [log.progress(record) for record in log.epochs]
-    plot(axes, passed, values(log.epochs, "top1"), color=VALIDATION, label="top-1")
-    if log.tells_top5():
-        plot(axes, passed, values(log.epochs, "top5"), color=TOP5, label="top-5")
-    best = max((value for value in values(log.epochs, "top1") if math.isfinite(value)), default=None)
-    best_note = "" if best is None else f" (best top-1 {best:.2f} %)"
-    finish(axes, f"Validation accuracy, %{best_note}", x_label="epoch")
+    for name, colour in zip(log.shown, (VALIDATION, TOP5, ATTENTION), strict=False):
+        plot(axes, passed, values(log.epochs, name), color=colour, label=LABELS.get(name, name))
+    best = max((value for value in values(log.epochs, log.metric) if math.isfinite(value)), default=None)
+    best_note = "" if best is None else f" (best {LABELS.get(log.metric, log.metric)} {best:.2f} %)"
+    title = "Validation accuracy" if log.metric == "top1" else "Validation"
+    finish(axes, f"{title}, %{best_note}", x_label="epoch")
 
 
 def draw_learning_rate(axes: Axes, log: Log) -> None:
@@ -210,7 +224,7 @@ def stage_starts(blocks: Sequence[str]) -> list[int]:
 
 
 # what a record holds as a number, where it holds it
-NUMBERS = ("loss", "lr", "train_loss", "val_loss", "top1", "top5", "images_per_second", "seconds", "val_images")
+NUMBERS = ("loss", "lr", "train_loss", "val_loss", *LABELS, "images_per_second", "seconds", "val_images")
 
 
 def is_sound(record: dict[str, Any]) -> bool:
@@ -220,7 +234,11 @@ def is_sound(record: dict[str, Any]) -> bool:
     rates = record.get("rates") or {}
     if not isinstance(rates, dict) or not all(isinstance(both, list) and len(both) == 2 for both in rates.values()):
         return False
+    losses = record.get("losses") or {}
+    if not isinstance(losses, dict):
+        return False
     numbers = [record.get(key) for key in NUMBERS] + [rate for both in rates.values() for rate in both]
+    numbers += losses.values()
     return all(number is None or isinstance(number, (int, float)) for number in numbers)
 
 

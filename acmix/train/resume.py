@@ -23,12 +23,15 @@ from acmix.train.optim import Schedule, lr_scale, warmup_steps
 from acmix.train.words import output_option
 
 ANOTHER_RUN = (
+    *("task.name", "task.head", "task.num_classes"),
     *("model.name", "optimizer.name", "train.ema_decay", "train.seed", "model.num_classes"),
     # images that were trained on would be validated on
     *("data.split", "data.split_seed"),
 )
-NETWORK = ("model.in_chans", "model.conv_path", "model.add_conv_path", "model.freeze", "model.args.")
-SCHEDULE = ("train.epochs", "optimizer.lr", "optimizer.base_batch_size", "schedule.")
+NETWORK = ("model.in_chans", "model.conv_path", "model.add_conv_path", "model.freeze", "model.args.", "task.args.")
+SCHEDULE = ("train.epochs", "train.steps", "optimizer.lr", "optimizer.base_batch_size", "schedule.")
+# settings that hold further ones
+ARGUMENTS = ("model.args", "task.args")
 # an argument that the constructor of the network was not given
 UNSET = "unset"
 # the longest prefix of a key that stands here says what a change of it does
@@ -43,7 +46,7 @@ EFFECTS = {
         ("data.img_size", "data.interpolation", "data.crop_pct", "data.mean", "data.std", "data.background"),
         "applies from step {step} on; accuracies before and after are not comparable",
     ),
-    "augment.": "applies from step {step} on",
+    **dict.fromkeys(("augment.", "task."), "applies from step {step} on"),
     **dict.fromkeys(
         ("augment.mixup", "augment.cutmix", "augment.label_smoothing"),
         "applies from step {step} on; training losses before and after are not comparable",
@@ -83,11 +86,13 @@ def settings_then(saved: Settings, now: Config, steps_per_epoch: int, where: str
 
 
 def flat(config: Config) -> Settings:
-    """Every setting by its key, as a checkpoint holds it; what `model.args` holds as settings of their own."""
+    """Every setting by its key, as a checkpoint holds it; what `ARGUMENTS` hold as settings of their own."""
     tree = config.model_dump(mode="json")
     settings = {key: tree[key.split(".")[0]][key.split(".")[1]] for key in known_keys()}
-    arguments = settings.pop("model.args")
-    return settings | {f"model.args.{name}": value for name, value in arguments.items()}
+    for key in ARGUMENTS:
+        arguments = settings.pop(key) or {}
+        settings |= {f"{key}.{name}": value for name, value in arguments.items()}
+    return settings
 
 
 def changed_keys(then: Config, now: Config) -> dict[str, tuple[Any, Any]]:
@@ -137,13 +142,13 @@ def refuse_another_network(then: Config, now: Config, where: str, misfit: UsageE
 
 def only_drops(key: str) -> bool:
     """Whether an argument is a rate at which training drops values, as `drop_rate` and `attn_drop_rate` are."""
-    return key.startswith("model.args.") and "drop" in key
+    return key.startswith(ARGUMENTS) and "drop" in key
 
 
 def refusal(where: str, key: str, was: Any, asked: Any, misfit: UsageError | None = None) -> UsageError:
     """One line for a setting that makes another run."""
     said = misfit or f"{where} is of another run"
-    if key == "model.num_classes":
+    if key in ("model.num_classes", "task.num_classes"):
         return UsageError(f"{said}: it was trained on {was} classes, now it would be {asked}; {begin_anew(where)}")
     mend = f"leave {key} out" if was == UNSET else f"set {key}={shown(was)}"
     return UsageError(

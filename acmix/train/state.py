@@ -16,13 +16,14 @@ from acmix.data import UnreadableFiles
 from acmix.data.classes import labels_follow_names
 from acmix.data.loader import worker_count
 from acmix.errors import UsageError
-from acmix.models.build import build_model
 from acmix.models.freezing import freeze_old, is_new
 from acmix.names import composed
 from acmix.ops import dispatch
 from acmix.released.start import Started, start_from
+from acmix.tasks import Task
 from acmix.train import checkpoint
 from acmix.train.distributed import World, together
+from acmix.train.length import epochs_begun, total_steps
 from acmix.train.meter import Meter
 from acmix.train.optim import Precision, create_optimizer
 from acmix.train.resume import describe_changes, refuse_another_network, refuse_another_run, settings_then
@@ -36,6 +37,7 @@ class State:
         config: the run.
         folder: of the run.
         world: this process's place.
+        task: what the model learns.
         classes: names, in the order of the labels.
         steps_per_epoch: optimizer steps.
 
@@ -43,19 +45,22 @@ class State:
         UsageError: no such model or optimizer, or the weights to start from do not fit.
     """
 
-    def __init__(self, config: Config, folder: Path, world: World, *, classes: list[str], steps_per_epoch: int) -> None:
+    def __init__(
+        self, config: Config, folder: Path, world: World, *, task: Task, classes: list[str], steps_per_epoch: int
+    ) -> None:
         settings = config.train
-        self.config, self.world, self.classes = config, world, classes
+        self.config, self.world, self.classes, self.task = config, world, classes, task
         self.steps_per_epoch = steps_per_epoch
         self.global_batch_size = settings.batch_size * settings.accumulation * world.size
         self.last, self.best_path = (folder / "checkpoints" / name for name in ("last.pt", "best.pt"))
 
         begins = not self.last.is_file()
-        self.model = build_model(config, download=begins and not config.model.checkpoint)
+        self.model = task.build(download=begins and not config.model.checkpoint)
         self.memory_format = memory_format(self.model, settings.channels_last, world.device)
         self.started = start(self.model, config, classes) if begins and config.model.checkpoint else None
         if config.model.freeze and not begins:
             self.train_as_before()
+        self.model = with_shared_statistics(self.model, config, world)
         self.model.to(world.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         if settings.gradient_checkpointing:
             keep_less_for_backward(self.model, config.model.name)
@@ -84,15 +89,16 @@ class State:
 
     @property
     def ended(self) -> str:
-        """Which of `train.epochs` and `train.patience` has ended the run; "" while neither has.
+        """Which of `train.epochs`, `train.steps` and `train.patience` has ended the run; "" while none has.
 
         It follows from what last.pt holds alone, so a resumed run ends where one that went on does.
         """
         settings = self.config.train
-        if self.epochs_ended >= settings.epochs:
-            return "epochs"
+        if self.epochs_ended >= epochs_begun(self.config, self.steps_per_epoch):
+            return "epochs" if settings.steps is None else "steps"
         # patience is asked where an epoch has just been evaluated
-        at_an_end = self.step == self.epochs_ended * self.steps_per_epoch and self.metrics.get("top1") is not None
+        is_measured = self.metrics.get(self.task.metric) is not None
+        at_an_end = self.step == self.epochs_ended * self.steps_per_epoch and is_measured
         if settings.patience is not None and at_an_end and self.best:
             return "patience" if self.epochs_ended - self.best["epoch"] >= settings.patience else ""
         return ""
@@ -243,12 +249,26 @@ class State:
         # another precision may have had no scaler
         if saved["scaler"]:
             self.precision.scaler.load_state_dict(saved["scaler"])
-        self.step, self.epochs_ended = saved["step"], saved["epochs_ended"]
+        # an epoch that `train.steps` cut short goes on where there are to be more
+        self.step = saved["step"]
+        self.epochs_ended = min(saved["epochs_ended"], self.step // self.steps_per_epoch)
+        if self.step >= total_steps(self.config, self.steps_per_epoch):
+            self.epochs_ended = saved["epochs_ended"]
         self.best, self.metrics = saved["best"], saved["metrics"]
         self.meter.load_state(saved["meter"])
         self.unreadable.by_split = {split: set(names) for split, names in saved["unreadable"].items()}
         self.unreadable.sizes.update(saved["unreadable_of"])
         self.saved_at = self.step, self.epochs_ended
+
+
+def with_shared_statistics(model: nn.Module, config: Config, world: World) -> nn.Module:
+    """The model whose batch norms see the images of all processes, by `train.sync_batchnorm`."""
+    wanted = config.train.sync_batchnorm
+    if world.size == 1 or not (config.task.name != "classify" if wanted is None else wanted):
+        return model
+    from acmix.train.sync_norm import synchronised
+
+    return synchronised(model, world.size, heads_alone=wanted is None)
 
 
 def start(model: nn.Module, config: Config, classes: list[str]) -> Started:

@@ -10,20 +10,29 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from acmix.config import Config
 from acmix.errors import UsageError
+from acmix.tasks import Task
 from acmix.train.distributed import World
 from acmix.train.optim import Precision
 
+# the setting that the size of a task's images comes from
+SIZE_OF = {"classify": "data.img_size", "detect": "task.min_size", "segment": "task.crop"}
 # what PyTorch, timm and we raise on sizes that do not go together
 FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError, ArithmeticError)
 
 
+def is_synchronised(norm: nn.Module) -> bool:
+    """Whether a batch norm sees the images of all processes."""
+    return isinstance(norm, nn.SyncBatchNorm)
+
+
 @torch.no_grad()
-def try_forward(model: nn.Module, config: Config, world: World, precision: Precision) -> None:
+def try_forward(model: nn.Module, task: Task, config: Config, world: World, precision: Precision) -> None:
     """Runs two blank images through the network, in evaluation mode, before anything is written or trained.
 
     Args:
         model: on its device; its weights, buffers and mode stay as they are.
-        config: gives the images' size and channels, the classes and the batch.
+        task: gives the images, and the shape of the answer.
+        config: gives the batch, and names for messages.
         world: how many processes share a synchronised batch norm.
         precision: of the run.
 
@@ -31,15 +40,20 @@ def try_forward(model: nn.Module, config: Config, world: World, precision: Preci
         UsageError: the network cannot read such images or answers with something else, or a batch norm would see one
             value a channel in training.
     """
-    name, batch_size, size = config.model.name, config.train.batch_size, config.data.img_size
+    name, batch_size = config.model.name, config.train.batch_size
     rows = min(2, batch_size)
-    images = torch.zeros(rows, config.model.in_chans, size, size, device=world.device)  # (rows, C, H, W)
+    images, expected = task.blank(rows)  # (rows, C, H, W), or a list of (C, H, W)
+    images = [each.to(world.device) for each in images] if isinstance(images, list) else images.to(world.device)
+    channels, height, width = images[0].shape
+    key = SIZE_OF[config.task.name]
+    size = f"{key}={height}" if height == width else f"{key} {height}x{width}"
     alone: list[str] = []
 
     def look(norm: nn.Module, inputs: tuple[Any, ...], place: str) -> None:
         x = inputs[0]  # (rows, channels, ...)
-        images_seen = batch_size * (world.size if isinstance(norm, nn.SyncBatchNorm) else 1)
-        if x.numel() // (x.shape[0] * x.shape[1]) * images_seen == 1:
+        # heads on regions see as many rows as there are regions
+        images_seen = batch_size * (world.size if is_synchronised(norm) else 1)
+        if x.numel() and x.shape[0] == rows and x[0, 0].numel() * images_seen == 1:
             alone.append(place)
 
     handles = [
@@ -48,11 +62,11 @@ def try_forward(model: nn.Module, config: Config, world: World, precision: Preci
         if isinstance(module, _BatchNorm)
     ]
     was_training = model.training
-    failure, logits = None, None
+    failure, answer = None, None
     try:
         model.eval()
         with precision.autocast():
-            logits = model(images)
+            answer = model(images)
     except FORWARD_ERRORS as error:
         failure = error
     finally:
@@ -63,17 +77,15 @@ def try_forward(model: nn.Module, config: Config, world: World, precision: Preci
         others = f" and {len(alone) - 1} other batch norms" if len(alone) > 1 else ""
         raise UsageError(
             f"batch norm on one value per channel: {alone[0]}{others} of {name!r} would see a 1x1 map of one image "
-            f"(train.batch_size={batch_size}, data.img_size={size}); raise train.batch_size or data.img_size"
+            f"(train.batch_size={batch_size}, {size}); raise train.batch_size or {key}"
         )
     if failure is not None:
         said = " ".join(str(failure).split())[:300] or type(failure).__name__
         raise UsageError(
-            f"{name!r} cannot read {config.model.in_chans}x{size}x{size} images: {said}; change data.img_size or "
-            "model.args"
+            f"{name!r} cannot read {channels}x{height}x{width} images: {said}; change {key} or model.args"
         ) from failure
-    expected = rows, config.model.num_classes
-    if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
-        found = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+    if expected is not None and (not isinstance(answer, Tensor) or tuple(answer.shape) != expected):
+        found = list(answer.shape) if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
         raise UsageError(
             f"{name!r} answers {rows} images with {found}; expected {list(expected)}, a number an image and class: "
             "check model.args"

@@ -245,7 +245,7 @@ def test_every_process_every_resume_and_evaluation_measure_the_same_images(folde
     best = tmp_path / "run" / "checkpoints" / "best.pt"
     done = evaluate_checkpoint(best, str(folder), workers=0)
     assert done.result.images == 4 + 3 + 2 + 1
-    assert done.result.top1 == summary["top1"]
+    assert done.result.metrics["top1"] == summary["top1"]
     assert done.notes == ["10 of 23 images are held out by data.split=0.4, data.split_seed=0"]
     run_config = load(tmp_path / "run" / "config.yaml")
     predicted = predict_validation(tmp_path / "run", run_config, None, 4, torch.device("cpu"))

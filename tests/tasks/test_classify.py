@@ -50,15 +50,15 @@ def test_evaluation_counts_every_weighted_row_once() -> None:
     order = logits[kept].argsort(dim=1, descending=True)
     hits = order == targets[kept][:, None]
     assert result.images == 19
-    assert result.top1 == pytest.approx(100 * hits[:, 0].double().mean().item())
-    assert result.top5 == pytest.approx(100 * hits[:, :5].any(1).double().mean().item())
+    assert result.metrics["top1"] == pytest.approx(100 * hits[:, 0].double().mean().item())
+    assert result.metrics["top5"] == pytest.approx(100 * hits[:, :5].any(1).double().mean().item())
     assert result.loss == pytest.approx(F.cross_entropy(logits[kept], targets[kept]).item(), rel=1e-6)
 
 
 def test_evaluation_with_fewer_than_five_classes_and_the_mode_put_back() -> None:
     model = Reader().train()
     result = evaluate(model, [batch(torch.eye(3), torch.tensor([0, 1, 0]))], CPU)
-    assert (round(result.top1, 3), result.top5) == (66.667, 100.0)
+    assert (round(result.metrics["top1"], 3), result.metrics["top5"]) == (66.667, 100.0)
     assert model.training
 
 
@@ -75,7 +75,7 @@ def test_loss_is_smoothed_cross_entropy(smoothing: float) -> None:
         tiny_config("", "augment.mixup=0", "augment.cutmix=0", f"augment.label_smoothing={smoothing}")
     )
     expected = F.cross_entropy(logits, targets, label_smoothing=smoothing)
-    assert task.loss(Reader(), batch(logits, targets)).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert task.loss(Reader(), batch(logits, targets))["loss"].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_mixup_mixes_images_and_targets_alike() -> None:
@@ -89,7 +89,7 @@ def test_mixup_mixes_images_and_targets_alike() -> None:
 
     for seed in range(5):
         np.random.seed(seed)
-        loss = task.loss(Log(), batch(torch.eye(4)[[0, 1]], torch.tensor([0, 1])))
+        loss = task.loss(Log(), batch(torch.eye(4)[[0, 1]], torch.tensor([0, 1])))["loss"]
         # the pair is (λ, 1-λ) and (1-λ, λ) in images and in targets: the loss is the entropy of λ
         share, rest = seen[-1][0, :2].tolist()
         assert seen[-1][1, :2].tolist() == pytest.approx([rest, share])

@@ -127,7 +127,7 @@ def test_the_epoch_s_loss_is_summed_in_float64() -> None:
     torch.manual_seed(0)
     for step in range(1, 301):
         loss = torch.rand(()) * 10 ** (step % 5)
-        meter.add(loss, loss, torch.tensor(True), step=step, images=1)
+        meter.add({"loss": loss}, loss, torch.tensor(True), step=step, images=1)
         exact += loss.item()
         if step % 7 == 0:
             meter.read()

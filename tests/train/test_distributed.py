@@ -81,7 +81,11 @@ def test_evaluation_is_exact_on_three_processes_and_leaves_unreadable_images_out
         assert [(status, errors) for status, _, errors in ends] == [(0, "")] * processes
         assert [said for _, said, _ in ends[1:]] == [""] * (processes - 1)
         shared = json.loads(ends[0][1])
-        assert (shared["images"], shared["top1"], shared["top5"]) == (100, one.result.top1, one.result.top5)
+        assert (shared["images"], shared["top1"], shared["top5"]) == (
+            100,
+            one.result.metrics["top1"],
+            one.result.metrics["top5"],
+        )
         assert shared["loss"] == pytest.approx(one.result.loss, rel=1e-6)
         assert shared["unreadable"] == one.unreadable
 

@@ -24,16 +24,16 @@ def take_steps(meter: Meter, clock: list[float], *losses: float, begin: int = 1)
     for step, loss in enumerate(losses, begin):
         clock[0] += 2.0
         value = torch.tensor(loss)
-        meter.add(value, 10 * value, value.isfinite(), step=step, images=8)
+        meter.add({"loss": value}, 10 * value, value.isfinite(), step=step, images=8)
 
 
 def test_a_record_is_the_mean_of_the_steps_since_the_last_with_the_last_norm(clock: list[float]) -> None:
     meter = Meter(CPU)
     take_steps(meter, clock, 1.0, 3.0)
-    assert meter.read() == pytest.approx((2.0, 30.0, 4.0))
+    assert meter.read() == ({"loss": 2.0}, pytest.approx(30.0), pytest.approx(4.0))
     take_steps(meter, clock, 5.0)
     clock[0] += 2.0
-    assert meter.read() == pytest.approx((5.0, 50.0, 2.0))
+    assert meter.read() == ({"loss": 5.0}, pytest.approx(50.0), pytest.approx(2.0))
 
 
 def test_an_epoch_covers_all_of_its_steps_and_those_from_before_a_stop(clock: list[float]) -> None:

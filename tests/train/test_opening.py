@@ -72,7 +72,7 @@ def test_a_run_begins_with_its_batch_schedule_and_parameters(
     ],
 )
 def test_a_schedule_is_named_with_what_it_reads(overrides: list[str], said: str) -> None:
-    assert shape(tiny_config("", *overrides)) == said
+    assert shape(tiny_config("", *overrides), steps_per_epoch=10) == said
 
 
 def test_a_learning_rate_is_given_with_its_arithmetic() -> None:

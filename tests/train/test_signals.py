@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from acmix.data import Batch
-from acmix.train import launch, loop
+from acmix.tasks import classify
+from acmix.train import launch
 from acmix.train.loop import Run, train
 from acmix.train.plots import read_log
 from acmix.train.signals import Stopped
@@ -61,9 +62,9 @@ def signal_within_evaluation(number: int) -> Iterator[list[Batch]]:
 
         return plain(*arguments, on_batch=on_each, **named)  # type: ignore[arg-type]
 
-    plain, seen = loop.evaluate, list[Batch]()
+    plain, seen = classify.evaluate, list[Batch]()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "evaluate", evaluating)
+        patch.setattr(classify, "evaluate", evaluating)
         yield seen
 
 

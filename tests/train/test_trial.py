@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from acmix.config import Config
 from acmix.errors import UsageError
+from acmix.tasks import Classification
 from acmix.train.distributed import World
 from acmix.train.loop import train
 from acmix.train.optim import Precision
@@ -40,8 +40,10 @@ class Norms(nn.Module):
         return self.head(self.norm(images.mean((2, 3), keepdim=True)).flatten(1))
 
 
-def config(batch_size: int) -> Config:
-    return tiny_config("", f"train.batch_size={batch_size}")
+def tried(model: nn.Module, batch_size: int, world: World, precision: Precision) -> None:
+    """Tries a network as a run with such a batch would."""
+    config = tiny_config("", f"train.batch_size={batch_size}")
+    try_forward(model, Classification(config), config, world, precision)
 
 
 def test_batch_norm_on_one_value_per_channel_is_one_line_and_nothing_is_written(data: Path, tmp_path: Path) -> None:
@@ -78,10 +80,10 @@ def test_values_are_counted_as_the_norm_counts_them(
 ) -> None:
     world, precision = World(0, processes, CPU), Precision("fp32", CPU)
     if not refused:
-        try_forward(Norms(norm), config(batch_size), world, precision)
+        tried(Norms(norm), batch_size, world, precision)
         return
     with pytest.raises(UsageError, match="batch norm on one value per channel: norm of"):
-        try_forward(Norms(norm), config(batch_size), world, precision)
+        tried(Norms(norm), batch_size, world, precision)
 
 
 def test_a_model_stays_as_it_was() -> None:
@@ -89,7 +91,7 @@ def test_a_model_stays_as_it_was() -> None:
     before = {key: value.clone() for key, value in model.state_dict().items()}
     torch.manual_seed(3)
     state = torch.get_rng_state()
-    try_forward(model, config(4), ALONE, Precision("bf16", CPU))
+    tried(model, 4, ALONE, Precision("bf16", CPU))
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -98,7 +100,7 @@ def test_a_model_stays_as_it_was() -> None:
 
 def test_another_answer_than_a_number_an_image_and_class_is_one_line() -> None:
     with pytest.raises(UsageError, match=r"answers 2 images with \[2, 7\]; expected \[2, 4\]"):
-        try_forward(Norms(nn.BatchNorm2d(3), outputs=7), config(4), ALONE, Precision("fp32", CPU))
+        tried(Norms(nn.BatchNorm2d(3), outputs=7), 4, ALONE, Precision("fp32", CPU))
 
 
 @pytest.mark.parametrize(
