@@ -66,12 +66,17 @@ class Transform:
 
     def prepared(self, picture: Any) -> torch.Tensor:
         """The same where several threads prepare pictures; warnings are the caller's."""
+        return self.with_size(picture)[0]
+
+    def with_size(self, picture: Any) -> tuple[torch.Tensor, tuple[int, int]]:
+        """The same, and the picture's own height and width."""
         if self.steps is None:
             raise UsageError(
                 f"the model does not tell how pictures are prepared for it ({self.why_not()}); "
                 "give float tensors (in_chans, h, w) that are prepared"
             )
-        return self.steps(self.rgb(picture))
+        upright = self.rgb(picture)
+        return self.steps(upright), (upright.height, upright.width)
 
     def why_not(self) -> str:
         """Why there are no steps."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from timm.data import create_transform, resolve_data_config
 from torch import nn
 
 from acmix.config import Config
-from acmix.data.image import evaluation_transform, normalisation, with_channels
+from acmix.data.image import evaluation_transform, with_channels
 from acmix.data.pictures import Transform
 from acmix.errors import UsageError
 from acmix.models.build import build_model
@@ -22,11 +22,14 @@ from acmix.released.checkpoint import configuration_of
 from acmix.released.safe_load import safe_load
 from acmix.tools.exports import Export, input_size, kind_of, number_of_classes, read_export
 from acmix.tools.hub import REPOSITORY, hub_name, load_hub, near_names
+from acmix.tools.preparation import preparation
 from acmix.train.checkpoint import FORMAT, checkpoint_of, load_weights, restored
 from acmix.train.device import this_device
 
 # where a model carries its `Info`: it stays through copies, pickles and `acmix.fold`
 ATTRIBUTE = "acmix_info"
+# what a checkpoint keeps among its metrics that is no share of 100
+OTHER = ("val_loss", "images_per_second")
 
 
 @dataclass(frozen=True)
@@ -38,16 +41,20 @@ class Info:
         path: the file that was read; None for published weights.
         kind: "checkpoint", "released checkpoint", "published weights", "torch.export program", "TorchScript", "ONNX".
         model: the network's name; an export's file name.
-        classes: a name for each output, in order.
+        task: "classify", "detect" or "segment".
+        head: of a detector or segmenter, such as "mask_rcnn"; None of a classifier.
+        classes: a name for each output, in order; label k of a detector is the k-th, from 1 on.
         are_named: whether these are names; False where they are the outputs' numbers.
-        img_size: pixels a side of the images that the model reads; (height, width) where these differ.
+        img_size: pixels a side of the images that the model reads; (height, width) where these differ; in detection and
+            segmentation pixels of the shorter side.
         in_chans: their channels.
         mean, std: of their channels, in values from 0 to 1.
         interpolation: how pictures are resized.
         crop_pct: the share of the resized side that is kept.
         transform: prepares a picture as evaluation does: a path, bytes, a PIL image or a uint8 array (H, W, 3) ->
-            float32 (in_chans, h, w).
-        top1: accuracy on the validation images in percent, if the file tells.
+            float32 (in_chans, h, w); for a detector values from 0 to 1, in the picture's own size.
+        metrics: what evaluation gave, in percent, if the file tells: `top1` and `top5`, `box_ap` and `mask_ap`, `miou`.
+        top1: accuracy of a classifier on the validation images in percent, if the file tells.
         epoch: how many epochs the weights were trained, if the file tells.
         config: the run's whole configuration; None where there is none.
         notes: what had to be assumed, a line each.
@@ -66,6 +73,9 @@ class Info:
     interpolation: str
     crop_pct: float
     transform: Transform
+    task: str = "classify"
+    head: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
     top1: float | None = None
     epoch: int | None = None
     config: Config | None = None
@@ -92,7 +102,9 @@ def load(
         classes: names for an export's outputs; their numbers by default.
 
     Returns:
-        The model in evaluation mode, images (B, in_chans, h, w) -> logits (B, K), and what goes with it.
+        The model in evaluation mode, and what goes with it. A classifier: images (B, in_chans, h, w) -> logits (B, K);
+        a detector: a list of images (3, h, w) from 0 to 1 -> a list of {"boxes", "labels", "scores", "masks"}; a
+        segmenter: (B, 3, h, w) -> logits (B, K, h, w).
 
     Raises:
         UsageError: no such source, one that cannot be used, or one that asks for code to be run.
@@ -162,11 +174,7 @@ def of_checkpoint(path: Path, source: str) -> tuple[nn.Module, Info]:
         model, config, note = released(contents, path)
         classes, are_named = [str(number) for number in range(config.model.num_classes)], False
         notes = (note.removeprefix("; "),) if note else ()
-    data, in_chans, metrics = config.data, config.model.in_chans, contents.get("metrics") or {}
-    steps, mean, std = None, data.mean, data.std
-    if in_chans in (1, 3):
-        steps = evaluation_transform(data, in_chans)
-        mean, std = normalisation(data, in_chans)
+    metrics = contents.get("metrics") or {}
     info = Info(
         source=source,
         path=path,
@@ -174,19 +182,21 @@ def of_checkpoint(path: Path, source: str) -> tuple[nn.Module, Info]:
         model=config.model.name,
         classes=classes,
         are_named=are_named,
-        img_size=data.img_size,
-        in_chans=in_chans,
-        mean=mean,
-        std=std,
-        interpolation="bicubic" if data.interpolation == "random" else data.interpolation,
-        crop_pct=data.crop_pct,
-        transform=Transform(in_chans, steps, data.background_rgb, data.white),
+        **preparation(config),
+        task=config.task.name,
+        head=config.task.head,
+        metrics={name: value for name, value in metrics.items() if name not in OTHER and is_number(value)},
         top1=metrics.get("top1"),
         epoch=contents.get("epoch") if metrics else None,
         config=config,
         notes=notes,
     )
     return model, info
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number; a file may hold anything."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def released(contents: dict[str, Any], path: Path) -> tuple[nn.Module, Config, str]:
