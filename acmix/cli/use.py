@@ -69,12 +69,23 @@ def predict(
         list[str],
         typer.Argument(metavar="IMAGE...", help="Files, folders, quoted patterns; - reads paths, one per line."),
     ],
-    top: Annotated[int, typer.Option(metavar="N", help="Number of classes to print.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write FILE.csv or FILE.jsonl instead of printing.")
+    top: Annotated[
+        int | None, typer.Option(metavar="N", help="Number of classes to print, of a classifier. [default: 5]")
     ] = None,
-    batch_size: Annotated[int, typer.Option(metavar="N", help="Images per forward pass.", min=1)] = 32,
+    score: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Least score of an object, of a detector. [default: 0.5; tables: 0]"),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: an object per image, or COCO's results.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR|FILE", help="Draw into DIR, or write FILE.csv, .jsonl or .json."),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Images per forward pass. [default: 32]", min=1)
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(metavar="N", help="Threads that read images. [default: the cores, at most 4]", min=0)
     ] = None,
@@ -83,15 +94,15 @@ def predict(
     ] = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Print the most probable classes of images.
+    """Print what images show, or draw the objects or classes in them.
 
-    For example: acmix predict runs/NAME photos/ --output found.csv
+    For example: acmix predict runs/NAME photos/ --output drawn
     """
     check_there_if_file(source)
     from acmix.tools.predict_command import run
 
     status = run(
-        source, images, top=top, as_json=as_json, output=output,
+        source, images, top=top, score=score, as_json=as_json, output=output,
         batch_size=batch_size, workers=workers, img_size=img_size, device=device,
     )  # fmt: skip
     raise typer.Exit(status)

@@ -19,7 +19,7 @@ from torch import nn
 
 import acmix
 from acmix.errors import UsageError
-from acmix.tools import predict as module
+from acmix.tools import predict_classes as module
 from acmix.tools.load import load
 from acmix.tools.predict import Prediction, predict, stream
 from acmix.train.loop import train
