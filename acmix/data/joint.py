@@ -78,18 +78,62 @@ def scaled_size(height: int, width: int, shorter: float, longest: float) -> tupl
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
-class PhotometricDistortion(v2.RandomPhotometricDistort):
+class PhotometricDistortion(v2.Transform):
     """Random brightness, contrast, saturation and hue, each with probability 1/2 (SSD, arXiv:1512.02325, section 2.2).
 
-    Channels keep their order, as in the published recipes for detection and segmentation.
+    With x of 0 to 1 a channel of a pixel, v the largest channel of that pixel and everything cut to 0 to 1:
+
+        brightness   x + b               b of -32/255 to 32/255
+        contrast     c x                 c of 1/2 to 3/2, before saturation and hue, or after
+        saturation   v - s (v - x)       s of 1/2 to 3/2, at most what makes the smallest channel 0
+        hue          turned by h         h of -hue to hue
+
+    This is the form of the published recipes for detection and segmentation. torchvision's RandomPhotometricDistort
+    scales brightness, blends contrast and saturation with grey, and permutes channels.
 
     Args:
         hue: largest turn, as a share of the circle of colours.
     """
 
     def __init__(self, hue: float = 0.05) -> None:
-        super().__init__(hue=(-hue, hue))
+        super().__init__()
+        self.hue = hue
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """What is drawn for one image."""
-        return super().make_params(flat_inputs) | {"channel_permutation": None}
+        """What is drawn for one image; None where nothing happens."""
+
+        def drawn(low: float, high: float) -> float | None:
+            return between(low, high) if happens(0.5) else None
+
+        return {
+            "brightness": drawn(-32 / 255, 32 / 255),
+            "contrast": drawn(0.5, 1.5),
+            "saturation": drawn(0.5, 1.5),
+            "hue": drawn(-self.hue, self.hue),
+            "contrast_first": happens(0.5),
+        }
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """An image of 8 bits (3, h, w) in other colours; labels as they are."""
+        if isinstance(inpt, (tv_tensors.Mask, tv_tensors.BoundingBoxes)):
+            return inpt
+        image, contrast = to_float(inpt), params["contrast"]
+        if params["brightness"] is not None:
+            image = (image + params["brightness"]).clamp(0, 1)
+        if contrast is not None and params["contrast_first"]:
+            image = (image * contrast).clamp(0, 1)
+        if params["saturation"] is not None:
+            image = saturated(image, params["saturation"])
+        if params["hue"] is not None:
+            image = F.adjust_hue(image, params["hue"])
+        if contrast is not None and not params["contrast_first"]:
+            image = (image * contrast).clamp(0, 1)
+        return tv_tensors.Image((255 * image).round().to(torch.uint8))
+
+
+def saturated(image: torch.Tensor, factor: float) -> torch.Tensor:
+    """An image (3, h, w), 0 to 1, with its saturation (largest - smallest) / largest times a factor, at most 1."""
+    largest, smallest = image.amax(0), image.amin(0)  # (h, w)
+    # the pixel's saturation is spread / largest, so this is where it becomes 1
+    most = largest / (largest - smallest).clamp(min=1e-6)  # (h, w)
+    return largest - most.clamp(max=factor) * (largest - image)

@@ -36,6 +36,8 @@ from acmix.data.label_maps import IGNORED
 
 # crops drawn until one is varied enough; the last is taken as it is
 DRAWS = 10
+# of the circle of colours: the recipes' 18, of hues that OpenCV counts from 0 to 179
+HUE = 0.1
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def training_transform(config: Config) -> TrainingTransform:
         crop=task.crop_sides,
         class_share=task.crop_class_share or 1.0,
         hflip=config.augment.hflip,
-        distort=PhotometricDistortion() if task.photometric else None,
+        distort=PhotometricDistortion(HUE) if task.photometric else None,
         mean=mean,
         std=std,
     )

@@ -1,5 +1,6 @@
 """What moves an image and its labels alike."""
 
+import colorsys
 from functools import partial
 
 import numpy as np
@@ -19,6 +20,7 @@ from acmix.data.joint import (
     moved,
     normalise,
     one_of,
+    saturated,
     scaled_size,
     to_float,
     whole_number,
@@ -78,19 +80,66 @@ def test_a_resized_image_keeps_its_ratio_and_one_pixel_at_least(size, expected):
     assert scaled_size(*size, shorter=800, longest=1333) == expected
 
 
-def test_photometric_distortion_changes_colours_and_keeps_channels():
-    image = as_image(picture(8, 8))
+def test_photometric_distortion_depends_on_the_generator_alone_and_leaves_labels():
+    image, mask = as_image(picture(8, 8)), tv_tensors.Mask(torch.ones(8, 8, dtype=torch.uint8))
+    distort = PhotometricDistortion()
+    with seeded(1):
+        first, labels = distort(image, mask)
+    with seeded(1):
+        assert torch.equal(distort(image, mask)[0], first)
+    assert not torch.equal(first, image)
+    assert isinstance(first, tv_tensors.Image)
+    assert first.dtype == torch.uint8
+    assert torch.equal(labels, mask)
+
+
+def test_photometric_distortion_draws_each_change_half_of_the_time_within_its_range():
     distort = PhotometricDistortion(hue=0.1)
     with seeded(1):
-        drawn = [distort.make_params([image]) for _ in range(50)]
-    assert {each["channel_permutation"] for each in drawn} == {None}
-    hues = [each["hue_factor"] for each in drawn if each["hue_factor"] is not None]
-    assert 0.05 < max(map(abs, hues)) <= 0.1
-    with seeded(1):
-        first = distort(image)
-    with seeded(1):
-        assert torch.equal(distort(image), first)
-    assert not torch.equal(first, image)
+        drawn = [distort.make_params([]) for _ in range(400)]
+    for key, low, high in (
+        ("brightness", -32 / 255, 32 / 255),
+        ("contrast", 0.5, 1.5),
+        ("saturation", 0.5, 1.5),
+        ("hue", -0.1, 0.1),
+    ):
+        values = [each[key] for each in drawn if each[key] is not None]
+        assert 160 < len(values) < 240
+        assert low <= min(values) < low + 0.05 * (high - low)
+        assert high - 0.05 * (high - low) < max(values) <= high
+    assert 160 < sum(each["contrast_first"] for each in drawn) < 240
+
+
+NOTHING = dict.fromkeys(("brightness", "contrast", "saturation", "hue")) | {"contrast_first": True}
+
+
+def test_brightness_adds_and_contrast_multiplies():
+    image = tv_tensors.Image(torch.tensor([0, 100, 250], dtype=torch.uint8)[:, None, None])
+
+    def changed(**params):
+        return PhotometricDistortion().transform(image, NOTHING | params).flatten().tolist()
+
+    assert changed() == [0, 100, 250]
+    assert changed(brightness=20 / 255) == [20, 120, 255]
+    assert changed(brightness=-20 / 255) == [0, 80, 230]
+    assert changed(contrast=0.5, brightness=-20 / 255) == [0, 40, 115]
+    assert changed(contrast=1.2) == [0, 120, 255]
+    # a third of the circle: red to green
+    assert changed(hue=1 / 3) != changed(hue=-1 / 3)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 1.5])
+def test_saturation_is_multiplied_and_cut_at_one(factor):
+    image = torch.rand(3, 5, 6, generator=torch.Generator().manual_seed(0))
+    image[:, 0, 0] = 0.0
+    image[:, 0, 1] = 0.3
+    image[:, 0, 2] = torch.tensor([1.0, 0.0, 0.0])
+    found = saturated(image, factor)
+    for row in range(5):
+        for column in range(6):
+            hue, saturation, value = colorsys.rgb_to_hsv(*image[:, row, column].tolist())
+            expected = colorsys.hsv_to_rgb(hue, min(1.0, saturation * factor), value)
+            torch.testing.assert_close(found[:, row, column], torch.tensor(expected), atol=1e-5, rtol=0)
 
 
 def test_a_picture_is_turned_unless_its_labels_have_the_stored_size(tmp_path):
