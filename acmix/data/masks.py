@@ -98,6 +98,13 @@ def mask_of_runs(runs: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.repeat(inside, runs).reshape(width, height).T
 
 
+def runs_of_mask(mask: np.ndarray) -> np.ndarray:
+    """A mask (h, w) of 0 and 1 as run lengths, int64 (runs,)."""
+    columns = mask.T.reshape(-1)  # (w * h,)
+    places = np.flatnonzero(np.diff(columns, prepend=0))
+    return np.diff(places, prepend=0, append=columns.size)
+
+
 def mask_of_polygons(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
     """The union of polygons as uint8 (h, w) of 0 and 1.
 
@@ -108,15 +115,21 @@ def mask_of_polygons(polygons: list[np.ndarray], height: int, width: int) -> np.
     """
     mask = np.zeros((height, width), dtype=np.uint8)
     for polygon in polygons:
-        mask |= mask_of_runs(filled(polygon.reshape(-1, 2), height, width), height, width)
+        mask |= mask_of_runs(filled(polygon, height, width), height, width)
     return mask
 
 
-def filled(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The inside of a polygon with points (points, 2) as run lengths (runs,)."""
-    size = np.array([width, height])
+def within(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A polygon (2 * points,) without points that are very far away."""
+    size = np.tile([width, height], len(polygon) // 2)
+    return polygon.clip(-FAR * size, (FAR + 1) * size)
+
+
+def filled(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The inside of a polygon (2 * points,) as run lengths (runs,)."""
+    points = within(polygon, height, width).reshape(-1, 2)
     # truncated as C does it; beyond the image that matters
-    fine = np.trunc(FINE * points.clip(-FAR * size, (FAR + 1) * size) + 0.5).astype(np.int64)  # (points, 2)
+    fine = np.trunc(FINE * points + 0.5).astype(np.int64)  # (points, 2)
     sides = np.concatenate([fine, np.roll(fine, -1, axis=0)], axis=1)  # (points, 4): from x, from y, to x, to y
     steps = np.abs(sides[:, 2:] - sides[:, :2]).max(axis=1)  # (points,)
     changes = np.empty(0, dtype=np.int64)

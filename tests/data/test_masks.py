@@ -1,23 +1,16 @@
 """Outlines as masks, against pycocotools."""
 
 import tracemalloc
-import warnings
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acmix.data.masks import BrokenOutline, mask_of_polygons, mask_of_runs, run_lengths
+from acmix.data.masks import BrokenOutline, mask_of_polygons, mask_of_runs, run_lengths, runs_of_mask
+from tests.support.coco import oracle_mask
 
 oracle = pytest.importorskip("pycocotools.mask")
-
-
-def expected(polygons: list[list[float]], height: int, width: int) -> np.ndarray:
-    with warnings.catch_warnings():
-        # pycocotools meets NumPy 2
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return oracle.decode(oracle.frPyObjects(polygons, height, width)).max(axis=2)
 
 
 def found(polygons: list[list[float]], height: int, width: int) -> np.ndarray:
@@ -31,12 +24,12 @@ polygon = st.lists(st.tuples(coordinate, coordinate), min_size=3, max_size=12).m
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(polygon, min_size=1, max_size=3), st.integers(10, 30), st.integers(10, 30))
 def test_polygons_are_filled_as_pycocotools_fills_them(polygons, height, width):
     mask = found(polygons, height, width)
     assert mask.dtype == np.uint8
-    assert np.array_equal(mask, expected(polygons, height, width))
+    assert np.array_equal(mask, oracle_mask(polygons, height, width))
 
 
 @pytest.mark.parametrize(("height", "width"), [(480, 640), (1, 5000), (5000, 1), (1, 1)])
@@ -44,7 +37,7 @@ def test_polygons_of_any_size_of_image(height, width):
     angle = np.linspace(0, 2 * np.pi, 50)
     points = np.stack([(0.5 + 0.4 * np.cos(angle)) * width, (0.5 + 0.6 * np.sin(angle)) * height], axis=1)
     polygons = [points.ravel().tolist(), [0.0, 0.0, width, 0.0, width, height / 3]]
-    assert np.array_equal(found(polygons, height, width), expected(polygons, height, width))
+    assert np.array_equal(found(polygons, height, width), oracle_mask(polygons, height, width))
 
 
 def test_long_outlines_are_walked_in_parts(monkeypatch):
@@ -53,7 +46,7 @@ def test_long_outlines_are_walked_in_parts(monkeypatch):
     whole = found(polygons, 40, 40)
     monkeypatch.setattr("acmix.data.masks.POINTS", 100)
     assert np.array_equal(found(polygons, 40, 40), whole)
-    assert np.array_equal(whole, expected(polygons, 40, 40))
+    assert np.array_equal(whole, oracle_mask(polygons, 40, 40))
 
 
 def test_points_far_away_take_no_memory():
@@ -64,7 +57,7 @@ def test_points_far_away_take_no_memory():
     assert mask.all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 1), st.integers(0, 1000))
 def test_run_lengths_are_read_as_pycocotools_writes_them(height, width, share, seed):
     mask = (np.random.default_rng(seed).random((height, width)) < share).astype(np.uint8)
@@ -73,6 +66,7 @@ def test_run_lengths_are_read_as_pycocotools_writes_them(height, width, share, s
         runs = run_lengths(counts, height, width)
         assert np.array_equal(mask_of_runs(runs, height, width), mask)
         assert np.array_equal(run_lengths(runs.tolist(), height, width), runs)
+        assert np.array_equal(runs_of_mask(mask), runs)
 
 
 def test_run_lengths_of_a_large_image():

@@ -1,0 +1,76 @@
+"""Where the annotations and the images of a split lie in a folder laid out as COCO's, or nearly so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from acmix.config import Data
+from acmix.data.sources import split_name
+from acmix.errors import UsageError
+
+ANNOTATIONS = ("annotations/instances_{}.json", "annotations/{}.json", "{}/_annotations.coco.json")
+IMAGES = ("{}", "images/{}")
+# splits that a message names
+SHOWN = 5
+
+
+def find_split(data: Data, split: str) -> tuple[Path, Path]:
+    """Finds a split.
+
+    Args:
+        data: gives dir, and the name of the split in train_split or val_split.
+        split: "train" or "val".
+
+    Returns:
+        The file of annotations and the folder of images.
+
+    Raises:
+        UsageError: one of them is missing; or settings that are for classification.
+    """
+    if data.format != "auto":
+        raise UsageError(f"data.format={data.format} is for task.name=classify; leave it out: detection reads COCO's")
+    if data.split is not None:
+        raise UsageError(
+            f"data.split={data.split:g} is for task.name=classify; leave it out, and name a split with annotations of"
+            " its own in data.val_split"
+        )
+    layout = "a folder with annotations/instances_train2017.json and train2017/"
+    if not data.dir:
+        raise UsageError(f"no data folder is given; add --data DIR, {layout}")
+    root = Path(data.dir).expanduser()
+    if not root.is_dir():
+        raise UsageError(f"{root} is {'a file' if root.exists() else 'not there'}; expected {layout}")
+    name = split_name(data, split)
+    files = [root / each.format(name) for each in ANNOTATIONS]
+    file = next((each for each in files if each.is_file()), None)
+    if file is None:
+        raise UsageError(f"{root} has no {ANNOTATIONS[0].format(name)}{instead(root, split)}")
+    folders = [root / each.format(name) for each in IMAGES]
+    folder = next((each for each in folders if each.is_dir()), None)
+    if folder is None:
+        raise UsageError(f"{root} has no folder {name}/ or images/{name}/; expected the images of {file.name} in it")
+    return file, folder
+
+
+def instead(root: Path, split: str) -> str:
+    """What to add where a split is missing: which there are, and how to name one."""
+    found = splits(root)
+    if not found:
+        return (
+            f", nor any other annotations in COCO's format ({', '.join(each.format('SPLIT') for each in ANNOTATIONS)});"
+            " expected a folder like COCO's"
+        )
+    some = ", ".join(found[:SHOWN]) + (", …" if len(found) > SHOWN else "")
+    likely = next((each for each in found if each.startswith(split)), found[0])
+    return f"; it has annotations of {some}: set data.{split}_split={likely}, or name another"
+
+
+def splits(root: Path) -> list[str]:
+    """The names of the splits that have annotations in a folder, sorted."""
+    found = set()
+    for pattern in ANNOTATIONS:
+        before, _, after = pattern.partition("{}")
+        for path in root.glob(f"{before}*{after}"):
+            found.add(path.relative_to(root).as_posix().removeprefix(before).removesuffix(after))
+    # annotations/{}.json meets annotations/instances_{}.json as well
+    return sorted(each for each in found if not each.startswith("instances_"))
