@@ -1,0 +1,151 @@
+"""Opens a detection data set in COCO's format, for training and for evaluation on any number of processes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from acmix.config import Augment, Config, Data, Task
+from acmix.data.classes import Trained, some
+from acmix.data.coco import OUTLINE, Coco, read_coco
+from acmix.data.coco_folder import find_split
+from acmix.data.dataset import OtherClasses
+from acmix.data.detection_dataset import DetectionDataset, collate_detection
+from acmix.data.detection_transforms import training_transform
+from acmix.data.image import reader
+from acmix.data.loader import TrainLoader, ValLoader, evaluation_batches, training_batches
+from acmix.errors import UsageError
+from acmix.names import places
+
+
+def detection_train_loader(
+    config: Config, *, rank: int = 0, world_size: int = 1, pin_memory: bool = False
+) -> TrainLoader:
+    """Opens the training split of a detection data set for one process.
+
+    An epoch's order is a permutation, in which the images of a step are all wide or all high, as far as they go.
+    Arguments, result and errors are as for `acmix.data.train_loader`; batches are `DetectionBatch`.
+    """
+    dataset = open_coco(config.data, "train", config.task, augment=config.augment, seed=config.train.seed)
+    return training_batches(
+        config,
+        dataset,
+        collate=collate_detection,
+        groups=dataset.groups,
+        rank=rank,
+        world_size=world_size,
+        pin_memory=pin_memory,
+    )
+
+
+def detection_val_loader(
+    config: Config,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+    batch_size: int | None = None,
+    trained: Trained | None = None,
+) -> ValLoader:
+    """Opens the validation split of a detection data set for one process.
+
+    Arguments, result and errors are as for `acmix.data.val_loader`; batches are `DetectionBatch`. Without `trained`,
+    the classes are `task.classes`, else the categories of the split itself.
+    """
+    dataset = open_coco(config.data, "val", config.task, seed=config.train.seed, trained=trained)
+    return evaluation_batches(
+        config,
+        dataset,
+        collate=collate_detection,
+        rank=rank,
+        world_size=world_size,
+        pin_memory=pin_memory,
+        batch_size=batch_size,
+    )
+
+
+def open_coco(
+    data: Data,
+    split: str,
+    task: Task,
+    *,
+    augment: Augment | None = None,
+    seed: int = 0,
+    trained: Trained | None = None,
+) -> DetectionDataset:
+    """Opens a split of a data set in COCO's format: `annotations/instances_<split>.json` and `<split>/`.
+
+    Args:
+        data: where it lies, and the names of the splits.
+        split: "train" or "val".
+        task: gives head, num_classes, classes and the sizes of training images.
+        augment: gives the training transform, and an unreadable image gives way to the next one; None: evaluation,
+            where an unreadable image has weight 0.
+        seed: of the augmentation where rows are asked for by a bare index.
+        trained: the classes of a model, whose labels the objects then have; None: `task.classes`, or else the
+            categories of the split, by id.
+
+    Raises:
+        UsageError: a missing or damaged file, other classes than configured, no object to learn or to find.
+    """
+    file, folder = find_split(data, split)
+    coco = read_coco(file, with_outlines=bool(task.has_masks))
+    if trained is None and task.classes is not None:
+        trained = Trained(list(task.classes), True, "task.classes")
+    check_objects(coco, task)
+    classes, table = labels_of(coco, task, trained)
+    return DetectionDataset(
+        coco=coco,
+        folder=folder,
+        classes=classes,
+        label_of=table,
+        split=split,
+        transform=None if augment is None else training_transform(task, augment),
+        seed=seed,
+        read=reader(data),
+    )
+
+
+def check_objects(coco: Coco, task: Task) -> None:
+    """Refuses a split without an object to learn or to find."""
+    if not coco.crowd.all():
+        return
+    if task.has_masks and any(OUTLINE[1] in note or OUTLINE[0] in note for note in coco.notes) and not len(coco.crowd):
+        advice = f"task.head={task.head} needs outlines (segmentation); set task.head=faster_rcnn for boxes alone"
+    else:
+        advice = "expected boxes with an area, of the categories that the file lists"
+    raise UsageError(f"{coco.file} has no object to learn or to find{of_notes(coco)}; {advice}")
+
+
+def of_notes(coco: Coco) -> str:
+    """What was left out, for a message."""
+    return f" ({', '.join(coco.notes)})" if coco.notes else ""
+
+
+def labels_of(coco: Coco, task: Task, trained: Trained | None) -> tuple[list[str], np.ndarray]:
+    """The classes, and the place among them of each category: -1 for one without objects that a model does not know.
+
+    Raises:
+        UsageError: another number of classes than configured, or objects of a class that the model does not know.
+    """
+    found = coco.classes
+    if trained is None or (not trained.are_named and len(trained.names) == len(found)):
+        if len(found) != task.num_classes:
+            raise OtherClasses(
+                f"the data has {len(found)} classes, but task.num_classes is {task.num_classes};"
+                f" add task.num_classes={len(found)}",
+                len(found),
+            )
+        return (found if trained is None else list(trained.names)), np.arange(len(found))
+    if not trained.are_named:
+        raise UsageError(
+            f"{trained.where} knows its {len(trained.names)} classes by number alone, and {coco.file} has {len(found)}"
+            " categories, so it is unclear which is which; name the classes in task.classes"
+        )
+    place = places(trained.names)
+    table = np.array([-1 if (label := place(name)) is None else label for name in found])
+    if unknown := [found[label] for label in np.unique(coco.labels).tolist() if table[label] < 0]:
+        raise UsageError(
+            f"{trained.where} has other classes than {coco.file}: not {some(unknown)}, but {some(trained.names)};"
+            " give the data that fits"
+        )
+    return list(trained.names), table
