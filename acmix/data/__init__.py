@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from acmix.data.batch import Batch, UnreadableFiles
     from acmix.data.classes import Trained
     from acmix.data.dataset import ImageDataset, open_dataset
+    from acmix.data.detection import detection_train_loader, detection_val_loader
+    from acmix.data.detection_dataset import DetectionBatch, DetectionDataset
     from acmix.data.image import evaluation_transform, read_image
     from acmix.data.loader import TrainLoader, ValLoader, train_loader, val_loader
     from acmix.data.segmentation import (
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Batch",
+    "DetectionBatch",
+    "DetectionDataset",
     "ImageDataset",
     "SegmentationBatch",
     "SegmentationDataset",
@@ -30,6 +34,8 @@ __all__ = [
     "Trained",
     "UnreadableFiles",
     "ValLoader",
+    "detection_train_loader",
+    "detection_val_loader",
     "evaluation_transform",
     "open_dataset",
     "read_image",
@@ -44,6 +50,8 @@ __getattr__, __dir__ = on_first_use(
     __name__,
     {
         "Batch": "acmix.data.batch",
+        "DetectionBatch": "acmix.data.detection_dataset",
+        "DetectionDataset": "acmix.data.detection_dataset",
         "ImageDataset": "acmix.data.dataset",
         "SegmentationBatch": "acmix.data.segmentation",
         "SegmentationDataset": "acmix.data.segmentation",
@@ -52,6 +60,8 @@ __getattr__, __dir__ = on_first_use(
         "Trained": "acmix.data.classes",
         "UnreadableFiles": "acmix.data.batch",
         "ValLoader": "acmix.data.loader",
+        "detection_train_loader": "acmix.data.detection",
+        "detection_val_loader": "acmix.data.detection",
         "evaluation_transform": "acmix.data.image",
         "open_dataset": "acmix.data.dataset",
         "read_image": "acmix.data.image",
