@@ -13,13 +13,11 @@ from torch import nn
 
 from acmix.config import Config
 from acmix.data import UnreadableFiles
-from acmix.data.classes import labels_follow_names
 from acmix.data.loader import worker_count
 from acmix.errors import UsageError
-from acmix.models.freezing import freeze_old, is_new
+from acmix.models.freezing import is_new
 from acmix.names import composed
 from acmix.ops import dispatch
-from acmix.released.start import Started, start_from
 from acmix.tasks import Task
 from acmix.train import checkpoint
 from acmix.train.distributed import World, together
@@ -27,6 +25,7 @@ from acmix.train.length import epochs_begun, total_steps
 from acmix.train.meter import Meter
 from acmix.train.optim import Precision, create_optimizer
 from acmix.train.resume import describe_changes, refuse_another_network, refuse_another_run, settings_then
+from acmix.train.starting import start
 from acmix.train.words import output_option
 
 
@@ -269,26 +268,6 @@ def with_shared_statistics(model: nn.Module, config: Config, world: World) -> nn
     from acmix.train.sync_norm import synchronised
 
     return synchronised(model, world.size, heads_alone=wanted is None)
-
-
-def start(model: nn.Module, config: Config, classes: list[str]) -> Started:
-    """Loads what `model.checkpoint` has for a new run.
-
-    Raises:
-        UsageError: it does not fit.
-    """
-    settings = config.model
-    assert settings.checkpoint
-    started = start_from(
-        model,
-        settings.checkpoint,
-        classes=classes,
-        sorted_names=labels_follow_names(config.data),
-        head=settings.head,
-    )
-    if settings.freeze:
-        freeze_old(model, started.drawn)
-    return started
 
 
 def first_difference(was: list[str], now: list[str]) -> str:

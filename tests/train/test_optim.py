@@ -37,6 +37,32 @@ def test_no_decay_for_vectors_biases_rates_and_position_tables() -> None:
     assert "layers.0.blocks.0.attn.qkv.weight" in decayed
 
 
+def decayed_by(*overrides: str) -> set[str]:
+    """The last parts of the names of what is decayed."""
+    config = tiny_config("", *overrides)
+    model = build_model(config)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = create_optimizer(model, config, 8).param_groups
+    assert sum(len(group["params"]) for group in groups) == len(names)
+    return {names[id(each)] for group in groups if group["weight_decay"] for each in group["params"]}
+
+
+def test_detection_recipes_decay_biases_or_all_but_never_the_rates() -> None:
+    block = "layers.0.blocks.0"
+    usual, norms, nothing = (
+        decayed_by(*given) for given in ([], ["optimizer.no_decay=norms"], ["optimizer.no_decay=nothing"])
+    )
+    assert usual < norms < nothing
+    assert f"{block}.attn.qkv.bias" in norms - usual
+    assert {f"{block}.norm1.weight", f"{block}.attn.relative_position_bias_table"} <= nothing - norms
+    assert not [name for name in nothing if "rate_" in name]
+
+
+def test_layers_of_other_rates_do_not_go_with_another_decay() -> None:
+    with pytest.raises(UsageError, match="does not go with optimizer.layer_decay"):
+        decayed_by("optimizer.no_decay=norms", "optimizer.layer_decay=0.8")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_optimizer_of_timm_moves_every_weight(name: str) -> None:
     torch.manual_seed(0)

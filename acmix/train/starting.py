@@ -1,0 +1,118 @@
+"""Begins a new run with the weights of `model.checkpoint`: a classifier's, or a whole detector's or segmenter's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from acmix.config import Config
+from acmix.data.classes import labels_follow_names
+from acmix.errors import UsageError
+from acmix.models.freezing import freeze_old
+from acmix.released.safe_load import safe_load
+from acmix.released.start import LEAST_SHARE, Started, drawn_as, fresh_rates, sides, start_from, unfit
+from acmix.released.unwrap import FORMAT
+
+# what the parameters of a detector's or segmenter's network begin with
+FEATURES = "features."
+
+
+def start(model: nn.Module, config: Config, classes: list[str]) -> Started:
+    """Loads what `model.checkpoint` has for a new run.
+
+    Args:
+        model: changed in place.
+        config: of the run.
+        classes: names, in the order of the labels.
+
+    Returns:
+        What was taken, drawn new and left out.
+
+    Raises:
+        UsageError: it does not fit.
+    """
+    settings = config.model
+    assert settings.checkpoint
+    if config.task.name != "classify":
+        return start_with_head(model, config, settings.checkpoint)
+    started = start_from(
+        model,
+        settings.checkpoint,
+        classes=classes,
+        sorted_names=labels_follow_names(config.data),
+        head=settings.head,
+    )
+    if settings.freeze:
+        freeze_old(model, started.drawn)
+    return started
+
+
+def start_with_head(model: Any, config: Config, file: str) -> Started:
+    """Loads a detector or segmenter of the same kind with its head, or else a classifier's body alone.
+
+    Raises:
+        UsageError: it does not fit.
+    """
+    if config.model.head != "auto":
+        raise UsageError(
+            f"model.head={config.model.head} is for classification, not for task.name={config.task.name}; leave it out"
+        )
+    content = safe_load(file)
+    of_task = own_task(content)
+    if of_task == (config.task.name, config.task.head):
+        return start_whole(model, content, file)
+    started = start_from(model.features.network, file)
+    what = f"{config.task.head}: pyramid and head are drawn at random"
+    other = f"; {file} is of {' '.join(of_task)}, whose head does not fit" if of_task else ""
+    started.notes.append(what + other)
+    return started
+
+
+def own_task(content: dict[str, Any]) -> tuple[str, str] | None:
+    """Task and head of a detector's or segmenter's checkpoint; None of any other file."""
+    config = content.get("config")
+    task = config.get("task") if content.get("format") == FORMAT and isinstance(config, dict) else None
+    if not isinstance(task, dict) or task.get("name", "classify") == "classify":
+        return None
+    return str(task.get("name")), str(task.get("head"))
+
+
+def start_whole(model: nn.Module, content: dict[str, Any], file: str) -> Started:
+    """Loads all tensors of the same name and shape; those outside the network may have other shapes, and are drawn new.
+
+    Raises:
+        UsageError: the network's tensors differ, or the file holds less than half of the numbers.
+    """
+    given: dict[str, Any] = content.get("average") or content["model"]
+    own = model.state_dict()
+    rates, notes = fresh_rates(model, own, given, file)
+    report = Started(file, notes=notes, sizes={key: value.numel() for key, value in own.items()})
+    new = dict(rates)
+    for key, mine in own.items():
+        value = given.get(key)
+        if not isinstance(value, Tensor):
+            report.drawn[key] = drawn_as(key, rates)
+        elif problem := unfit(value, mine):
+            raise UsageError(f"{file} does not fit: {key} {problem}; give a file of plain finite numbers")
+        elif value.shape == mine.shape:
+            report.taken.append(key)
+            new[key] = value
+        elif key.startswith(FEATURES):
+            raise UsageError(
+                f"{file} does not fit: {key} is {sides(value)} there and {sides(mine)} here; set model.name and "
+                "model.args as there"
+            )
+        else:
+            report.drawn[key] = f"{sides(value)} there, {sides(mine)} here"
+    share = sum(own[key].numel() for key in report.taken) / max(1, sum(each.numel() for each in own.values()))
+    if share < LEAST_SHARE:
+        raise UsageError(
+            f"{file} holds the weights of another model: it has {share:.0%} of the numbers, at least {LEAST_SHARE:.0%} "
+            "was expected; give the file of this model, or another model.name"
+        )
+    report.left_out = [key for key in given if key not in own]
+    with torch.no_grad():
+        model.load_state_dict({**own, **new})
+    return report
