@@ -1,6 +1,6 @@
 """Segmentation: images with a class for each pixel, their batches, and the loaders of both splits."""
 
-# b rows of a batch, H W height and width of a crop, h w those of one image, h0 w0 those of its label map
+# b rows of a batch, C channels, H W height and width of a crop, h w those of one image, h0 w0 those of its label map
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from acmix.errors import UsageError
 class SegmentationRow(NamedTuple):
     """One row of a batch; see `SegmentationBatch` for the meaning of the fields."""
 
-    image: torch.Tensor  # (3, h, w) float32, normalised
+    image: torch.Tensor  # (C, h, w) float32, normalised
     target: torch.Tensor  # (h0, w0) uint8, 255 = ignored
     weight: float
     failed: int
@@ -46,7 +46,7 @@ class SegmentationBatch(NamedTuple):
     `index` holds the dataset index the row was asked for, -1 for padding.
     """
 
-    images: torch.Tensor | list[torch.Tensor]  # (b, 3, H, W), or b of (3, h, w): float32, normalised
+    images: torch.Tensor | list[torch.Tensor]  # (b, C, H, W), or b of (C, h, w): float32, normalised
     targets: torch.Tensor | list[torch.Tensor]  # (b, H, W), or b of (h0, w0): int64, 255 = ignored
     weights: torch.Tensor  # (b,) float32
     failed: torch.Tensor  # (b,) int64
@@ -108,7 +108,7 @@ class SegmentationDataset(Dataset[SegmentationRow]):
         read: reads an image as RGB.
         prepare: from a picture and its classes, uint8 (h0, w0), to a row's image and target.
         training: whether the rows are for training.
-        blank_size: height and width of a row without an image.
+        blank_shape: channels, height and width of a row without an image.
         seed: of the augmentation where rows are asked for by a bare index.
     """
 
@@ -119,7 +119,7 @@ class SegmentationDataset(Dataset[SegmentationRow]):
     read: Callable[..., Image.Image]
     prepare: Callable[[Image.Image, np.ndarray], tuple[torch.Tensor, torch.Tensor]]
     training: bool
-    blank_size: tuple[int, int]
+    blank_shape: tuple[int, int, int]
     seed: int
 
     @property
@@ -157,8 +157,8 @@ class SegmentationDataset(Dataset[SegmentationRow]):
 
     def blank(self, failed: int, index: int) -> SegmentationRow:
         """A row of weight 0."""
-        target = torch.full(self.blank_size, IGNORED, dtype=torch.uint8)
-        return SegmentationRow(torch.zeros(3, *self.blank_size), target, 0.0, failed, index)
+        target = torch.full(self.blank_shape[1:], IGNORED, dtype=torch.uint8)
+        return SegmentationRow(torch.zeros(self.blank_shape), target, 0.0, failed, index)
 
     def pair(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """A row's picture, RGB (w0, h0), and its classes, uint8 (h0, w0); UsageError or OSError where one is unfit."""
@@ -187,7 +187,7 @@ def open_segmentation(
     """Opens a split of images with label maps.
 
     Args:
-        config: data, task, augment.hflip, train.seed.
+        config: data, task, augment.hflip, model.in_chans, train.seed.
         split: "train" or "val".
         training: whether rows are changed at random, in crops; else images are resized, and label maps keep their size.
         trained: the classes of a model, whose labels the rows then have; None: the data's own.
@@ -198,7 +198,7 @@ def open_segmentation(
     task = config.task
     pairs = open_pairs(config.data, split)
     labels = open_labels(pairs.root, task, trained)
-    align = task.align or 1
+    height, width = task.crop_sides if training else (task.align or 1,) * 2
     return SegmentationDataset(
         pairs=pairs,
         labels=labels,
@@ -207,7 +207,7 @@ def open_segmentation(
         read=reader(config.data),
         prepare=training_transform(config) if training else evaluation_transform(config),
         training=training,
-        blank_size=task.crop_sides if training else (align, align),
+        blank_shape=(config.model.in_chans, height, width),
         seed=config.train.seed,
     )
 

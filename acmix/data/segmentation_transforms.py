@@ -5,7 +5,7 @@ normalisation, padding to the crop. Evaluation: the image alone is resized; its 
 resized to that before classes are chosen.
 """
 
-# h, w height and width of one image; H, W those of a crop
+# h, w height and width of one image; H, W those of a crop; C channels, 3 or 1
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class TrainingTransform:
         class_share: largest share of one class in a crop, see `draw_crop`.
         hflip: probability of a flip left to right.
         distort: changes the colours of a uint8 image; None: nothing does.
-        mean: of the normalisation, one value a channel.
+        mean: of the normalisation, one value for each channel of the result: 3, or 1 for grey.
         std: likewise.
     """
 
@@ -74,7 +74,7 @@ class TrainingTransform:
             labels: its classes, uint8 (h, w), 255 = ignored.
 
         Returns:
-            Normalised float32 (3, H, W) and classes uint8 (H, W), filled up at the right and at the bottom, where the
+            Normalised float32 (C, H, W) and classes uint8 (H, W), filled up at the right and at the bottom, where the
             resized image is smaller, with 0 (the mean colour) and 255.
         """
         factor, shorter = between(*self.scale), one_of(self.sizes)
@@ -86,7 +86,7 @@ class TrainingTransform:
             image, targets = F.horizontal_flip(image), F.horizontal_flip(targets)
         if self.distort is not None:
             image = self.distort(image)
-        image = normalise(to_float(image), self.mean, self.std)
+        image = normalise(in_channels(to_float(image), len(self.mean)), self.mean, self.std)
         # left, top, right, bottom
         space = [0, 0, self.crop[1] - image.shape[2], self.crop[0] - image.shape[1]]
         filled: Any = F.pad(targets, space, fill=IGNORED)  # pyright: ignore[reportArgumentType]  (a mask takes a number)
@@ -101,7 +101,7 @@ class EvaluationTransform:
         shorter: pixels of the shorter side.
         longest: most pixels of the longer side; the shorter one is then smaller.
         align: the resized sides are rounded up to multiples of it.
-        mean: of the normalisation, one value a channel.
+        mean: of the normalisation, one value for each channel of the result: 3, or 1 for grey.
         std: likewise.
     """
 
@@ -112,24 +112,25 @@ class EvaluationTransform:
     std: tuple[float, ...]
 
     def image(self, picture: Image.Image) -> torch.Tensor:
-        """An RGB picture as normalised float32 (3, h, w)."""
+        """An RGB picture as normalised float32 (C, h, w)."""
         size = scaled_size(picture.height, picture.width, self.shorter, self.longest)
         size = [-(-side // self.align) * self.align for side in size]
-        return normalise(to_float(F.resize(as_image(picture), size, antialias=True)), self.mean, self.std)
+        image = to_float(F.resize(as_image(picture), size, antialias=True))
+        return normalise(in_channels(image, len(self.mean)), self.mean, self.std)
 
     def __call__(self, picture: Image.Image, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """An RGB picture (w0, h0) and its classes, uint8 (h0, w0), as (3, h, w) and (h0, w0)."""
+        """An RGB picture (w0, h0) and its classes, uint8 (h0, w0), as (C, h, w) and (h0, w0)."""
         return self.image(picture), torch.from_numpy(labels)
 
 
 def training_transform(config: Config) -> TrainingTransform:
     """What a configuration's training does: task.min_size, max_size, scale, crop, crop_class_share and photometric,
-    augment.hflip, data.mean and data.std.
+    augment.hflip, model.in_chans, data.mean and data.std.
     """
     task = config.task
     assert task.min_size
     assert task.max_size
-    mean, std = normalisation(config.data, 3)
+    mean, std = normalisation(config.data, config.model.in_chans)
     return TrainingTransform(
         sizes=task.min_size,
         longest=task.max_size,
@@ -144,14 +145,19 @@ def training_transform(config: Config) -> TrainingTransform:
 
 
 def evaluation_transform(config: Config) -> EvaluationTransform:
-    """What a configuration's evaluation does: the largest of task.min_size, task.max_size, task.align, data.mean and
-    data.std.
+    """What a configuration's evaluation does: the largest of task.min_size, task.max_size, task.align, model.in_chans,
+    data.mean and data.std.
     """
     task = config.task
     assert task.min_size
     assert task.max_size
-    mean, std = normalisation(config.data, 3)
+    mean, std = normalisation(config.data, config.model.in_chans)
     return EvaluationTransform(max(task.min_size), task.max_size, task.align or 1, mean, std)
+
+
+def in_channels(image: torch.Tensor, channels: int) -> torch.Tensor:
+    """An image (3, h, w) as it is, or as grey (1, h, w)."""
+    return F.rgb_to_grayscale(image) if channels == 1 else image
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> tv_tensors.Mask:

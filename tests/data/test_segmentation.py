@@ -1,5 +1,6 @@
 """Which images a segmentation run sees, in which order and how changed, and what becomes of those it cannot read."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +306,19 @@ def test_pairs_of_very_different_sizes_make_one_batch(tmp_path):
     assert batch.weights.tolist() == [1] * 4
     assert [tuple(target.shape) for target in batch.targets] == [(1, 5000), (60, 1), (1, 1), (200, 300)]
     assert max(max(image.shape) for image in batch.images) <= 64
+
+
+def test_a_dataset_goes_to_other_processes(folder):
+    for training in (True, False):
+        dataset = open_segmentation(config(folder, photometric=True), "train", training=training)
+        again = pickle.loads(pickle.dumps(dataset))
+        assert all(torch.equal(a, b) for a, b in zip(dataset[2, 9][:2], again[2, 9][:2], strict=True))
+
+
+def test_a_grey_network_gets_rows_of_one_channel_blank_ones_too(folder):
+    settings = validate({**config(folder).model_dump(), "model": {"in_chans": 1}})
+    batches = [*segmentation_train_loader(settings).epoch(0), *segmentation_val_loader(settings, world_size=2, rank=1)]
+    assert {image.shape[0] for batch in batches for image in batch.images} == {1}
 
 
 def test_rows_beyond_the_end_are_refused(folder):

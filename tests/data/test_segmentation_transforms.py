@@ -203,6 +203,17 @@ def test_evaluation_normalises():
     torch.testing.assert_close(image[:, 0, 0], torch.tensor(expected))
 
 
+def test_a_grey_network_gets_one_channel():
+    settings = validate({**config(photometric=True).model_dump(), "model": {"in_chans": 1}})
+    classes = blocks(0)
+    picture = Image.fromarray(COLOURS[classes])
+    with seeded(0):
+        image, target = training_transform(settings)(picture, classes)
+    assert (image.shape, target.shape) == ((1, 48, 48), (48, 48))
+    white = evaluation_transform(settings).image(Image.new("RGB", (4, 4), "white"))
+    torch.testing.assert_close(white[:, 0, 0], torch.tensor([(1 - sum(MEAN) / 3) / (sum(STD) / 3)]), atol=1e-3, rtol=0)
+
+
 def test_transforms_go_to_other_processes():
     for transform in (training_transform(config(photometric=True)), evaluation_transform(config())):
         again = pickle.loads(pickle.dumps(transform))
