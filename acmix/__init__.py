@@ -14,6 +14,7 @@ from acmix.lazy import on_first_use
 
 if TYPE_CHECKING:
     from acmix import ops
+    from acmix.heads import create_detector
     from acmix.layers import ACmix1d, ACmix2d, ConvPath, path_rates, replace_conv
     from acmix.layers.fold import fold
     from acmix.models import create_model, list_models
@@ -29,6 +30,7 @@ __all__ = [
     "ACmix2d",
     "ConvPath",
     "add_conv_path",
+    "create_detector",
     "create_model",
     "fold",
     "from_official",
@@ -48,6 +50,7 @@ __getattr__, __dir__ = on_first_use(
         "ACmix2d": "acmix.layers",
         "ConvPath": "acmix.layers",
         "add_conv_path": "acmix.models.upgrade",
+        "create_detector": "acmix.heads",
         "create_model": "acmix.models",
         "fold": "acmix.layers.fold",
         "from_official": "acmix.released",

@@ -71,19 +71,24 @@ class Features(nn.Module):
         info = self.body.feature_info
         channels, strides = info.channels(), info.reduction()
         # the last map of each stride
-        places = [i for i, each in enumerate(strides) if each >= FIRST_STRIDE and each not in strides[i + 1 :]]
+        self.places = [i for i, each in enumerate(strides) if each >= FIRST_STRIDE and each not in strides[i + 1 :]]
+        self.channels: list[int] = [channels[each] for each in self.places]
+        self.strides: list[int] = [strides[each] for each in self.places]
         if levels is not None:
-            if not levels or not all(0 <= each < len(places) for each in levels) or sorted(set(levels)) != [*levels]:
-                raise UsageError(
-                    f"levels={tuple(levels)} of {name}, which has {len(places)} maps, of strides "
-                    f"{', '.join(str(strides[each]) for each in places)}; expected rising places from 0 to "
-                    f"{len(places) - 1}"
-                )
-            places = [places[each] for each in levels]
-        self.places = places
-        self.channels: list[int] = [channels[each] for each in places]
-        self.strides: list[int] = [strides[each] for each in places]
+            self.keep(levels)
         self.multiple = 1 if ours else max(strides)
+
+    def keep(self, levels: Sequence[int]) -> None:
+        """Leaves out all maps but those at these places, counted from 0 among those there are."""
+        count = len(self.strides)
+        if not levels or not all(0 <= each < count for each in levels) or sorted(set(levels)) != [*levels]:
+            raise UsageError(
+                f"levels={tuple(levels)} of {self.name}, which has {count} maps, of strides "
+                f"{', '.join(map(str, self.strides))}; expected rising places from 0 to {count - 1}"
+            )
+        self.places, self.channels, self.strides = (
+            [of_all[each] for each in levels] for of_all in (self.places, self.channels, self.strides)
+        )
 
     @property
     def network(self) -> nn.Module:
