@@ -9,12 +9,14 @@ from acmix.data.classes import Trained, some
 from acmix.data.coco import OUTLINE, Coco, read_coco
 from acmix.data.coco_folder import find_split
 from acmix.data.dataset import OtherClasses
-from acmix.data.detection_dataset import DetectionDataset, collate_detection
+from acmix.data.detection_dataset import DetectionBatch, DetectionDataset, collate_detection
 from acmix.data.detection_transforms import training_transform
 from acmix.data.image import reader
 from acmix.data.loader import TrainLoader, ValLoader, evaluation_batches, training_batches
 from acmix.errors import UsageError
 from acmix.names import places
+
+__all__ = ["DetectionBatch", "DetectionDataset", "detection_train_loader", "detection_val_loader", "open_coco"]
 
 
 def detection_train_loader(
