@@ -43,7 +43,7 @@ else
     [[ $1 =~ ^[1-9][0-9]*$ ]] || fail "N is '$1'; expected a number of processes, 1 or more"
     module=acmix.train.launch
 fi
-bash "$root/scripts/setup.sh" demo
+bash "$root/scripts/setup.sh" demo,detect
 # threads that spin while they wait slow a step down up to ten times when anything else runs on the machine
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 exec "$root/.venv/bin/python" -m "$module" "$@"

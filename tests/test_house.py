@@ -10,7 +10,17 @@ import pytest
 
 from tests.support.paths import ROOT
 
-HEAVY = ("triton", "onnx", "onnxruntime", "pycocotools", "ultralytics", "sklearn", "matplotlib", "tensorboard")
+HEAVY = (
+    "triton",
+    "onnx",
+    "onnxruntime",
+    "pycocotools",
+    "faster_coco_eval",
+    "ultralytics",
+    "sklearn",
+    "matplotlib",
+    "tensorboard",
+)
 # how a family of models registers its variants
 FAMILY = "\nregister_variants("
 # folders of tests that are no part of the package: what tests share, and the golden data

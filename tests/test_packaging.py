@@ -19,7 +19,7 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 # the distribution that a module comes from, where their names differ
-DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+DISTRIBUTIONS = {"PIL": "pillow", "faster_coco_eval": "faster-coco-eval", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 # torch brings it where it can be used
 BROUGHT = {"triton"}
 
