@@ -16,8 +16,8 @@ from acmix.config import Config
 from acmix.data import Trained, TrainLoader, ValLoader
 from acmix.data.detection import DetectionBatch, detection_train_loader, detection_val_loader
 from acmix.heads import create_detector
-from acmix.tasks.detect.average_precision import check_installed
 from acmix.tasks.detect.evaluate import evaluate
+from acmix.tasks.detect.results import check_installed
 from acmix.tasks.evaluation import Evaluation
 from acmix.tasks.networks import check_network, network_arguments
 
@@ -102,4 +102,12 @@ class Detection:
         on_batch: Callable[[Any], None] | None = None,
     ) -> Evaluation:
         """Average precision; see `acmix.tasks.detect.evaluate`."""
-        return evaluate(model, batches, device, autocast=autocast, memory_format=memory_format, on_batch=on_batch)
+        return evaluate(
+            model,
+            batches,
+            device,
+            with_masks=self.config.task.has_masks,
+            autocast=autocast,
+            memory_format=memory_format,
+            on_batch=on_batch,
+        )
