@@ -69,25 +69,31 @@ class Pairs:
         return replace(self, images=images, labels=labels, notes=tuple(notes))
 
 
-def open_pairs(data: Data, split: str) -> Pairs:
+def open_pairs(data: Data, split: str, *, trained: bool = False) -> Pairs:
     """Finds the images of a split and their label maps.
 
     Args:
         data: gives dir, train_split, val_split, split and split_seed.
         split: "train" or "val".
+        trained: whether a trained model is measured: on a validation split where the data has one, rather than on what
+            its run held out of other data.
 
     Returns:
         The pairs, at least one.
 
     Raises:
         UsageError: a folder is missing or holds no pair, or `data.split` would hold out images of data that has a
-            validation split.
+            validation split (unless `trained`).
     """
     assert split in ("train", "val")
     root = pairs_folder(data)
     if data.split is None:
         return find_pairs(root, data.train_split if split == "train" else data.val_split)
     if (root / FOLDERS[0] / data.val_split).is_dir():
+        if trained:
+            own = find_pairs(root, data.val_split)
+            note = f"measured on {data.val_split}, which {data.dir} has; the run held out images by data.split"
+            return replace(own, notes=(*own.notes, f"{note}={data.split:g}"))
         raise UsageError(
             f"{root} has validation images (images/{data.val_split}), and data.split={data.split:g} would hold out "
             "others; leave data.split out, or move them away"

@@ -196,7 +196,7 @@ def open_segmentation(
         UsageError: nothing to read, something unfit, or other classes than task.num_classes or `trained` says.
     """
     task = config.task
-    pairs = open_pairs(config.data, split)
+    pairs = open_pairs(config.data, split, trained=trained is not None)
     labels = open_labels(pairs.root, task, trained)
     height, width = task.crop_sides if training else (task.align or 1,) * 2
     return SegmentationDataset(

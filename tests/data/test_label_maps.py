@@ -322,6 +322,11 @@ def test_a_share_is_not_held_out_beside_a_validation_split(tmp_path):
     make_pairs(tmp_path)
     with pytest.raises(UsageError, match="would hold out others"):
         open_train(tmp_path, split=0.3)
+    # but a model that was trained so is measured on what there is
+    data = Data(dir=str(tmp_path), train_split="training", val_split="validation", split=0.3)
+    pairs = open_pairs(data, "val", trained=True)
+    assert len(pairs) == 3
+    assert pairs.notes == (f"measured on validation, which {tmp_path} has; the run held out images by data.split=0.3",)
 
 
 def test_an_odd_name_stays_on_one_line(tmp_path):
