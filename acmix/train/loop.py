@@ -27,8 +27,8 @@ from acmix.errors import UsageError
 from acmix.layers import path_rates
 from acmix.names import to_json
 from acmix.tasks import Evaluation, task_of
-from acmix.tasks.evaluation import LABELS
-from acmix.train.device import device_name, peak_memory_mib, pins_memory
+from acmix.train.closing import ending, summed_up
+from acmix.train.device import peak_memory_mib, pins_memory
 from acmix.train.distributed import Agreement, World, join, together
 from acmix.train.files import held, write_atomically
 from acmix.train.length import end_of_epoch, epochs_begun, total_steps
@@ -88,8 +88,8 @@ class Run:
             # cuBLAS reads it when it is first used
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(settings.deterministic)
-        # every training batch has the same shape: the search for the fastest convolution happens once
-        torch.backends.cudnn.benchmark = not settings.deterministic
+        # where every training batch has the same shape, the search for the fastest convolution happens once
+        torch.backends.cudnn.benchmark = not settings.deterministic and config.task.name != "detect"
         with together(world):
             task_of(config).check()
             config, self.notes = settle(config, output)
@@ -147,10 +147,10 @@ class Run:
         """Trains the epochs that are left, and writes what came of it."""
         summary_file = self.output / "summary.json"
         if self.is_finished:
+            done = f"{counted(self.state.step, 'step')}{ending(self.config, self.state)}"
             self.log.say(
-                f"{self.output}: this run is finished, after {counted(self.state.step, 'step')}{self.ending()}; "
-                f"to go on, raise train.{self.state.ended} and {ask_for(self.output)}; to train anew, name another "
-                "folder"
+                f"{self.output}: this run is finished, after {done}; to go on, raise train.{self.state.ended} and "
+                f"{ask_for(self.output)}; to train anew, name another folder"
             )
             written = read_summary(summary_file)
             if written.get("steps") == self.state.step:
@@ -160,28 +160,18 @@ class Run:
         while not self.state.ended:
             self.train_epoch()
             self.end_epoch()
-        summary = self.summary()
+        summary = summed_up(self.config, self.state)
         if self.world.is_first:
             write_atomically(summary_file, to_json(summary, indent=2).encode())
             self.log.write("end", **summary)
             self.log.progress.stop()
             self.draw()
             took = duration(time.monotonic() - began)
-            self.log.say(f"trained {counted(self.state.step - self.first_step, 'step')} in {took}{self.ending()}")
+            self.log.say(
+                f"trained {counted(self.state.step - self.first_step, 'step')} in {took}{ending(self.config, self.state)}"
+            )
             self.log.list_unreadable(self.state.unreadable.names)
         return summary
-
-    def ending(self) -> str:
-        """Why a run is over before its last epoch, to follow a sentence; "" where it is not."""
-        state = self.state
-        if state.ended != "patience":
-            return ""
-        best = state.best["epoch"]
-        return (
-            f": ended early, after epoch {state.epochs_ended} of {self.epochs}, with no better "
-            f"{LABELS[self.task.metric]} than that of epoch {best} for "
-            f"{counted(state.epochs_ended - best, 'epoch')} (train.patience {self.config.train.patience})"
-        )
 
     def train_epoch(self) -> None:
         """Takes the steps that are left of the current epoch."""
@@ -402,32 +392,6 @@ class Run:
             self.log.say(f"{self.output}: resuming after step {self.first_step} of {self.total_steps}")
         for change in self.state.changes:
             self.log.say(f"  {change}")
-
-    def summary(self) -> dict[str, Any]:
-        """The run in numbers; metrics are those of best.pt, images a second those of all its steps.
-
-        `best_metric` names the metric that chose best.pt, and `ended` the setting that ended the run: "epochs",
-        "steps", or "patience" where it stopped early.
-        """
-        state, metric = self.state, self.task.metric
-        return dict(
-            task=self.config.task.name,
-            **({} if self.config.task.head is None else {"head": self.config.task.head}),
-            model=self.config.model.name,
-            best_metric=metric,
-            **{name: state.best.get(name) for name in self.task.metrics},
-            best_epoch=state.best.get("epoch"),
-            **{f"last_{metric}": state.metrics.get(metric)},
-            images_per_second=state.meter.whole_run(self.global_batch_size),
-            epochs=state.epochs_ended,
-            ended=state.ended,
-            steps=state.step,
-            parameters=state.parameters,
-            device=device_name(self.world.device),
-            processes=self.world.size,
-            precision=state.precision.name,
-            unreadable=state.unreadable.names,
-        )
 
 
 def sum_of(parts: dict[str, Tensor]) -> Tensor:
