@@ -166,10 +166,8 @@ class Run:
             self.log.write("end", **summary)
             self.log.progress.stop()
             self.draw()
-            took = duration(time.monotonic() - began)
-            self.log.say(
-                f"trained {counted(self.state.step - self.first_step, 'step')} in {took}{ending(self.config, self.state)}"
-            )
+            steps, took = counted(self.state.step - self.first_step, "step"), duration(time.monotonic() - began)
+            self.log.say(f"trained {steps} in {took}{ending(self.config, self.state)}")
             self.log.list_unreadable(self.state.unreadable.names)
         return summary
 
