@@ -130,15 +130,18 @@ def labels_of(coco: Coco, task: Task, trained: Trained | None) -> tuple[list[str
         UsageError: another number of classes than configured, or objects of a class that the model does not know.
     """
     found = coco.classes
-    if trained is None or (not trained.are_named and len(trained.names) == len(found)):
+    if trained is None:
         if len(found) != task.num_classes:
             raise OtherClasses(
                 f"the data has {len(found)} classes, but task.num_classes is {task.num_classes};"
                 f" add task.num_classes={len(found)}",
                 len(found),
             )
-        return (found if trained is None else list(trained.names)), np.arange(len(found))
-    if not trained.are_named:
+        return found, np.arange(len(found))
+    if not trained.are_named and not {*found} <= {*trained.names}:
+        # by number, as far as that is clear
+        if len(found) == len(trained.names):
+            return list(trained.names), np.arange(len(found))
         raise UsageError(
             f"{trained.where} knows its {len(trained.names)} classes by number alone, and {coco.file} has {len(found)}"
             " categories, so it is unclear which is which; name the classes in task.classes"

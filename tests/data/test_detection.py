@@ -240,6 +240,12 @@ def test_other_classes_than_a_model_s_are_refused(tmp_path):
     assert found[0].target["labels"].tolist() == [1]
 
 
+def test_names_that_are_numbers_are_names(tmp_path):
+    make_split(tmp_path, "val", 5, names=("3", "1"))
+    digits = Trained([str(digit) for digit in range(10)], False, "digits.pt")
+    assert opened(tmp_path, trained=digits)[0].target["labels"].tolist() == [4]
+
+
 def test_another_number_of_classes_is_refused(folder):
     with pytest.raises(OtherClasses) as error:
         detection_train_loader(config(folder, task={"num_classes": 80}))
