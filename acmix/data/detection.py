@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from acmix.config import Augment, Config, Data, Task
@@ -11,7 +13,7 @@ from acmix.data.coco_folder import find_split
 from acmix.data.dataset import OtherClasses
 from acmix.data.detection_dataset import DetectionBatch, DetectionDataset, collate_detection
 from acmix.data.detection_transforms import training_transform
-from acmix.data.image import reader
+from acmix.data.image import normalisation, reader
 from acmix.data.loader import TrainLoader, ValLoader, evaluation_batches, training_batches
 from acmix.errors import UsageError
 from acmix.names import places
@@ -27,7 +29,7 @@ def detection_train_loader(
     An epoch's order is a permutation, in which the images of a step are all wide or all high, as far as they go.
     Arguments, result and errors are as for `acmix.data.train_loader`; batches are `DetectionBatch`.
     """
-    dataset = open_coco(config.data, "train", config.task, augment=config.augment, seed=config.train.seed)
+    dataset = open_coco(config.data, "train", config.task, augment=config.augment, **common(config))
     return training_batches(
         config,
         dataset,
@@ -53,7 +55,7 @@ def detection_val_loader(
     Arguments, result and errors are as for `acmix.data.val_loader`; batches are `DetectionBatch`. Without `trained`,
     the classes are `task.classes`, else the categories of the split itself.
     """
-    dataset = open_coco(config.data, "val", config.task, seed=config.train.seed, trained=trained)
+    dataset = open_coco(config.data, "val", config.task, trained=trained, **common(config))
     return evaluation_batches(
         config,
         dataset,
@@ -65,12 +67,19 @@ def detection_val_loader(
     )
 
 
+def common(config: Config) -> dict[str, Any]:
+    """What both splits of a run have in common; channels are 1 or 3, and data.mean and data.std fit them."""
+    normalisation(config.data, config.model.in_chans)
+    return dict(in_chans=config.model.in_chans, seed=config.train.seed)
+
+
 def open_coco(
     data: Data,
     split: str,
     task: Task,
     *,
     augment: Augment | None = None,
+    in_chans: int = 3,
     seed: int = 0,
     trained: Trained | None = None,
 ) -> DetectionDataset:
@@ -82,6 +91,7 @@ def open_coco(
         task: gives head, num_classes, classes and the sizes of training images.
         augment: gives the training transform, and an unreadable image gives way to the next one; None: evaluation,
             where an unreadable image has weight 0.
+        in_chans: channels of the images, 3 or 1 (grey).
         seed: of the augmentation where rows are asked for by a bare index.
         trained: the classes of a model, whose labels the objects then have; None: `task.classes`, or else the
             categories of the split, by id.
@@ -102,6 +112,7 @@ def open_coco(
         label_of=table,
         split=split,
         transform=None if augment is None else training_transform(task, augment),
+        in_chans=in_chans,
         seed=seed,
         read=reader(data),
     )

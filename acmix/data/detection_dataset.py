@@ -43,7 +43,7 @@ BLANK = 32
 class DetectionRow(NamedTuple):
     """One row of a batch; see `DetectionBatch` for the meaning of the fields."""
 
-    image: torch.Tensor  # (3, h, w)
+    image: torch.Tensor  # (in_chans, h, w)
     target: Target
     weight: float
     failed: int
@@ -53,7 +53,7 @@ class DetectionRow(NamedTuple):
 class DetectionBatch(NamedTuple):
     """Images of any sizes with their targets; the other fields are as in `acmix.data.Batch`."""
 
-    images: list[torch.Tensor]  # float32 (3, h, w) each, 0 to 1
+    images: list[torch.Tensor]  # float32 (in_chans, h, w) each, 0 to 1
     targets: list[Target]
     weights: torch.Tensor  # (b,) float32
     failed: torch.Tensor  # (b,) int64
@@ -98,6 +98,7 @@ class DetectionDataset(Dataset[DetectionRow]):
     label_of: np.ndarray
     split: str
     transform: TrainingTransform | None
+    in_chans: int = 3
     seed: int = 0
     read: Callable[..., Image.Image] = read_image
 
@@ -171,11 +172,11 @@ class DetectionDataset(Dataset[DetectionRow]):
         }
         if self.training and self.coco.segmentations is not None:
             target["masks"] = torch.zeros(0, BLANK, BLANK, dtype=torch.uint8)
-        return DetectionRow(torch.zeros(3, BLANK, BLANK), target, 0.0, failed, index)
+        return DetectionRow(torch.zeros(self.in_chans, BLANK, BLANK), target, 0.0, failed, index)
 
     def changed(self, picture: Image.Image, target: Target) -> tuple[torch.Tensor, Target]:
         """An image and its target as a model gets them."""
-        image = as_image(picture)
+        image = as_image(picture if self.in_chans == 3 else picture.convert("L"))
         if self.transform is None:
             return to_float(image), target
         size = (picture.height, picture.width)

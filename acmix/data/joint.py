@@ -43,7 +43,7 @@ def one_of(values: Sequence[Value]) -> Value:
 
 
 def as_image(picture: Image.Image) -> tv_tensors.Image:
-    """An RGB picture as uint8 (3, h, w)."""
+    """A picture as uint8 (3, h, w), a grey one (1, h, w)."""
     return tv_tensors.Image(F.pil_to_tensor(picture))
 
 

@@ -140,6 +140,17 @@ def test_masks_come_with_the_heads_that_need_them(folder):
     assert "masks" not in opened(folder, "train", head="retinanet").target(0, masks=True)
 
 
+def test_images_are_grey_for_a_model_of_one_channel(folder):
+    grey = config(folder, task={"photometric": True}, batch_size=2)
+    grey = grey.model_copy(update={"model": grey.model.model_copy(update={"in_chans": 1})})
+    for loader in (detection_train_loader(grey).epoch(0), detection_val_loader(grey, rank=1, world_size=2)):
+        for batch in loader:
+            assert {image.shape[0] for image in batch.images} == {1}
+    five = grey.model_copy(update={"model": grey.model.model_copy(update={"in_chans": 5})})
+    with pytest.raises(UsageError, match="in_chans=5"):
+        detection_train_loader(five)
+
+
 def test_crowds_are_measured_with_and_not_learned(tmp_path):
     def change(content: dict[str, Any]) -> None:
         for each in content["annotations"]:
