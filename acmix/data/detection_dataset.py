@@ -117,7 +117,8 @@ class DetectionDataset(Dataset[DetectionRow]):
         before = np.concatenate([[0], np.cumsum(learned)])
         empty = int((np.diff(before[self.coco.starts]) == 0).sum())
         if empty:
-            notes.append(f"{empty} of {len(self)} images have no object to learn, and are learned as background")
+            has, are = ("has", "is") if empty == 1 else ("have", "are")
+            notes.append(f"{empty} of {len(self)} images {has} no object to learn and {are} learned as background")
         seen = np.bincount(self.label_of[self.coco.labels[learned]], minlength=len(self.classes))
         without = [self.classes[label] for label in np.flatnonzero(seen == 0)]
         if without:

@@ -164,7 +164,7 @@ def test_crowds_are_measured_with_and_not_learned(tmp_path):
     assert row.target["boxes"].shape == (0, 4)
     assert row.target["masks"].shape == (0, *row.image.shape[1:])
     assert all(dataset[3, seed].target["iscrowd"].sum() == 0 for seed in range(3))
-    assert "2 of 6 images have no object to learn, and are learned as background" in dataset.notes
+    assert "2 of 6 images have no object to learn and are learned as background" in dataset.notes
     make_split(tmp_path, "val", 6, change=change)
     measured = opened(tmp_path)
     assert measured[3].target["iscrowd"].tolist() == [0, 0, 1]
@@ -175,7 +175,7 @@ def test_an_image_without_objects_is_learned_as_background(tmp_path):
     make_split(tmp_path, "train", 4, change=lambda content: content["annotations"].__delitem__(0))
     dataset = opened(tmp_path, "train")
     assert dataset[0].target["boxes"].shape == (0, 4)
-    assert dataset.notes == ["1 of 4 images have no object to learn, and are learned as background"]
+    assert dataset.notes == ["1 of 4 images has no object to learn and is learned as background"]
 
 
 def test_a_class_without_objects_is_told_in_training(tmp_path):
