@@ -16,6 +16,7 @@ import torch.distributed as dist
 from acmix.benchmark.evaluators import by_pycocotools, flat, largest_difference, oracle_results, run_pycocotools
 from acmix.benchmark.oddities import CATEGORY_IDS, Stored, odd_detections
 from acmix.errors import UsageError
+from acmix.tasks.detect import average_precision as average_precision_module
 from acmix.tasks.detect import results
 from acmix.tasks.detect.average_precision import KINDS, average_precision
 from acmix.tasks.detect.results import Detections
@@ -100,6 +101,15 @@ def test_two_processes_give_the_bits_of_one(ours: Evaluation, tmp_path: Path) ->
     assert [(end.status, end.errors) for end in ends] == [(0, "")] * 2
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second == [ours.metrics, ours.by_class, list(ours.lines), ours.images]
+
+
+def test_categories_matched_a_few_at_a_time_give_the_same_bits(
+    stored: Stored, ours: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [*average_precision_module.groups([5, 0, 9, 1])] == [range(1, 5)]
+    monkeypatch.setattr(average_precision_module, "MOST_ROWS", 6)
+    assert [*average_precision_module.groups([5, 0, 9, 1])] == [range(1, 3), range(3, 4), range(4, 5)]
+    assert average_precision(stored.truth, stored.detections, with_masks=True) == ours
 
 
 def test_an_image_counts_once_and_only_where_it_was_read(stored: Stored) -> None:

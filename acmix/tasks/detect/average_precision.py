@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +26,9 @@ from acmix.tasks.detect.results import Detections, check_installed, coco_results
 from acmix.tasks.evaluation import Evaluation
 from acmix.tasks.measuring import by_first, gathered
 
+Array = np.ndarray[Any, Any]
+# detections that are matched at once; some 130 MB with masks
+MOST_ROWS = 2**15
 # what is measured, and the name that COCO has for it
 KINDS: dict[str, Literal["bbox", "segm"]] = {"box": "bbox", "mask": "segm"}
 
@@ -173,23 +177,57 @@ def unique_names(categories: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def matched(
     truth: Mapping[str, Any], annotations: Sequence[dict[str, Any]], found: Mapping[int, Detections], kind: str
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Matches detections with objects.
+) -> tuple[Array, Array]:
+    """Matches detections with objects, some categories at a time, as a detection takes kilobytes meanwhile.
 
     Returns:
         The precision (10 thresholds, 101 recalls, categories, 4 areas, 3 limits) and the recall (10, categories, 4, 3);
         -1 where a category has no object.
     """
-    from faster_coco_eval import COCO, COCOeval_faster
-
-    images = [dict(truth["images"][index]) for index in found]
-    categories = [dict(category) for category in truth["categories"]]
     if kind == "mask":
         check_masks(annotations)
+    ids = sorted(category["id"] for category in truth["categories"])
+    counts = sum((np.bincount(each.labels, minlength=len(ids) + 1) for each in found.values()), np.zeros(1, np.int64))
+    precisions, recalls = [], []
+    for labels in groups(counts[1:].tolist()):
+        of_group = {ids[label - 1] for label in labels}
+        objects = [dict(row) for row in annotations if row["category_id"] in of_group]
+        guesses = rows_of(truth, {index: of_labels(each, labels) for index, each in found.items()}, kind)
+        images = [dict(truth["images"][index]) for index in found]
+        precision, recall = matched_at_once(images, sorted(of_group), objects, guesses, kind)
+        precisions.append(precision)
+        recalls.append(recall)
+    return np.concatenate(precisions, axis=2), np.concatenate(recalls, axis=1)
+
+
+def groups(counts: Sequence[int]) -> Iterator[range]:
+    """Labels, from 1, in runs of as many detections as are matched at once; one label at least."""
+    start, total = 0, 0
+    for row, count in enumerate(counts):
+        if row > start and total + count > MOST_ROWS:
+            yield range(start + 1, row + 1)
+            start, total = row, 0
+        total += count
+    yield range(start + 1, len(counts) + 1)
+
+
+def of_labels(found: Detections, labels: range) -> Detections:
+    """The detections of some labels, in their order."""
+    kept = (found.labels >= labels.start) & (found.labels < labels.stop)  # (n,)
+    masks = None if found.masks is None else tuple(compress(found.masks, kept.tolist()))
+    return replace(found, boxes=found.boxes[kept], scores=found.scores[kept], labels=found.labels[kept], masks=masks)
+
+
+def matched_at_once(
+    images: Sequence[Any], ids: Sequence[int], objects: Sequence[Any], guesses: Sequence[Any], kind: str
+) -> tuple[Array, Array]:
+    """The precision and the recall of the categories of some ids."""
+    from faster_coco_eval import COCO, COCOeval_faster
+
     sides = []
-    for rows in ([dict(row) for row in annotations], rows_of(truth, found, kind)):
+    for rows in (objects, guesses):
         side = COCO()
-        side.dataset = {"images": images, "categories": categories, "annotations": rows}
+        side.dataset = {"images": images, "categories": [{"id": each} for each in ids], "annotations": rows}
         side.createIndex()
         sides.append(side)
     quiet = logging.getLogger(__name__).debug
@@ -228,7 +266,7 @@ def rows_of(truth: Mapping[str, Any], found: Mapping[int, Detections], kind: str
     return rows
 
 
-def mean_of(number: Number, precision: np.ndarray[Any, Any], recall: np.ndarray[Any, Any]) -> float | None:
+def mean_of(number: Number, precision: Array, recall: Array) -> float | None:
     """A number in percent, of the categories with an object; None where none has."""
     area, most = ("all", "small", "medium", "large").index(number.area), (1, 10, 100).index(number.most)
     table = (precision if number.is_precision else recall)[..., area, most]  # (10, [101,] categories)
