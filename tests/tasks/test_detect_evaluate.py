@@ -6,15 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from acmix.config import validate
 from acmix.data import ValLoader
+from acmix.data.detection import detection_val_loader
+from acmix.data.detection_dataset import DetectionDataset
 from acmix.errors import UsageError
 from acmix.tasks.detect.evaluate import evaluate
 from tests.support.batches import batches_of
+from tests.support.coco import make_split, oracle_mask
 from tests.support.processes import Forked
 
 CPU = torch.device("cpu")
@@ -91,6 +96,49 @@ def test_boxes_alone_are_measured_where_the_head_has_no_masks() -> None:
     result = evaluate(Reader(), Scenes().loader(), CPU, with_masks=False)
     assert len(result.lines) == 12
     assert not any(name.startswith("mask") for name in result.metrics)
+
+
+class Knowing(nn.Module):
+    """Answers with the ground truth of an image that it recognises."""
+
+    def __init__(self, dataset: DetectionDataset) -> None:
+        super().__init__()
+        truth = dataset.ground_truth()
+        self.answers = {}
+        for index, picture in enumerate(truth["images"]):
+            row = dataset[index]
+            rows = [each for each in truth["annotations"] if each["image_id"] == picture["id"]]
+            boxes = torch.tensor([each["bbox"] for each in rows]).view(-1, 4)
+            drawn = [oracle_mask(each["segmentation"], picture["height"], picture["width"]) for each in rows]
+            self.answers[row.image.numpy().tobytes()] = {
+                "boxes": torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1),
+                "labels": row.target["labels"],
+                "scores": torch.ones(len(rows)),
+                "masks": torch.from_numpy(np.stack(drawn)[:, None]).float(),
+            }
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        return [self.answers[image.numpy().tobytes()] for image in images]
+
+
+def test_the_ground_truth_of_real_files_is_an_ap_of_a_hundred_and_a_torn_file_is_not_counted(tmp_path: Path) -> None:
+    ids = (9, 4, 70)
+    make_split(tmp_path, "val", 7, ids=ids)
+    settings = {
+        "task": {"name": "detect", "head": "mask_rcnn", "num_classes": 3, "min_size": 24, "max_size": 64},
+        "data": {"dir": str(tmp_path), "workers": 0},
+        "train": {"batch_size": 2},
+    }
+    loader = detection_val_loader(validate(settings))
+    model = Knowing(loader.dataset)
+    (tmp_path / "val" / "0003.jpg").write_bytes(b"torn")
+    failed: list[int] = []
+    result = evaluate(model, loader, CPU, with_masks=True, on_batch=lambda batch: failed.extend(batch.failed.tolist()))
+    assert (result.images, max(failed)) == (6, 3)
+    assert result.metrics["box_ap"] == pytest.approx(100)
+    assert result.metrics["mask_ap"] == pytest.approx(100)
+    assert [*result.by_class] == ["dog", "cat", "bird"]
+    assert sum(row["objects"] or 0 for row in result.by_class.values()) == 7 + 3 - 2
 
 
 def test_nothing_readable_is_an_error_and_the_mode_is_put_back() -> None:

@@ -12,10 +12,13 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from acmix.config import validate
+from acmix.data.segmentation import segmentation_val_loader
 from acmix.errors import UsageError
 from acmix.tasks.segment.confusion import count_pixels, measures
 from acmix.tasks.segment.evaluate import evaluate
 from tests.support.batches import batches_of
+from tests.support.label_maps import CLASSES, COLOURS, make_pairs
 from tests.support.processes import Forked
 
 CPU = torch.device("cpu")
@@ -72,6 +75,52 @@ def test_windows_scales_and_mirrors_reach_the_model() -> None:
     evaluate(Log(), batches_of(images, labels, classes=NAMES), CPU, crop=4, scales=(1.0, 2.0), flip=True)
     assert {*seen} == {(1, 3, 4, 4)}
     assert len(seen) > 8
+
+
+class Nearest(nn.Module):
+    """Gives each pixel the class whose colour is the nearest."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        colours = torch.tensor(COLOURS) / 255
+        self.colours = (colours - torch.tensor(mean)) / torch.tensor(std)  # (K, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return -(images[:, None] - self.colours[None, :, :, None, None]).abs().sum(dim=2)  # (b, K, h, w)
+
+
+@pytest.mark.parametrize("sliding", [False, True])
+def test_real_files_are_measured_at_their_own_size_and_a_torn_file_is_not_counted(
+    tmp_path: Path, sliding: bool
+) -> None:
+    make_pairs(tmp_path, 1, 5)
+    (tmp_path / "annotations" / "validation" / "validation_001.png").write_bytes(b"torn")
+    config = validate(
+        {
+            "task": {"name": "segment", "num_classes": CLASSES, "min_size": 32, "max_size": 64, "crop": 24},
+            "data": {
+                "dir": str(tmp_path),
+                "train_split": "training",
+                "val_split": "validation",
+                "workers": 0,
+            },
+            "train": {"batch_size": 2},
+        }
+    )
+    model = Nearest(tuple(config.data.mean), tuple(config.data.std))
+    loader = segmentation_val_loader(config)
+    failed: list[int] = []
+    result = evaluate(
+        model,
+        loader,
+        CPU,
+        crop=config.task.crop_sides if sliding else None,
+        on_batch=lambda batch: failed.extend(batch.failed.tolist()),
+    )
+    assert (result.images, max(failed)) == (4, 1)
+    assert result.metrics["pixel_accuracy"] > 90
+    # every pixel at the size of the label maps, 64 or 55 wide and 40, 47 or 54 high
+    assert sum(row["pixels"] or 0 for row in result.by_class.values()) == 40 * 64 + 54 * 64 + 40 * 55 + 47 * 64
 
 
 def test_nothing_readable_and_other_classes_are_errors_and_the_mode_is_put_back() -> None:
