@@ -22,6 +22,7 @@ SCRIPTS = {
     "upgrade": ("published.upgrades", "timm's models trained with and without added convolution paths"),
     "digits": ("published.digits", "finished training runs side by side"),
     "leaving": ("leaving", "every family in every format that leaves PyTorch, read where acmix is not"),
+    "evaluators": ("evaluators", "AP beside pycocotools and mIoU beside a plain loop: differences and seconds"),
     "gpu": ("gpu", "everything on this machine's GPU: right first, then how fast"),
 }
 
