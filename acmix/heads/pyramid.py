@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch.nn.functional as F
-from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from acmix.errors import UsageError
+from acmix.heads.dense import MapNorm
 
 Extra = Literal["pool", "c5", "p5"]
 EXTRAS = ("pool", "c5", "p5")
@@ -57,7 +57,7 @@ class Pyramid(nn.Module):
         check_extra(extra)
         self.out_channels = out_channels
         self.strides = [*strides, *extra_strides(strides[-1], extra)]
-        self.norms = nn.ModuleList(LayerNorm2d(each) if out_norms else nn.Identity() for each in channels)
+        self.norms = nn.ModuleList(MapNorm(each) if out_norms else nn.Identity() for each in channels)
         self.network = FeaturePyramidNetwork([*channels], out_channels)
         self.extra = ExtraMaps(channels[-1], out_channels, extra)
 
@@ -145,7 +145,7 @@ def level(channels: int, out_channels: int, stride: int) -> nn.Sequential:
             quarter,
             [
                 nn.ConvTranspose2d(channels, half, 2, stride=2),
-                LayerNorm2d(half),
+                MapNorm(half),
                 nn.GELU(),
                 nn.ConvTranspose2d(half, quarter, 2, stride=2),
             ],
@@ -159,9 +159,9 @@ def level(channels: int, out_channels: int, stride: int) -> nn.Sequential:
     return nn.Sequential(
         *layers,
         nn.Conv2d(width, out_channels, 1, bias=False),
-        LayerNorm2d(out_channels),
+        MapNorm(out_channels),
         nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
-        LayerNorm2d(out_channels),
+        MapNorm(out_channels),
     )
 
 
