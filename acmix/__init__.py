@@ -14,7 +14,7 @@ from acmix.lazy import on_first_use
 
 if TYPE_CHECKING:
     from acmix import ops
-    from acmix.heads import create_detector
+    from acmix.heads import create_detector, create_segmenter
     from acmix.layers import ACmix1d, ACmix2d, ConvPath, path_rates, replace_conv
     from acmix.layers.fold import fold
     from acmix.models import create_model, list_models
@@ -32,6 +32,7 @@ __all__ = [
     "add_conv_path",
     "create_detector",
     "create_model",
+    "create_segmenter",
     "fold",
     "from_official",
     "list_models",
@@ -52,6 +53,7 @@ __getattr__, __dir__ = on_first_use(
         "add_conv_path": "acmix.models.upgrade",
         "create_detector": "acmix.heads",
         "create_model": "acmix.models",
+        "create_segmenter": "acmix.heads",
         "fold": "acmix.layers.fold",
         "from_official": "acmix.released",
         "list_models": "acmix.models",

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from acmix.models import create_model
+from acmix.ops import pair
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,13 @@ def cost(name: str, img_size: int | None = None, **kwargs: Any) -> Cost:
     return cost_of(model, img_size or known.input_size[1])
 
 
-def cost_of(model: nn.Module, img_size: int, in_chans: int = 3) -> Cost:
-    """Counts a model for one square image of `img_size` pixels a side."""
+def cost_of(model: nn.Module, img_size: int | tuple[int, int], in_chans: int = 3) -> Cost:
+    """Counts a model for one image of `img_size` pixels a side, or of (h, w)."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.empty(1, in_chans, img_size, img_size, device=device))
+        model(torch.empty(1, in_chans, *pair(img_size), device=device))
     model.train(was_training)
     return Cost(parameters=parameters, gmacs=counter.get_total_flops() / 2e9)
