@@ -28,7 +28,7 @@ def check_network(config: Config) -> None:
 
 
 def network_arguments(config: Config, *, download: bool) -> dict[str, Any]:
-    """Arguments of `acmix.create_detector` and `acmix.create_segmenter` alike.
+    """Arguments of `acmix.create_detector` and `acmix.create_segmenter` alike, but for the channels of the images.
 
     Args:
         config: its `model` and `task`.
@@ -44,7 +44,6 @@ def network_arguments(config: Config, *, download: bool) -> dict[str, Any]:
     return dict(
         num_classes=task.num_classes,
         conv_path=model.conv_path,
-        in_chans=model.in_chans,
         backbone_args=body,
         **further,
     )

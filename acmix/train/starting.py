@@ -15,9 +15,6 @@ from acmix.released.safe_load import safe_load
 from acmix.released.start import LEAST_SHARE, Started, drawn_as, fresh_rates, sides, start_from, unfit
 from acmix.released.unwrap import FORMAT
 
-# what the parameters of a detector's or segmenter's network begin with
-FEATURES = "features."
-
 
 def start(model: nn.Module, config: Config, classes: list[str]) -> Started:
     """Loads what `model.checkpoint` has for a new run.
@@ -79,7 +76,7 @@ def own_task(content: dict[str, Any]) -> tuple[str, str] | None:
     return str(task.get("name")), str(task.get("head"))
 
 
-def start_whole(model: nn.Module, content: dict[str, Any], file: str) -> Started:
+def start_whole(model: Any, content: dict[str, Any], file: str) -> Started:
     """Loads all tensors of the same name and shape; those outside the network may have other shapes, and are drawn new.
 
     Raises:
@@ -87,6 +84,7 @@ def start_whole(model: nn.Module, content: dict[str, Any], file: str) -> Started
     """
     given: dict[str, Any] = content.get("average") or content["model"]
     own = model.state_dict()
+    body = next(f"{name}." for name, module in model.named_modules() if module is model.features)
     rates, notes = fresh_rates(model, own, given, file)
     report = Started(file, notes=notes, sizes={key: value.numel() for key, value in own.items()})
     new = dict(rates)
@@ -99,7 +97,7 @@ def start_whole(model: nn.Module, content: dict[str, Any], file: str) -> Started
         elif value.shape == mine.shape:
             report.taken.append(key)
             new[key] = value
-        elif key.startswith(FEATURES):
+        elif key.startswith(body):
             raise UsageError(
                 f"{file} does not fit: {key} is {sides(value)} there and {sides(mine)} here; set model.name and "
                 "model.args as there"

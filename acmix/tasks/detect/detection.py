@@ -46,14 +46,16 @@ class Detection:
         assert task.head
         assert task.min_size
         assert task.max_size
+        arguments = network_arguments(self.config, download=download)
+        arguments["backbone_args"]["in_chans"] = self.config.model.in_chans
         model = create_detector(
             task.head,
             self.config.model.name,
             min_size=max(task.min_size),
             max_size=task.max_size,
-            image_mean=data.mean,
-            image_std=data.std,
-            **network_arguments(self.config, download=download),
+            mean=data.mean,
+            std=data.std,
+            **arguments,
         )
         model.transform.resize_in_training = False  # type: ignore[union-attr]
         return model

@@ -49,7 +49,8 @@ class Segmentation:
         """The segmenter; see `acmix.create_segmenter`."""
         assert self.config.task.head
         arguments = network_arguments(self.config, download=download)
-        return create_segmenter(self.config.task.head, self.config.model.name, **arguments)
+        in_chans = self.config.model.in_chans
+        return create_segmenter(self.config.task.head, self.config.model.name, in_chans=in_chans, **arguments)
 
     def blank(self, rows: int) -> tuple[Tensor, tuple[int, ...]]:
         """Images (rows, in_chans, H, W), and the shape of their logits."""
