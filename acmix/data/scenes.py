@@ -23,7 +23,7 @@ from acmix.errors import UsageError
 
 # what a complete set was made with
 SETTINGS = "scenes.json"
-DETECTION = Kind(objects=(1, 5), sides=(1 / 8, 3 / 8), empty=0.03, crowded=0.05)
+DETECTION = Kind(objects=(1, 5), sides=(3 / 16, 7 / 16), empty=0.03, crowded=0.05)
 # label maps are measured by the pixel, so larger strokes
 SEGMENTATION = Kind(objects=(1, 4), sides=(1 / 4, 1 / 2))
 # of a pixel at an edge, whose colour is part ground and part object: label 0, which is ignored
