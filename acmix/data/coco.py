@@ -19,9 +19,9 @@ import json
 import math
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,24 @@ class Coco:
     def objects(self, index: int) -> np.ndarray:
         """The rows of an image's objects, (objects,)."""
         return np.arange(self.starts[index], self.starts[index + 1])
+
+    def part(self, chosen: np.ndarray, notes: Sequence[str]) -> Coco:
+        """Some of the images, chosen is bool (images,), in their order, with their objects and the same classes."""
+        counts = np.diff(self.starts)
+        rows = np.repeat(chosen, counts)  # (n,)
+        return replace(
+            self,
+            names=[name for name, is_chosen in zip(self.names, chosen.tolist(), strict=True) if is_chosen],
+            image_ids=self.image_ids[chosen],
+            sizes=self.sizes[chosen],
+            starts=np.concatenate([[0], np.cumsum(counts[chosen])]),
+            boxes=self.boxes[rows],
+            labels=self.labels[rows],
+            areas=self.areas[rows],
+            crowd=self.crowd[rows],
+            outlines=self.outlines[rows],
+            notes=[*notes],
+        )
 
 
 class Account:

@@ -25,15 +25,10 @@ def find_split(data: Data, split: str) -> tuple[Path, Path]:
         The file of annotations and the folder of images.
 
     Raises:
-        UsageError: one of them is missing; or settings that are for classification.
+        UsageError: one of them is missing, or a format that is for classification.
     """
     if data.format != "auto":
         raise UsageError(f"data.format={data.format} is for task.name=classify; leave it out: detection reads COCO's")
-    if data.split is not None:
-        raise UsageError(
-            f"data.split={data.split:g} is for task.name=classify; leave it out, and name a split with annotations of"
-            " its own in data.val_split"
-        )
     layout = "a folder with annotations/instances_train2017.json and train2017/"
     if not data.dir:
         raise UsageError(f"no data folder is given; add --data DIR, {layout}")
@@ -41,8 +36,7 @@ def find_split(data: Data, split: str) -> tuple[Path, Path]:
     if not root.is_dir():
         raise UsageError(f"{root} is {'a file' if root.exists() else 'not there'}; expected {layout}")
     name = split_name(data, split)
-    files = [root / each.format(name) for each in ANNOTATIONS]
-    file = next((each for each in files if each.is_file()), None)
+    file = annotations_of(root, name)
     if file is None:
         raise UsageError(f"{root} has no {ANNOTATIONS[0].format(name)}{instead(root, split)}")
     folders = [root / each.format(name) for each in IMAGES]
@@ -50,6 +44,12 @@ def find_split(data: Data, split: str) -> tuple[Path, Path]:
     if folder is None:
         raise UsageError(f"{root} has no folder {name}/ or images/{name}/; expected the images of {file.name} in it")
     return file, folder
+
+
+def annotations_of(root: Path, name: str) -> Path | None:
+    """The file of annotations of a split, if there is one."""
+    files = [root / each.format(name) for each in ANNOTATIONS]
+    return next((each for each in files if each.is_file()), None)
 
 
 def instead(root: Path, split: str) -> str:

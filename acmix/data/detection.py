@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,12 +12,13 @@ import numpy as np
 from acmix.config import Augment, Config, Data, Task
 from acmix.data.classes import Trained, some
 from acmix.data.coco import OUTLINE, Coco, read_coco
-from acmix.data.coco_folder import find_split
+from acmix.data.coco_folder import annotations_of, find_split
 from acmix.data.dataset import OtherClasses
 from acmix.data.detection_dataset import DetectionBatch, DetectionDataset, collate_detection
 from acmix.data.detection_transforms import training_transform
 from acmix.data.image import normalisation, reader
 from acmix.data.loader import TrainLoader, ValLoader, evaluation_batches, training_batches
+from acmix.data.split import held_out
 from acmix.errors import UsageError
 from acmix.names import places
 
@@ -86,7 +90,7 @@ def open_coco(
     """Opens a split of a data set in COCO's format: `annotations/instances_<split>.json` and `<split>/`.
 
     Args:
-        data: where it lies, and the names of the splits.
+        data: where it lies, the names of the splits, and the share that is held out where there is no second one.
         split: "train" or "val".
         task: gives head, num_classes, classes and the sizes of training images.
         augment: gives the training transform, and an unreadable image gives way to the next one; None: evaluation,
@@ -99,8 +103,7 @@ def open_coco(
     Raises:
         UsageError: a missing or damaged file, other classes than configured, no object to learn or to find.
     """
-    file, folder = find_split(data, split)
-    coco = read_coco(file, with_outlines=bool(task.has_masks))
+    coco, folder = read_split(data, split, with_outlines=bool(task.has_masks))
     if trained is None and task.classes is not None:
         trained = Trained(list(task.classes), True, "task.classes")
     check_objects(coco, task)
@@ -116,6 +119,36 @@ def open_coco(
         seed=seed,
         read=reader(data),
     )
+
+
+def read_split(data: Data, split: str, *, with_outlines: bool) -> tuple[Coco, Path]:
+    """The annotations of a split and the folder of its images; `data.split` makes two splits of the training images."""
+    if data.split is None:
+        file, folder = find_split(data, split)
+        return read_coco(file, with_outlines=with_outlines), folder
+    if annotations_of(Path(data.dir).expanduser(), data.val_split) is not None:
+        if split == "train":
+            raise UsageError(
+                f"{data.dir} has validation images ({data.val_split}), and data.split={data.split:g} would hold out"
+                " others; leave data.split out, or move them away"
+            )
+        own, folder = read_split(data.model_copy(update={"split": None}), split, with_outlines=with_outlines)
+        note = (
+            f"measured on {data.val_split}, which {data.dir} has; the run held out images by data.split={data.split:g}"
+        )
+        return replace(own, notes=[*own.notes, note]), folder
+    file, folder = find_split(data, "train")
+    whole = read_coco(file, with_outlines=with_outlines)
+    if len(whole.names) < 2:
+        raise UsageError(
+            f"data.split={data.split:g} needs two images to hold one out, and {file} lists one; add images"
+        )
+    names = [os.fsencode(name) for name in whole.names]
+    held = held_out(names, np.zeros(len(names), dtype=np.int64), data.split, data.split_seed, where=str(file))
+    if split == "train":
+        return whole.part(~held, whole.notes), folder
+    note = f"{held.sum()} of {len(held)} images are held out by data.split={data.split:g}"
+    return whole.part(held, [f"{note}, data.split_seed={data.split_seed}"]), folder
 
 
 def check_objects(coco: Coco, task: Task) -> None:

@@ -363,5 +363,4 @@ def test_a_missing_split_is_told_with_those_that_are_there(tmp_path):
         " set data.val_split=val, or name another"
     )
     assert said(Data(dir=str(tmp_path))).startswith(f"{tmp_path} has no folder val/ or images/val/")
-    assert "data.split=0.2 is for task.name=classify" in said(Data(dir=str(tmp_path), split=0.2))
     assert "data.format=wds/ is for task.name=classify" in said(Data(dir=str(tmp_path), format="wds/"))

@@ -216,6 +216,39 @@ def test_the_ground_truth_is_coco_s(folder):
     assert not any("segmentation" in each for each in boxes["annotations"])
 
 
+def test_images_are_held_out_of_data_without_a_second_split(tmp_path):
+    content = make_split(tmp_path, "train", 10)
+    settings = config(tmp_path)
+    data = settings.data.model_copy(update={"split": 0.3})
+    whole, train, val = (
+        open_coco(given, split, settings.task)
+        for given, split in ((settings.data, "train"), (data, "train"), (data, "val"))
+    )
+    assert (len(train), len(val)) == (7, 3)
+    assert {*train.coco.names, *val.coco.names} == {each["file_name"] for each in content["images"]}
+    assert val.notes == ["3 of 10 images are held out by data.split=0.3, data.split_seed=0"]
+    for part in (train, val):
+        for index, name in enumerate(part.coco.names):
+            left = part.target(index, masks=True)
+            right = whole.target(whole.coco.names.index(name), masks=True)
+            assert all(torch.equal(a, b) for a, b in zip(flat(left), flat(right), strict=True))
+        assert len(part.ground_truth()["annotations"]) == len(part.coco.boxes)
+    # what has a validation split keeps it
+    make_split(tmp_path, "val", 4)
+    with pytest.raises(UsageError, match="has validation images"):
+        open_coco(data, "train", settings.task)
+    measured = open_coco(data, "val", settings.task)
+    assert len(measured) == 4
+    assert "the run held out images by data.split=0.3" in measured.notes[0]
+
+
+def test_one_image_is_not_split(tmp_path):
+    make_split(tmp_path, "train", 1)
+    settings = config(tmp_path)
+    with pytest.raises(UsageError, match="needs two images to hold one out"):
+        open_coco(settings.data.model_copy(update={"split": 0.5}), "train", settings.task)
+
+
 def test_ids_with_gaps_become_labels_without(tmp_path):
     make_split(tmp_path, "val", 5, ids=(7, 90, 3))
     dataset = opened(tmp_path)
