@@ -13,16 +13,12 @@ from acmix.errors import UsageError
 from acmix.tasks import Task
 from acmix.train.distributed import World
 from acmix.train.optim import Precision
+from acmix.train.sync_norm import is_synchronised
 
 # the setting that the size of a task's images comes from
 SIZE_OF = {"classify": "data.img_size", "detect": "task.min_size", "segment": "task.crop"}
 # what PyTorch, timm and we raise on sizes that do not go together
 FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError, ArithmeticError)
-
-
-def is_synchronised(norm: nn.Module) -> bool:
-    """Whether a batch norm sees the images of all processes."""
-    return isinstance(norm, nn.SyncBatchNorm)
 
 
 @torch.no_grad()
