@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of detectors, plain and with convolution paths, beside the published plain ones.
+"""Parameters and multiply-adds of detectors and segmenters, plain and with paths, beside the published plain ones.
 
 python benchmarks/downstream_costs.py     ->  benchmarks/results/downstream_costs.csv
 
@@ -42,7 +42,7 @@ class Published(NamedTuple):
     """What is known of a plain form.
 
     Args:
-        head: of the detector.
+        head: of the detector or segmenter.
         backbone: our name of it.
         parameters_m: millions of parameters; None where unknown.
         gmacs: 10⁹ multiply-adds; None where unknown.
@@ -71,7 +71,18 @@ DETECTORS = (
     ),
     Published("cascade_mask_rcnn", "acmix_resnet50"),
 )
-DETECTION_SIZE = (800, 1280)
+SWINS_OF_ADE20K = "SwinTransformer/Swin-Transformer-Semantic-Segmentation"
+UPERNETS = (
+    Published("upernet", SWIN_TINY, 60, 945, SWINS_OF_ADE20K),
+    Published("upernet", SWIN_SMALL, 81, 1038, SWINS_OF_ADE20K),
+    *(Published("upernet", f"acmix_{each}") for each in ("pvt_small", "resnet50", "san10", "deit_small_patch16_224")),
+)
+SEMANTIC_FPNS = (
+    *(Published("semantic_fpn", f"acmix_{each}") for each in ("pvt_tiny", "pvt_small", "resnet50", "san10")),
+    *(Published("semantic_fpn", each) for each in (SWIN_TINY, "acmix_deit_small_patch16_224")),
+)
+# (height, width)
+DETECTION_SIZE, UPERNET_SIZE, SEMANTIC_FPN_SIZE = (800, 1280), (512, 2048), (512, 512)
 
 
 class Cost(NamedTuple):
@@ -121,6 +132,16 @@ def detector_cost(head: str, backbone: str, conv_path: bool, height: int, width:
     return Cost(parameters, total, total + filling_gmacs(model.features, image))
 
 
+def segmenter_cost(head: str, backbone: str, conv_path: bool, height: int, width: int) -> Cost:
+    """Counts a segmenter of 150 classes on one image (3, height, width); of an auxiliary head the parameters alone."""
+    with torch.device("meta"):
+        model = acmix.create_segmenter(head, backbone, conv_path=conv_path).eval()
+        image = torch.empty(1, 3, height, width)
+    total, _ = gmacs_of(model, image)
+    parameters = sum(each.numel() for each in model.parameters())
+    return Cost(parameters, total, total + filling_gmacs(model.features, image))
+
+
 def parts_of(model: Detector, maps: list[Tensor]) -> Iterable[tuple[Callable[..., Any], Any]]:
     """The parts behind the pyramid, each with what it reads."""
     several: Any = model
@@ -164,6 +185,8 @@ def main(root: Path) -> int:
     """
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     counted = rows(DETECTORS, DETECTION_SIZE, detector_cost)
+    counted += rows(UPERNETS, UPERNET_SIZE, segmenter_cost)
+    counted += rows(SEMANTIC_FPNS, SEMANTIC_FPN_SIZE, segmenter_cost)
     with (root / "benchmarks" / "results" / "downstream_costs.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()

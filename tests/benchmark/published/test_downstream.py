@@ -17,6 +17,7 @@ from acmix.benchmark.published.downstream import (
     detector_cost,
     filling_gmacs,
     gmacs_of,
+    segmenter_cost,
 )
 from acmix.layers import WindowAttention
 
@@ -32,7 +33,8 @@ def stored() -> list[dict[str, str]]:
 
 def test_stored_plain_forms_are_within_1_5_percent_of_the_published() -> None:
     known = [row for row in stored() if row["published_gmacs"] != UNKNOWN]
-    assert len(known) >= 5
+    assert [row["head"] for row in known].count("upernet") == 2
+    assert len(known) >= 7
     for row in known:
         assert int(row["parameters"]) / 1e6 == pytest.approx(float(row["published_parameters_m"]), rel=0.015)
         assert float(row["gmacs_filled"]) == pytest.approx(float(row["published_gmacs"]), rel=0.015)
@@ -55,6 +57,11 @@ def test_the_stored_figures_are_counted_again() -> None:
     assert counted.parameters == int(row["parameters"])
     assert f"{counted.gmacs:.1f}" == row["gmacs"]
     assert f"{counted.gmacs_filled:.1f}" == row["gmacs_filled"]
+    for row in stored():
+        if (row["head"], row["backbone"]) in (("upernet", SWIN_TINY), ("semantic_fpn", "acmix_resnet50")):
+            sizes = int(row["height"]), int(row["width"])
+            again = segmenter_cost(row["head"], row["backbone"], row["conv_path"] == "True", *sizes)
+            assert (str(again.parameters), f"{again.gmacs:.1f}") == (row["parameters"], row["gmacs"])
 
 
 def test_a_product_is_counted_as_by_hand() -> None:
