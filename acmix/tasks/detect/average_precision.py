@@ -123,8 +123,9 @@ def measure(truth: Mapping[str, Any], detections: Sequence[Detections], *, with_
     for kind in ("box", "mask") if with_masks else ("box",):
         precision, recall = matched(truth, annotations, found, kind)
         numbers = {number: mean_of(number, precision, recall) for number in NUMBERS}
-        metrics |= {f"{kind}_{number.name}": 0.0 for number in NUMBERS if number.area == "all"}
-        metrics |= {f"{kind}_{number.name}": value for number, value in numbers.items() if value is not None}
+        for number, value in numbers.items():
+            if value is not None or number.area == "all":
+                metrics[f"{kind}_{number.name}"] = value or 0.0
         lines += [f"{'boxes' if kind == 'box' else 'masks'}:"] if with_masks else []
         lines += [number.line(value) for number, value in numbers.items()]
         for row, name in enumerate(names):
