@@ -26,7 +26,7 @@ import torch.distributed as dist
 from acmix.benchmark.machine import Ceilings
 from acmix.benchmark.oddities import SEGMENT_CLASSES, Array, Stored, coco_like, odd_detections, odd_label_maps
 from acmix.benchmark.pairs import Candidate, Subject, compare
-from acmix.benchmark.record import lines, measured_with, rounded
+from acmix.benchmark.record import counted, lines, measured_with, rounded
 from acmix.data.label_maps import IGNORED
 from acmix.tasks.detect.average_precision import KINDS, NUMBERS, average_precision, unique_names
 from acmix.tasks.detect.results import check_installed, coco_results
@@ -77,14 +77,13 @@ def differences(images: int) -> list[dict[str, Any]]:
         found = {
             "detect: 24 numbers": ("pycocotools", detected.metrics, theirs.metrics),
             "detect: by class": ("pycocotools", flat(detected.by_class), flat(theirs.by_class)),
-            "segment: 3 numbers": ("plain loop", segmented.metrics, plain.metrics),
-            "segment: by class": ("plain loop", flat(segmented.by_class), flat(plain.by_class)),
+            "segment: 3 numbers": ("a plain loop", segmented.metrics, plain.metrics),
+            "segment: by class": ("a plain loop", flat(segmented.by_class), flat(plain.by_class)),
         }
         for what, (peer, ours, other) in found.items():
             difference = largest_difference(ours, other)
-            print(
-                f"{what}, {images} images, {processes} processes: {len(ours)} beside {peer}, {difference:.3g} at most"
-            )
+            place = f"{counted(images, 'image')}, {counted(processes, 'process', 'es')}"
+            print(f"{what}, {place}: {difference:.3g} from {peer} at most, of {counted(len(ours), 'number')}")
             row = {"line": what, "images": images, "processes": processes, "peer": peer, "numbers": len(ours)}
             rows.append({**row, "largest_difference": difference})
     return rows
