@@ -79,9 +79,12 @@ def rows_of(
     here = [len(own[key]) for key in heads]
     if choice == "new":
         return Rows(False, "model.head=new")
+    if not heads:
+        # the body of a detector: what the file has for classes is left out
+        return Rows(True)
     problem = ""
     if not heads <= values.keys() or not there:
-        problem = "the file has no classifier" if here else ""
+        problem = "the file has no classifier"
     elif there != here:
         problem = f"the file's has {max(there)} classes, this one {max(here)}"
     if choice == "keep" and problem:

@@ -59,7 +59,7 @@ def test_detection_recipes_decay_biases_or_all_but_never_the_rates() -> None:
 
 
 def test_layers_of_other_rates_do_not_go_with_another_decay() -> None:
-    with pytest.raises(UsageError, match="does not go with optimizer.layer_decay"):
+    with pytest.raises(UsageError, match=r"does not go with optimizer\.layer_decay"):
         decayed_by("optimizer.no_decay=norms", "optimizer.layer_decay=0.8")
 
 

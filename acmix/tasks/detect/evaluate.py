@@ -30,6 +30,9 @@ def evaluate(
 ) -> Evaluation:
     """Measures a detector exactly: padding and unreadable images have no weight, and every other counts once.
 
+    Each image goes through the model alone, as in published evaluations: beside a larger one it would be filled up, and
+    what is found in it would depend on the batch and so on the number of processes.
+
     Args:
         model: takes a list of images (3, h, w) and gives a dictionary for each: boxes, scores, labels and masks; its
             mode is put back afterwards.
@@ -53,14 +56,12 @@ def evaluate(
     with measuring(model):
         for cpu_batch in batches:
             batch = cpu_batch.to(device, memory_format=memory_format)
-            rows = [row for row, weight in enumerate(cpu_batch.weights.tolist()) if weight > 0]
-            if rows:
-                with autocast():
-                    predictions = model([batch.images[row] for row in rows])
-                numbers = cpu_batch.index[rows].tolist()
-                found += [
-                    pack(number, each, with_masks=with_masks) for number, each in zip(numbers, predictions, strict=True)
-                ]
+            numbers, weights = cpu_batch.index.tolist(), cpu_batch.weights.tolist()
+            for image, number, weight in zip(batch.images, numbers, weights, strict=True):
+                if weight > 0:
+                    with autocast():
+                        [prediction] = model([image])
+                    found.append(pack(number, prediction, with_masks=with_masks))
             if on_batch is not None:
                 on_batch(cpu_batch)
     return average_precision(batches.dataset.ground_truth(), found, with_masks=with_masks, group=group)

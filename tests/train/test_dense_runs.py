@@ -1,0 +1,163 @@
+"""Runs of detection and segmentation: stopped, killed, shared by processes, begun with a classifier's weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from acmix.config import Config
+from acmix.errors import UsageError
+from acmix.train.loop import Run, train
+from acmix.train.plots import draw_curves, read_log
+from acmix.train.signals import Stopped
+from tests.support.checks import assert_same_bits
+from tests.support.dense import SWIN, dense_config, write_dense_config, write_scenes
+from tests.support.images import make_image_folder
+from tests.support.processes import command
+from tests.support.tiny import last, tiny_config
+
+pytestmark = [pytest.mark.usefixtures("undrawn"), pytest.mark.slow]
+TASKS = ("detect", "segment")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("scenes")
+    return {task: write_scenes(task, root / task) for task in TASKS}
+
+
+@pytest.fixture(scope="module")
+def wholes(scenes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of each task that nothing interrupted, to be left as it is."""
+    root = tmp_path_factory.mktemp("wholes")
+    for task in TASKS:
+        train(dense_config(task, scenes[task]), root / task)
+    return {task: root / task for task in TASKS}
+
+
+def stopped_at(step: int, config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs until SIGTERM comes within a step, counted from 1."""
+    plain = Run.one_step
+
+    def one_step(run: Run, batches: list[object]) -> object:
+        if run.state.step + 1 == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(run, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "one_step", one_step)
+        with pytest.raises(Stopped):
+            train(config, folder)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_tells_the_parts_of_its_loss_and_what_chose_its_best_weights(
+    task: str, wholes: dict[str, Path], scenes: dict[str, Path]
+) -> None:
+    metric = {"detect": "mask_ap", "segment": "miou"}[task]
+    summary = json.loads((wholes[task] / "summary.json").read_text())
+    assert (summary["task"], summary["best_metric"], summary["epochs"]) == (task, metric, 3)
+    log = read_log(wholes[task])
+    assert log.metric == metric
+    assert summary[metric] == max(record[metric] for record in log.epochs)
+    for record in log.steps:
+        assert sum(record["losses"].values()) == pytest.approx(record["loss"], rel=1e-4)
+    assert len(log.steps[0]["losses"]) == {"detect": 5, "segment": 2}[task]
+    assert draw_curves(wholes[task]).stat().st_size > 1000
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_bits(
+    task: str,
+    scenes: dict[str, Path],
+    wholes: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = dense_config(task, scenes[task])
+    stopped_at(6, config, tmp_path, monkeypatch)
+    assert last(tmp_path)["step"] == 6
+    train(config, tmp_path)
+    assert_same_bits(last(tmp_path), last(wholes[task]))
+    ours, theirs = (read_log(folder).epochs for folder in (tmp_path, wholes[task]))
+    for key in ("train_loss", read_log(tmp_path).metric):
+        assert [record[key] for record in ours] == [record[key] for record in theirs]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_two_processes_killed_in_an_epoch_go_on_to_the_same_bits(
+    task: str, scenes: dict[str, Path], tmp_path: Path
+) -> None:
+    file = write_dense_config(
+        tmp_path / "run.yaml", task, scenes[task], "train.accumulation=1", "train.checkpoint_every_steps=1"
+    )
+    ends = command("train", file, "--output", tmp_path / "whole", processes=2).finish()
+    assert [end.status for end in ends] == [0, 0], ends
+    parts = tmp_path / "parts"
+    processes = command("train", file, "--output", parts, processes=2)
+    saved = parts / "checkpoints" / "last.pt"
+    processes.wait_for(lambda: saved.is_file() and last(parts)["step"] >= 5)
+    processes.signal(signal.SIGKILL)
+    processes.finish()
+    assert 5 <= last(parts)["step"] < 12
+    ends = command("train", file, "--output", parts, processes=2).finish()
+    assert [end.status for end in ends] == [0, 0], ends
+    assert_same_bits(last(parts), last(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_two_processes_measure_what_one_does(task: str, scenes: dict[str, Path], wholes: dict[str, Path]) -> None:
+    arguments = ("evaluate", wholes[task] / "checkpoints" / "best.pt", "--data", scenes[task], "--json")
+    [alone] = command(*arguments).finish()
+    first, second = command(*arguments, processes=2).finish()
+    assert (alone.status, first.status, second.status, second.output) == (0, 0, 0, "")
+    assert json.loads(first.output) == json.loads(alone.output)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_classifier_s_body_is_taken_and_its_head_named_as_left_out(
+    task: str, scenes: dict[str, Path], tmp_path: Path
+) -> None:
+    photos = make_image_folder(tmp_path / "photos", 4, train_per_class=4, val_per_class=2, size=40)
+    body = json.dumps(SWIN["args"])
+    train(tiny_config(photos, f"model.args={body}", "train.epochs=1"), tmp_path / "classifier")
+    checkpoint = tmp_path / "classifier" / "checkpoints" / "best.pt"
+    short = ("train.steps=1", f"model.checkpoint={checkpoint}", "optimizer.lr=1e-20", "optimizer.weight_decay=0")
+    train(dense_config(task, scenes[task], *short, "schedule.warmup_steps=0"), tmp_path / "run")
+    [start, *_] = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    told = start["weights"]
+    assert {name.split(".")[0] for name in told["left_out"]} >= {"head"}
+    assert told["notes"] == [f"{dense_config(task, '').task.head}: pyramid and head are drawn at random"]
+    given, found = last(tmp_path / "classifier")["average"], last(tmp_path / "run")["model"]
+    key = "layers.1.blocks.0.attn.qkv.weight"
+    [place] = [name for name in found if name.endswith(f"features.body.model.{key}")]
+    assert torch.allclose(found[place], given[key], atol=1e-12)
+
+
+def test_a_detector_begins_with_another_s_head_but_for_other_classes(
+    scenes: dict[str, Path], wholes: dict[str, Path], tmp_path: Path
+) -> None:
+    checkpoint = wholes["detect"] / "checkpoints" / "best.pt"
+    tree = json.loads((scenes["detect"] / "annotations" / "instances_train2017.json").read_text())
+    some = [category["id"] for category in tree["categories"][:6]]
+    other = tmp_path / "other"
+    (other / "annotations").mkdir(parents=True)
+    for split in ("train2017", "val2017"):
+        (other / split).symlink_to(scenes["detect"] / split)
+        tree = json.loads((scenes["detect"] / "annotations" / f"instances_{split}.json").read_text())
+        tree["categories"] = [each for each in tree["categories"] if each["id"] in some]
+        tree["annotations"] = [each for each in tree["annotations"] if each["category_id"] in some]
+        (other / "annotations" / f"instances_{split}.json").write_text(json.dumps(tree))
+    config = dense_config("detect", other, "task.num_classes=6", f"model.checkpoint={checkpoint}", "train.steps=1")
+    train(config, tmp_path / "run")
+    [start, *_] = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    drawn = start["weights"]["drawn"]
+    assert all("there" in why for why in drawn.values())
+    assert {name.split(".")[0] for name in drawn} == {"roi_heads"}
+    with pytest.raises(UsageError, match=r"it was trained with task\.head mask_rcnn, now it would be faster_rcnn"):
+        train(dense_config("detect", scenes["detect"], "task.head=faster_rcnn"), wholes["detect"])
