@@ -26,6 +26,8 @@ from acmix.heads.pyramid import Pyramid, SimplePyramid
 
 # height over width of anchors
 RATIOS = (0.5, 1.0, 2.0)
+# that torchvision draws RetinaNet's weights for
+USUAL_CHANNELS = 256
 
 
 class PyramidBackbone(nn.Module):
@@ -137,7 +139,18 @@ class MaskPredictor(MaskRCNNPredictor):
 
 
 class RetinaHead(RetinaNetHead):
-    """torchvision's head of RetinaNet, with results in float32, that never answers with label 0."""
+    """torchvision's head of RetinaNet, with results in float32, that never answers with label 0.
+
+    Its weights are drawn for 256 channels; with fewer they are drawn as much wider, or nothing of the map would reach
+    the last layer through four that each weaken it.
+    """
+
+    def __init__(self, in_channels: int, num_anchors: int, num_classes: int) -> None:
+        super().__init__(in_channels, num_anchors, num_classes)
+        with torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, nn.Conv2d):
+                    module.weight.mul_((USUAL_CHANNELS / in_channels) ** 0.5)
 
     def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
         """Maps -> class logits (B, ΣH·W·A, K) and box deltas (B, ΣH·W·A, 4)."""

@@ -155,6 +155,7 @@ def test_squares_are_learned(head: str) -> None:
         losses = losses_of(model, images, targets, step)
         optimizer.zero_grad()
         torch.stack([*losses.values()]).sum().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     images, targets = pictures(*[(64, 64)] * 8, objects=1, seed=10_000)
     hits = 0

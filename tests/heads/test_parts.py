@@ -10,7 +10,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from acmix.errors import UsageError
 from acmix.heads.inputs import check_images, check_targets
-from acmix.heads.parts import Anchors, ProposalHead, Proposals, region_pool
+from acmix.heads.parts import Anchors, ProposalHead, Proposals, RetinaHead, region_pool
 from acmix.heads.transform import Transform, resized_masks, size_within
 from tests.heads.targets import picture, pictures
 from tests.heads.tiny import detector
@@ -37,6 +37,14 @@ def test_regions_are_cut_at_the_same_strides_whatever_came_first() -> None:
     # an image one pixel high, padded to 32
     used({"0": torch.rand(1, 2, 8, 8), "1": torch.rand(1, 2, 4, 4)}, box, [(1, 32)])
     assert torch.equal(fresh(maps, box, [(32, 32)]), used(maps, box, [(32, 32)]))
+
+
+def test_weights_of_a_narrow_retinanet_are_drawn_wider() -> None:
+    for channels, expected in ((256, 0.01), (64, 0.02)):
+        head = RetinaHead(channels, 3, 2)
+        for name, weight in head.named_parameters():
+            if name.endswith("weight") and weight.numel() > 20_000:
+                assert weight.std().item() == pytest.approx(expected, rel=0.05), name
 
 
 def test_an_image_always_has_a_proposal_in_training() -> None:
