@@ -19,9 +19,15 @@ class Task(Protocol):
     A batch has `images`, `weights`, `failed`, `index` and `to(device, memory_format=…)`; see `acmix.data.Batch`.
     """
 
-    # the metric that chooses best.pt: the higher, the better; those that records and the summary hold
-    metric: str
-    metrics: tuple[str, ...]
+    @property
+    def metric(self) -> str:
+        """The metric that chooses best.pt: the higher, the better."""
+        ...
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those that records and the summary hold."""
+        ...
 
     @property
     def shown(self) -> tuple[str, ...]:

@@ -88,6 +88,7 @@ class Segmentation:
         A mean over all pixels is the same for any number of processes, and 0 where every pixel is ignored.
         """
         answer = model(batch.images)
+        assert isinstance(batch.targets, Tensor), "crops have one size"
         if not isinstance(answer, dict):
             return {"loss": mean_loss(answer, batch.targets)}
         weight = auxiliary_weight(model)
