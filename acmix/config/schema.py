@@ -67,7 +67,7 @@ class Model(Section):
     """The network: one of `acmix models`, or a timm model."""
 
     num_classes: PositiveInt = Field(default=1000, examples=[10])
-    """Classes of the data."""
+    """Classes of the data in classification. Detection and segmentation have `task.num_classes`."""
 
     in_chans: PositiveInt = Field(default=3, examples=[1])
     """Channels of an image: 3, or 1 for grey."""
@@ -130,7 +130,7 @@ class Data(Section):
 
     dir: str = Field(default="", examples=["photos"])
     """The folder of images; `--data` sets it. It holds the splits as folders, list files or .tar files, or a data set
-    for the reader in `data.format`."""
+    for the reader in `data.format`; with `task.name`, COCO's or ADE20K's folders."""
 
     format: str = Field(default="auto", examples=["wds/"])
     """How the images are stored. auto reads train_list.txt if there is one, else a folder a class; otherwise a timm
@@ -144,15 +144,14 @@ class Data(Section):
     """Name of the validation split. hfids/ and wds/ take "name|SAMPLES" as above."""
 
     split: float | None = Field(default=None, gt=0.0, lt=1.0, examples=[0.2])
-    """Share of the images that is held out for validation. For a folder, list or tar file without validation images:
-    train/<class>/, or folders of classes alone. Each class gives its share, at least one image if it has two. null:
-    validation images are those of `data.val_split`."""
+    """Share of the images that is held out for validation. For data without validation images. In classification each
+    class gives its share, at least one image if it has two. null: validation images are those of `data.val_split`."""
 
     split_seed: NonNegativeInt = Field(default=0, examples=[1])
     """Which images `data.split` holds out. `train.seed` has no part in it."""
 
     img_size: int = Field(default=224, ge=1, le=LARGEST_IMG_SIZE, examples=[256])
-    """Pixels a side of what the network sees. Not set, or auto: what the weights that the run starts from were trained
+    """Pixels a side of what the network sees in classification. Not set, or auto: what the weights that the run starts from were trained
     with (`model.checkpoint`, `model.pretrained`), else the default."""
 
     interpolation: Literal["bicubic", "bilinear", "nearest", "random"] = Field(default="bicubic", examples=["bilinear"])
@@ -378,10 +377,10 @@ class Train(Section):
     epoch."""
 
     evaluate_every_epochs: PositiveInt = Field(default=1, examples=[5])
-    """Epochs between measurements of accuracy."""
+    """Epochs between measurements on the validation images."""
 
     patience: PositiveInt | None = Field(default=None, examples=[10])
-    """Early stopping: epochs without a better top-1. Counted at each measurement of accuracy.
+    """Early stopping: epochs without a better top-1, AP or mIoU. Counted at each measurement on the validation images.
     null: the run trains all `train.epochs`."""
 
     tensorboard: bool = Field(default=True, examples=[False])

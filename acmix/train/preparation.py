@@ -32,6 +32,9 @@ def settle(config: Config, output: Path) -> tuple[Config, list[str]]:
     """
     data = config.data
     wanted, whose = wanted_by_weights(config, output)
+    if config.task.name != "classify":
+        # sizes are the task's own
+        wanted = {key: value for key, value in wanted.items() if key in ("mean", "std")}
     free = [key for key in wanted if key not in data.model_fields_set]
     taken = {key: wanted[key] for key in free if not same(wanted[key], getattr(data, key))}
     settled = config.model_copy(update={"data": data.model_copy(update={key: wanted[key] for key in free})})

@@ -59,8 +59,8 @@ class State:
         self.started = start(self.model, config, classes) if begins and config.model.checkpoint else None
         if config.model.freeze and not begins:
             self.train_as_before()
-        self.model = with_shared_statistics(self.model, config, world)
         self.model.to(world.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.model = with_shared_statistics(self.model, config, world)
         if settings.gradient_checkpointing:
             keep_less_for_backward(self.model, config.model.name)
         self.precision = Precision(settings.precision, world.device)
