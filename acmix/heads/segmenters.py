@@ -209,7 +209,7 @@ def create_segmenter(
         hint = did_you_mean(head, HEADS, otherwise=f"there are {' and '.join(HEADS)}")
         raise UsageError(f"no segmentation head {head!r}; {hint}")
     check_arguments(head, {"num_classes": num_classes, **head_args})
-    features = Features(backbone, conv_path=conv_path, in_chans=in_chans, **(backbone_args or {}))
+    features = Features(backbone, **{"conv_path": conv_path, "in_chans": in_chans, **(backbone_args or {})})
     return Segmenter(
         features,
         HEADS[head](features, num_classes, **head_args),

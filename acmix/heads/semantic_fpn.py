@@ -60,7 +60,8 @@ class SemanticFPN(nn.Module):
                 x = conv(x)
                 if times:
                     # as large as the next larger map is, or would be
-                    x = enlarged(x, 2, (-(-finest[0] // 2 ** (times - i)), -(-finest[1] // 2 ** (times - i))))
+                    step = 2 ** (times - i)
+                    x = enlarged(x, 2, ((finest[0] + step - 1) // step, (finest[1] + step - 1) // step))
             found.append(x)  # (B, C, H, W)
         return self.classifier(sum(found[1:], found[0]))
 

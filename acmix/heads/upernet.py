@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acmix.heads.dense import Classifier, convolution, enlarged, init_dense
-from acmix.ops.leaving import fresh, leaves_pytorch
+from acmix.ops.leaving import any_size, leaves_pytorch
 
 POOLS = (1, 2, 3, 6)
 
@@ -99,10 +99,11 @@ def averaged(x: Tensor, side: int) -> Tensor:
     """(B, C, H, W) -> (B, C, side, side): means over the fields of a grid, which overlap where sides do not divide."""
     if not leaves_pytorch():
         return F.adaptive_avg_pool2d(x, side)
-    # two products, which take any size: an exporter would unroll the pooling for one
-    x = F.linear(fresh(x), field_means(x, 3, side))  # (B, C, H, side)
-    x = F.linear(fresh(x.transpose(2, 3)), field_means(x, 2, side))  # (B, C, side, side), columns first
-    return fresh(x.transpose(2, 3))
+    # by sums of products, which take any size: an exporter would unroll the pooling for one, and a matrix product asks
+    # whether a side is 1
+    with any_size():
+        x = (x.unsqueeze(3) * field_means(x, 3, side)).sum(4)  # (B, C, H, side)
+        return (x.unsqueeze(2) * field_means(x, 2, side)[:, :, None]).sum(3)  # (B, C, side, side)
 
 
 def field_means(x: Tensor, dim: int, side: int) -> Tensor:
