@@ -151,8 +151,8 @@ class Data(Section):
     """Which images `data.split` holds out. `train.seed` has no part in it."""
 
     img_size: int = Field(default=224, ge=1, le=LARGEST_IMG_SIZE, examples=[256])
-    """Pixels a side of what the network sees in classification. Not set, or auto: what the weights that the run starts from were trained
-    with (`model.checkpoint`, `model.pretrained`), else the default."""
+    """Pixels a side of what the network sees in classification. Not set, or auto: what the weights that the run starts
+    from were trained with (`model.checkpoint`, `model.pretrained`), else the default."""
 
     interpolation: Literal["bicubic", "bilinear", "nearest", "random"] = Field(default="bicubic", examples=["bilinear"])
     """How images are resized. Not set, or auto: as for `data.img_size`."""

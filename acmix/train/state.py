@@ -26,6 +26,7 @@ from acmix.train.meter import Meter
 from acmix.train.optim import Precision, create_optimizer
 from acmix.train.resume import describe_changes, refuse_another_network, refuse_another_run, settings_then
 from acmix.train.starting import start
+from acmix.train.sync_norm import synchronised
 from acmix.train.words import output_option
 
 
@@ -265,8 +266,6 @@ def with_shared_statistics(model: nn.Module, config: Config, world: World) -> nn
     wanted = config.train.sync_batchnorm
     if world.size == 1 or not (config.task.name != "classify" if wanted is None else wanted):
         return model
-    from acmix.train.sync_norm import synchronised
-
     return synchronised(model, world.size, heads_alone=wanted is None)
 
 
