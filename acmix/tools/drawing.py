@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from acmix.names import shown
 from acmix.tools.found import Detected, FoundObject, Region, Segmented
@@ -21,8 +21,11 @@ Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]
 # pixels that the longer side of a drawing has at least, so that names can be read on a small picture
 LEGIBLE = 480
-# how much of a colour covers the picture
-VEIL = 0.5
+# how much of a colour covers the picture, within a mask and at its edge
+VEIL, EDGE = 0.5, 0.9
+# how much of a class's colour covers a label map's picture, which is pale and grey, so that colours stay alike
+PAINT = 0.65
+DARKEST, LIGHTEST = 90, 220
 LONGEST_NAME = 32
 MOST_IN_LEGEND = 40
 PAPER, INK = (255, 255, 255), (25, 28, 32)
@@ -79,9 +82,10 @@ def veiled(picture: Image.Image, labels: np.ndarray[Any, Any], ignored: int | No
     """The picture under the colours of its classes (h, w); pixels of the label `ignored` stay grey."""
     canvas, factor = enlarged(picture)
     colours = np.array([colour_of(label) for label in range(int(labels.max()) + 1)], dtype=np.float32)
-    pixels = np.asarray(canvas.convert("L").convert("RGB"), dtype=np.float32)  # (H, W, 3)
+    grey = np.asarray(canvas.convert("L"), dtype=np.float32)[..., None]  # (H, W, 1)
+    pixels = np.broadcast_to(DARKEST + (LIGHTEST - DARKEST) / 255 * grey, (*grey.shape[:2], 3))
     whole = labels.repeat(factor, 0).repeat(factor, 1)  # (H, W)
-    mixed = (1 - VEIL) * pixels + VEIL * colours[whole]
+    mixed = (1 - PAINT) * pixels + PAINT * colours[whole]
     if ignored is not None:
         mixed = np.where((whole == ignored)[..., None], 0.6 * pixels, mixed)
     return Image.fromarray(mixed.round().astype(np.uint8))
@@ -113,8 +117,9 @@ def with_legend(picture: Image.Image, regions: Sequence[Region]) -> Image.Image:
 
 
 def blended(colour: Colour) -> Colour:
-    """A class's colour as it looks over a light grey."""
-    red, green, blue = (round((1 - VEIL) * 215 + VEIL * channel) for channel in colour)
+    """A class's colour as it looks over the middle grey of a label map's picture."""
+    middle = (DARKEST + LIGHTEST) / 2
+    red, green, blue = (round((1 - PAINT) * middle + PAINT * channel) for channel in colour)
     return red, green, blue
 
 
@@ -133,14 +138,20 @@ def cover(canvas: Image.Image, mask: np.ndarray[Any, Any], colour: Colour) -> No
     line = line_width(*canvas.size)
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     inside = np.pad(mask[top:bottom, left:right], line)
-    core = Image.fromarray(inside.astype(np.uint8) * 255).filter(ImageFilter.MinFilter(2 * line + 1))
-    edge = (inside & ~(np.asarray(core) > 0))[line:-line, line:-line]
+    edge = (inside & ~eroded(inside, line))[line:-line, line:-line]
     inside = inside[line:-line, line:-line]
-    place = (int(left), int(top), int(right), int(bottom))
-    pixels = np.asarray(canvas.crop(place), dtype=np.float32)
-    weight = np.where(edge, 0.9, np.where(inside, VEIL, 0.0))[..., None]
-    mixed = (1 - weight) * pixels + weight * np.array(colour, dtype=np.float32)
-    canvas.paste(Image.fromarray(mixed.round().astype(np.uint8)), place[:2])
+    weight = np.where(edge, np.uint8(255 * EDGE), inside * np.uint8(255 * VEIL))
+    canvas.paste(colour, (int(left), int(top), int(right), int(bottom)), Image.fromarray(weight))
+
+
+def eroded(mask: np.ndarray[Any, Any], by: int) -> np.ndarray[Any, Any]:
+    """The pixels of a mask with so many of its pixels on each side; the outer ones of the array are none of it."""
+    for axis in (0, 1):
+        inner = mask.copy()
+        for step in range(1, by + 1):
+            inner &= np.roll(mask, step, axis) & np.roll(mask, -step, axis)
+        mask = inner
+    return mask
 
 
 def draw_tags(canvas: Image.Image, tags: Iterable[Tagged], factor: int = 1) -> Image.Image:

@@ -38,7 +38,7 @@ def of_classifier(config: Config) -> dict[str, Any]:
 
 def of_detector(config: Config) -> dict[str, Any]:
     """As the picture is: a detector resizes and normalises by itself."""
-    return of_any_size(config, from_zero_to_one)
+    return of_any_size(config, grey_from_zero_to_one if config.model.in_chans == 1 else from_zero_to_one)
 
 
 def of_segmenter(config: Config) -> dict[str, Any]:
@@ -49,21 +49,26 @@ def of_segmenter(config: Config) -> dict[str, Any]:
 
 
 def of_any_size(config: Config, steps: Any) -> dict[str, Any]:
-    """Pictures in colour of any size."""
+    """Pictures of any size."""
     assert config.task.min_size
-    data = config.data
-    mean, std = normalisation(data, 3)
+    data, in_chans = config.data, config.model.in_chans
+    mean, std = normalisation(data, in_chans)
     return dict(
         img_size=max(config.task.min_size),
-        in_chans=3,
+        in_chans=in_chans,
         mean=mean,
         std=std,
         interpolation="bilinear",
         crop_pct=1.0,
-        transform=Transform(3, steps, data.background_rgb, data.white),
+        transform=Transform(in_chans, steps, data.background_rgb, data.white),
     )
 
 
 def from_zero_to_one(picture: Image.Image) -> Tensor:
     """An RGB picture as float32 (3, h, w) from 0 to 1."""
     return to_float(as_image(picture))
+
+
+def grey_from_zero_to_one(picture: Image.Image) -> Tensor:
+    """An RGB picture as grey float32 (1, h, w) from 0 to 1."""
+    return to_float(as_image(picture.convert("L")))
