@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
-from acmix.cli.app import Checkpoint, DataOption, DeviceOption, app, check_there, check_there_if_file, console
-from acmix.names import to_json
+from acmix.cli.app import Checkpoint, DataOption, DeviceOption, app, check_there, check_there_if_file, console, wide
+from acmix.names import shown, to_json
 from acmix.train.terminal import say
 
 
@@ -24,21 +25,28 @@ def evaluate(
     ] = None,
     precision: Annotated[str, typer.Option(metavar="FORMAT", help="auto, fp32, bf16 or fp16.")] = "auto",
     device: DeviceOption = "auto",
+    scales: Annotated[
+        str | None, typer.Option(metavar="N,N,…", help="Sizes to average over, of a segmenter: 0.5,1,1.5.")
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Average over the mirrored image too, of a segmenter.")] = False,
+    sliding: Annotated[
+        bool, typer.Option("--sliding", help="Look through windows of task.crop, of a segmenter.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure accuracy on the validation images.
+    """Measure accuracy, AP or mIoU on the validation images.
 
     The result is exact on any number of processes, also under torchrun.
     """
     check_there(checkpoint)
     from dataclasses import asdict
 
-    from acmix.tasks.evaluation import LABELS
-    from acmix.tools.evaluate import evaluate_checkpoint
+    from acmix.tools.evaluate import class_table, evaluate_checkpoint, in_one_line, parsed_scales
 
     done = evaluate_checkpoint(
-        checkpoint, data, batch_size=batch_size, workers=workers, precision=precision, device=device
-    )
+        checkpoint, data, batch_size=batch_size, workers=workers, precision=precision, device=device,
+        scales=parsed_scales(scales), flip=flip, sliding=sliding,
+    )  # fmt: skip
     result = done.result
     if not done.is_first:
         return
@@ -47,9 +55,17 @@ def evaluate(
         told = asdict(result)
         typer.echo(to_json({"model": done.model, **told.pop("metrics"), **told, **left_out}))
         return
-    metrics = ", ".join(f"{LABELS[name]} {result.metrics[name]:.3f} %" for name in done.shown)
-    loss = "" if result.loss is None else f"loss {result.loss:.4f}, "
-    say(console, f"{done.model}: {metrics}, {loss}{result.images} images")
+    say(console, in_one_line(done))
+    for line in result.lines:
+        say(console, line)
+    if result.by_class:
+        head, rows = class_table(result.by_class)
+        table = Table(box=None)
+        for column in head:
+            table.add_column(column, justify="left" if column == "class" else "right", no_wrap=True)
+        for row in rows:
+            table.add_row(*map(shown, row))
+        wide().print(table)
     for name in done.unreadable:
         say(console, f"  not counted, unreadable: {name}")
     for note in done.notes:

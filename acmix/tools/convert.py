@@ -134,6 +134,11 @@ def _convert_ours(content: dict[str, Any], destination: Path, source: Path, name
         keys = ("format", "version", "config", "classes", "named", "step", "epoch", "metrics")
         _write_ours({key: content[key] for key in keys if key in content} | {"model": weights}, destination)
         return f"our weights as safetensors, {_described(settings, weights)}"
+    if settings.task.name != "classify":
+        raise UsageError(
+            f"{source} holds {settings.task.head} on {settings.model.name}, but the released code has classifiers; "
+            f"convert it to a file that ends in {TENSORS}"
+        )
     note = "the names of the classes are left out"
     if order := text_order(content):
         # there, whoever loads them sorts the names of folders as text
@@ -157,7 +162,9 @@ def _preparation_lost(data: config.Data) -> str:
 
 def _described(settings: config.Config, weights: dict[str, Any]) -> str:
     parameters = sum(tensor.numel() for key, tensor in weights.items() if not key.endswith(STATISTICS))
-    model = settings.model
+    model, task = settings.model, settings.task
+    if task.head:
+        return f"{task.head} on {model.name}, {task.num_classes} classes, {parameters:,} parameters"
     return f"{model.name}, {model.num_classes} classes, {settings.data.img_size} pixels, {parameters:,} parameters"
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from acmix.config import Config
 from acmix.data import Trained, UnreadableFiles
 from acmix.errors import UsageError
-from acmix.tasks import Evaluation, task_of
+from acmix.tasks import Evaluation, Task, task_of
+from acmix.tasks.evaluation import LABELS
 from acmix.train.checkpoint import checkpoint_of, restore_model
 from acmix.train.distributed import join
 from acmix.train.optim import Precision
+
+# an image of so many times its size still fits in memory
+LARGEST_SCALE = 8
 
 
 @dataclass(frozen=True)
@@ -18,8 +24,8 @@ class Evaluated:
     """What came out.
 
     Args:
-        result: accuracy and loss.
-        model: name of the network.
+        result: the measures.
+        model: name of the network, and before it that of a head on it.
         unreadable: files that could not be read; they are not counted.
         notes: lines on what was left out of the split.
         is_first: whether this process is the one to print.
@@ -44,6 +50,9 @@ def evaluate_checkpoint(
     workers: int | None = None,
     precision: str = "auto",
     device: str = "auto",
+    scales: Sequence[float] = (),
+    flip: bool = False,
+    sliding: bool = False,
 ) -> Evaluated:
     """Evaluates a checkpoint on a data folder's validation split; under torchrun the processes share it.
 
@@ -55,9 +64,12 @@ def evaluate_checkpoint(
         workers: reading processes; the run's own by default.
         precision: "auto", "fp32", "bf16" or "fp16".
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        scales: of a segmenter: factors of the image's size whose probabilities are averaged.
+        flip: of a segmenter: also the mirrored image's.
+        sliding: of a segmenter: in windows of `task.crop`, also where the run was evaluated on whole images.
 
     Raises:
-        UsageError: the checkpoint, the data or the device cannot be used.
+        UsageError: an option is for another task, or the checkpoint, the data or the device cannot be used.
     """
     with join(device) as world:
         checkpoint = checkpoint_of(checkpoint)
@@ -66,8 +78,10 @@ def evaluate_checkpoint(
         if workers is not None:
             updates["workers"] = workers
         config = restored.config.model_copy(update={"data": restored.config.data.model_copy(update=updates)})
+        if sliding and config.task.name == "segment":
+            config = config.model_copy(update={"task": config.task.model_copy(update={"sliding": True})})
+        task = task_with(config, tuple(scales), flip, sliding)
         trained = Trained(restored.classes, restored.are_named, str(checkpoint))
-        task = task_of(config)
         loader = task.val_loader(rank=world.rank, world_size=world.size, batch_size=batch_size, trained=trained)
         unreadable = UnreadableFiles()
         try:
@@ -87,10 +101,76 @@ def evaluate_checkpoint(
         unreadable.check()
         return Evaluated(
             result=result,
-            model=config.model.name,
+            model=f"{config.task.head} on {config.model.name}" if config.task.head else config.model.name,
             unreadable=unreadable.names,
             notes=list(loader.dataset.notes),
             is_first=world.is_first,
             metric=task.metric,
             shown=task.shown,
         )
+
+
+def task_with(config: Config, scales: tuple[float, ...], flip: bool, sliding: bool) -> Task:
+    """The task of a configuration, with the options of segmentation.
+
+    Raises:
+        UsageError: the task is another, or a scale is not above 0.
+    """
+    given = [name for name, value in (("--scales", scales), ("--flip", flip), ("--sliding", sliding)) if value]
+    if not given:
+        return task_of(config)
+    if config.task.name != "segment":
+        kind = "a detector" if config.task.name == "detect" else "a classifier"
+        raise UsageError(f"{given[0]} is for segmentation, and this model is {kind}; leave it out")
+    if wrong := [scale for scale in scales if not 0 < scale <= LARGEST_SCALE]:
+        raise UsageError(f"--scales {wrong[0]:g}: expected factors above 0, at most {LARGEST_SCALE}, such as 0.5,1,1.5")
+    from acmix.tasks.segment import Segmentation
+
+    return Segmentation(config, scales=scales or (1.0,), flip=flip)
+
+
+def parsed_scales(text: str | None) -> tuple[float, ...]:
+    """`0.5,1,1.5` as numbers.
+
+    Raises:
+        UsageError: one is none.
+    """
+    try:
+        return tuple(float(part) for part in (text or "").split(",") if part.strip())
+    except ValueError:
+        raise UsageError(f"--scales {text}: expected numbers with commas between them, such as 0.5,1,1.5") from None
+
+
+def in_one_line(done: Evaluated) -> str:
+    """The model and its main measures."""
+    measures = [f"{LABELS[name]} {in_percent(done.result.metrics.get(name))}" for name in done.shown]
+    loss = [] if done.result.loss is None else [f"loss {done.result.loss:.4f}"]
+    return f"{done.model}: {', '.join([*measures, *loss])}, {done.result.images} images"
+
+
+def in_percent(value: float | None) -> str:
+    """A measure; there may have been nothing to measure it on."""
+    return "not defined" if value is None else f"{value:.3f} %"
+
+
+# columns of the table of classes: the measure, its heading and the form of its values
+CLASS_COLUMNS = (
+    ("objects", "objects", ",.0f"),
+    ("pixels", "pixels", ",.0f"),
+    ("box_ap", "box AP", ".2f"),
+    ("box_ap50", "box AP50", ".2f"),
+    ("mask_ap", "mask AP", ".2f"),
+    ("mask_ap50", "mask AP50", ".2f"),
+    ("iou", "IoU %", ".2f"),
+    ("accuracy", "accuracy %", ".2f"),
+)
+
+
+def class_table(by_class: Mapping[str, Mapping[str, float | None]]) -> tuple[list[str], list[list[str]]]:
+    """The measures of each class as a heading and rows; a dash where nothing can be said."""
+    columns = [column for column in CLASS_COLUMNS if any(column[0] in measures for measures in by_class.values())]
+    rows = [
+        [name, *("–" if (value := measures.get(key)) is None else format(value, form) for key, _, form in columns)]
+        for name, measures in by_class.items()
+    ]
+    return ["class", *(heading for _, heading, _ in columns)], rows
