@@ -70,7 +70,7 @@ def compare(
 ) -> None:
     """Compare runs: figures, curves, settings that differ.
 
-    Prints two tables and writes one HTML page. Differences of top-1 are from the first run, with their noise.
+    Prints two tables and writes one HTML page. Differences are from the first run; those of top-1 with their noise.
     """
     from acmix.tools.compare import compare as run
     from acmix.tools.compare_page import write_page

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from acmix.errors import UsageError
-from acmix.tasks.classify import tells_top5
+from acmix.tasks.evaluation import LABELS
 from acmix.tools.runs import ABSENT, RunRecord, differing, read_runs
 
 # standard errors on either side of a 95 % interval
@@ -20,11 +20,12 @@ TOO_FEW = "`acmix compare` sets runs side by side: give two or more; `acmix repo
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a run's top-1 lies above another's.
+    """How far a run's metric lies above another's.
 
     Args:
         points: percentage points.
-        noise: half the width of the 95 % interval, in points; None where the number of evaluated images is unknown.
+        noise: half the width of the 95 % interval, in points; None where it is unknown: of another metric than top-1,
+            or where the number of evaluated images is.
     """
 
     points: float
@@ -46,32 +47,38 @@ class Comparison:
 
     Args:
         runs: two or more.
-        differences: of the best top-1 of each run from the first one's; None where either was not evaluated, or on
+        metric: that all runs have: top-1, AP or mIoU; "" where they have none.
+        differences: of it, of each run's best epoch from the first one's; None where either was not evaluated, or on
             another number of images.
         settings: those that differ, a value a run.
         notes: lines on what was left out, and on what the figures do not say.
     """
 
     runs: list[RunRecord]
+    metric: str
     differences: list[Difference | None]
     settings: dict[str, list[str]]
     notes: list[str]
 
     def figures(self) -> tuple[list[str], list[list[str]]]:
         """A heading and a row a run: the figures it ended with, or has come to."""
-        has_top5 = any(tells_top5(run.config.model.num_classes) for run in self.runs)
-        head = ["#", "run", "top-1 %", "− #1, points", *(["top-5 %"] if has_top5 else []), "val loss", "best epoch"]
+        others = [name for name in dict.fromkeys(name for run in self.runs for name in run.task.shown)]
+        others = [name for name in others if name != self.metric]
+        has_loss = any(run.config.task.name == "classify" for run in self.runs)
+        head = ["#", "run", *([f"{LABELS[self.metric]} %", "− #1, points"] if self.metric else [])]
+        head += [*(f"{LABELS[name]} %" for name in others), *(["val loss"] if has_loss else []), "best epoch"]
         head += ["state", "images seen", "parameters", "images/s"]
         rows = []
         for number, (run, difference) in enumerate(zip(self.runs, self.differences, strict=True), 1):
-            best, top5 = run.best, []
-            if has_top5:
-                top5 = [in_form(best.get("top5"), ".2f") if tells_top5(run.config.model.num_classes) else ABSENT]
+            best = run.best
             beyond = "" if difference is None else f"{difference}{' (noise)' if difference.is_noise else ''}"
             parameters = run.summary.get("parameters", run.log.start.get("parameters"))
             speed = run.last.get("images_per_second", run.summary.get("images_per_second"))
-            row = [str(number), run.name, in_form(best.get("top1"), ".2f"), beyond or ABSENT, *top5]
-            row += [in_form(best.get("val_loss"), ".4f"), f"{run.log.progress(best):g}" if best else ABSENT, run.state]
+            row = [str(number), run.name]
+            row += [in_form(best.get(self.metric), ".2f"), beyond or ABSENT] if self.metric else []
+            row += [in_form(best.get(name) if name in run.task.shown else None, ".2f") for name in others]
+            row += [in_form(best.get("val_loss"), ".4f")] if has_loss else []
+            row += [f"{run.log.progress(best):g}" if best else ABSENT, run.state]
             row += [in_form(run.images(run.last) if run.last else None, ",.0f"), in_form(parameters, ",")]
             rows.append([*row, in_form(speed, ",.0f")])
         return head, rows
@@ -89,8 +96,7 @@ class Comparison:
         """The same as plain values."""
         told = []
         for run, difference in zip(self.runs, self.differences, strict=True):
-            keys = ("top1", "top5", "val_loss", "val_images")
-            figures = {key: run.best.get(key) for key in keys}
+            figures = {key: run.best.get(key) for key in (*run.task.metrics, "val_loss", "val_images")}
             told.append(
                 {
                     "name": run.name,
@@ -121,23 +127,32 @@ def compare(places: Sequence[str | os.PathLike[str]]) -> Comparison:
     runs, notes = read_runs(places)
     if len(runs) < 2:
         raise UsageError(TOO_FEW if len(places) < 2 else f"{Path(places[0])} is the only run here; {TOO_FEW}")
-    first = runs[0]
-    differences = [None, *(difference(first, run) for run in runs[1:])]
-    return Comparison(runs, differences, differing(runs), notes + warnings(runs, differences))
+    first, metric = runs[0], common_metric(runs)
+    differences = [None, *(difference(first, run, metric) for run in runs[1:])]
+    return Comparison(runs, metric, differences, differing(runs), notes + warnings(runs, metric, differences))
 
 
-def difference(first: RunRecord, run: RunRecord) -> Difference | None:
-    """How far a run's best top-1 lies above the first run's."""
-    ours, theirs = run.best, first.best
-    if not ours or not theirs:
+def common_metric(runs: Sequence[RunRecord]) -> str:
+    """The metric that all runs have: the first run's own where it can be; "" where their tasks have none in common."""
+    first = runs[0].task
+    names = [first.metric, *first.metrics]
+    return next((name for name in names if all(name in run.task.metrics for run in runs)), "")
+
+
+def difference(first: RunRecord, run: RunRecord, metric: str) -> Difference | None:
+    """How far a run's metric lies above the first run's, in the epoch that was each one's best."""
+    ours, theirs = run.best.get(metric), first.best.get(metric)
+    if ours is None or theirs is None:
         return None
-    counts = ours.get("val_images"), theirs.get("val_images")
-    points = ours["top1"] - theirs["top1"]
+    counts = run.best.get("val_images"), first.best.get("val_images")
+    points = ours - theirs
     if not counts[0] or not counts[1]:
         return Difference(points, None)
     if counts[0] != counts[1]:
         return None
-    return Difference(points, WIDTH * standard_error(ours["top1"], theirs["top1"], counts[0]))
+    if metric != "top1":
+        return Difference(points, None)
+    return Difference(points, WIDTH * standard_error(ours, theirs, counts[0]))
 
 
 def standard_error(first: float, second: float, images: int) -> float:
@@ -150,7 +165,7 @@ def standard_error(first: float, second: float, images: int) -> float:
     return 100 * math.sqrt(sum(share * (1 - share) / (images + 2) for share in shares))
 
 
-def warnings(runs: Sequence[RunRecord], differences: Sequence[Difference | None]) -> list[str]:
+def warnings(runs: Sequence[RunRecord], metric: str, differences: Sequence[Difference | None]) -> list[str]:
     """What the differences do not say."""
     known = [each for each in differences if each is not None]
     said = []
@@ -160,12 +175,19 @@ def warnings(runs: Sequence[RunRecord], differences: Sequence[Difference | None]
             f"± is the 95 % interval of a difference measured on {images:,} images; (noise): no larger than that, so "
             "it shows nothing. Another seed adds noise of its own."
         )
-    if any(each.noise is None for each in known):
+    if known and metric != "top1":
+        said.append(
+            f"The noise of a difference of {LABELS[metric]} is not known: other seeds and other images would show it."
+        )
+    elif any(each.noise is None for each in known):
         said.append(
             "A difference without ± has an unknown noise: one of the two runs did not record how many images it was "
             "evaluated on."
         )
     counts = {run.best.get("val_images") for run in runs if run.best} - {None}
+    if not metric:
+        tasks = ", ".join(f"{run.name}: {run.config.task.name}" for run in runs)
+        said.append(f"Runs of other tasks have no measure in common ({tasks}).")
     if len(counts) > 1:
         listed = ", ".join(f"{run.name}: {run.best['val_images']:,}" for run in runs if run.best.get("val_images"))
         said.append(f"Accuracies on other numbers of images do not compare ({listed}).")

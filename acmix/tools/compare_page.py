@@ -11,9 +11,11 @@ from markupsafe import Markup
 
 from acmix.errors import UsageError
 from acmix.layers import PathRates
+from acmix.tasks.evaluation import LABELS
 from acmix.tools.charts import COLOURS, Chart, chart
 from acmix.tools.compare import Comparison, difference
 from acmix.tools.report import environment
+from acmix.tools.report_sections import capital
 from acmix.tools.runs import RunRecord
 from acmix.train import plots
 from acmix.train.files import make_place, write_atomically
@@ -113,8 +115,8 @@ def html(comparison: Comparison) -> str:
             rows=[row[1:] for row in rows],
             noise=[each is not None and each.is_noise for each in comparison.differences],
             notes=comparison.notes,
-            curves=curves(runs, styles, lambda run, record: run.log.progress(record), "epoch"),
-            by_images=curves(runs, styles, RunRecord.images, "images seen") if by_images else [],
+            curves=curves(comparison, styles, lambda run, record: run.log.progress(record), "epoch"),
+            by_images=curves(comparison, styles, RunRecord.images, "images seen") if by_images else [],
             shares=shares(runs, styles),
             settings=comparison.settings,
         )
@@ -122,13 +124,14 @@ def html(comparison: Comparison) -> str:
 
 
 def best_of(comparison: Comparison) -> str:
-    """Which run has the best top-1, and whether that is more than noise."""
-    evaluated = [run for run in comparison.runs if run.best]
+    """Which run has the best metric, and whether that is more than noise."""
+    metric = comparison.metric
+    evaluated = [run for run in comparison.runs if run.best.get(metric) is not None]
     if not evaluated:
-        return "No run was evaluated yet."
-    first, *others = sorted(evaluated, key=lambda run: -run.best["top1"])
-    told = f"Best top-1: {first.name}, {first.best['top1']:.2f} %."
-    differences = [(run, difference(first, run)) for run in others]
+        return "No run was evaluated yet." if metric else "The runs have no measure in common."
+    first, *others = sorted(evaluated, key=lambda run: -run.best[metric])
+    told = f"Best {LABELS[metric]}: {first.name}, {first.best[metric]:.2f} %."
+    differences = [(run, difference(first, run, metric)) for run in others]
     near = [run.name for run, beyond in differences if beyond is not None and beyond.is_noise]
     if not near:
         return told
@@ -137,11 +140,13 @@ def best_of(comparison: Comparison) -> str:
 
 
 def curves(
-    runs: list[RunRecord], styles: list[Style], where: Callable[[RunRecord, dict[str, Any]], float], x_label: str
+    comparison: Comparison, styles: list[Style], where: Callable[[RunRecord, dict[str, Any]], float], x_label: str
 ) -> list[Chart]:
-    """Accuracy, losses and learning rate of all runs, against what `where` gives."""
+    """The metric, losses and learning rate of all runs, against what `where` gives."""
+    runs = comparison.runs
+    name = LABELS.get(comparison.metric, "")
     wanted = (
-        ("Top-1, %", "epochs", "top1"),
+        (f"{capital(name)}, %", "epochs", comparison.metric),
         ("Validation loss", "epochs", "val_loss"),
         ("Training loss", "epochs", "train_loss"),
         ("Learning rate", "steps", "lr"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +119,7 @@ class Rates:
         rows = []
         for block in self.blocks:
             now, first = block.now, block.first or block.now
-            row = [block.name or "(the layer)", f"{now.attention:.4f}", f"{now.conv:.4f}"]
+            row = [short_name(block.name) or "(the layer)", f"{now.attention:.4f}", f"{now.conv:.4f}"]
             row += [bar(now.share, encoding), f"{100 * now.share:.1f} %"]
             if self.has_history:
                 row += [f"{now.attention - first.attention:+.4f}", f"{now.conv - first.conv:+.4f}"]
@@ -134,6 +135,11 @@ class Rates:
                 blocks[block.name]["first"] = block.first._asdict()
         said = {"place": str(self.place), "epochs": self.epochs, "blocks": blocks}
         return said | ({"absent": self.absent} if self.absent else {})
+
+
+def short_name(block: str) -> str:
+    """A block's name in its backbone, without what says that a detector or segmenter has it there."""
+    return re.sub(r"^(?:backbone\.)?features\.body\.(?:model\.)?", "", block)
 
 
 def bar(share: float, encoding: str) -> str:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from acmix.layers import PathRates
 from acmix.models.build import in_words
-from acmix.tasks.classify import tells_top5
+from acmix.tasks.evaluation import LABELS
 from acmix.tools.charts import Chart, chart
-from acmix.tools.rates import is_too_close, leaning
+from acmix.tools.rates import is_too_close, leaning, short_name
 from acmix.train import plots
 from acmix.train.log import why_early
 from acmix.train.plots import Log
@@ -33,6 +33,12 @@ SHOWN_PAIRS = SHOWN_CLASSES = 30
 SMALL = 64
 
 
+def title(config: Config) -> str:
+    """The network's name, and that of the head on it."""
+    name, head = config.model.name, config.task.head
+    return f"{head} on {name}" if head else name
+
+
 def network(config: Config) -> str:
     """What makes the network another one than its name says, or ""."""
     return in_words(config.model).removeprefix(config.model.name).lstrip(" ,")
@@ -42,14 +48,16 @@ def status(log: Log, summary: dict[str, Any], config: Config) -> str:
     """One sentence: how far the run came."""
     last = log.epochs[-1] if log.epochs else None
     done = round(log.progress(last)) if last else 0
-    wanted = config.train.epochs
+    wanted, unit, length = config.train.epochs, "epoch", done
+    if config.train.steps is not None:
+        wanted, unit, length = config.train.steps, "step", int(last["step"]) if last else 0
     # a finished run may have been taken up again for more epochs
-    if summary and done >= wanted:
-        sentence = f"Finished after {done} epochs"
-    elif summary.get("ended") not in (None, "epochs") and done == summary.get("epochs"):
-        sentence = f"Stopped early at epoch {done} of {wanted}: {why_early(summary)}"
+    if summary and length >= wanted:
+        sentence = f"Finished after {length:,} {unit}s"
+    elif summary.get("ended") not in (None, "epochs", "steps") and done == summary.get("epochs"):
+        sentence = f"Stopped early at {unit} {length:,} of {wanted:,}: {why_early(summary)}"
     else:
-        sentence = f"Not finished: {done} of {wanted} epochs so far"
+        sentence = f"Not finished: {length:,} of {wanted:,} {unit}s so far"
     again = f", taken up again {log.resumed} time{'s' if log.resumed > 1 else ''}" if log.resumed else ""
     paths = "attention and convolution paths" if log.rates() else "the baseline, without convolution paths"
     return f"{sentence}{again}; {paths}."
@@ -57,19 +65,26 @@ def status(log: Log, summary: dict[str, Any], config: Config) -> str:
 
 def figures(log: Log, summary: dict[str, Any], config: Config) -> list[tuple[str, str, str]]:
     """The headline figures: name, value, unit."""
-    evaluated = [record for record in log.epochs if record.get("top1") is not None]
-    best = max(evaluated, key=lambda record: record["top1"], default={})
-    top1, top5 = (summary.get(key, best.get(key)) for key in ("top1", "top5"))
+    metric = log.metric
+    evaluated = [record for record in log.epochs if record.get(metric) is not None]
+    best = max(evaluated, key=lambda record: record[metric], default={})
+    measured = [
+        (capital(LABELS.get(name, name)), figure(summary.get(name, best.get(name)), "{:.2f}"), "%")
+        for name in log.shown
+    ]
     speed = summary.get("images_per_second", log.epochs[-1].get("images_per_second") if log.epochs else None)
     parameters = summary.get("parameters", log.start.get("parameters"))
-    told = [
-        ("Top-1", figure(top1, "{:.2f}"), "%"),
-        ("Top-5", figure(top5, "{:.2f}"), "%"),
+    return [
+        *measured,
         ("Epochs", figure(summary.get("epochs", len(log.epochs)), "{:,}"), ""),
         ("Training speed", figure(speed, "{:,.0f}"), "images/s"),
         ("Parameters", figure(parameters, "{:,}"), ""),
     ]
-    return [each for each in told if each[0] != "Top-5" or tells_top5(config.model.num_classes)]
+
+
+def capital(name: str) -> str:
+    """A measure's name at the beginning of a line; `mIoU` stays as it is."""
+    return name if name[:2] == "mI" else name[:1].upper() + name[1:]
 
 
 def figure(value: Any, form: str) -> str:
@@ -104,26 +119,24 @@ class Curves:
     rows: list[list[str]]
 
 
-# columns of the table of epochs: the key in the log, its heading, the form of its values
-COLUMNS = (
-    ("train_loss", "Training loss", "{:.4f}"),
-    ("val_loss", "Validation loss", "{:.4f}"),
-    ("top1", "Top-1 %", "{:.2f}"),
-    ("top5", "Top-5 %", "{:.2f}"),
-    ("images_per_second", "Images/s", "{:,.0f}"),
-    ("seconds", "Seconds", "{:.1f}"),
-)
+# columns of the table of epochs, around the metrics: the key in the log, its heading, the form of its values
+BEFORE = (("train_loss", "Training loss", "{:.4f}"), ("val_loss", "Validation loss", "{:.4f}"))
+BEHIND = (("images_per_second", "Images/s", "{:,.0f}"), ("seconds", "Seconds", "{:.1f}"))
 
 
 def curves(log: Log) -> Curves | None:
     """Loss, accuracy and learning rate; None where the log holds no step."""
     if not log.epochs and not log.steps:
         return None
-    columns = [each for each in COLUMNS if each[0] != "top5" or "top5" in log.shown]
+    metrics = [(name, f"{capital(LABELS.get(name, name))} %", "{:.2f}") for name in log.shown]
+    # only classification has a loss of the validation images
+    before = [each for each in BEFORE if each[0] == "train_loss" or any(each[0] in record for record in log.epochs)]
+    columns = [*before, *metrics, *BEHIND]
+    title = "Validation accuracy" if log.metric == "top1" else "Validation"
     return Curves(
         charts=[
             chart("Loss", lambda axes: plots.draw_loss(axes, log)),
-            chart("Validation accuracy, %", lambda axes: plots.draw_metrics(axes, log)),
+            chart(f"{title}, %", lambda axes: plots.draw_metrics(axes, log)),
             chart("Learning rate", lambda axes: plots.draw_learning_rate(axes, log)),
         ],
         head=["Epochs passed", *(heading for _, heading, _ in columns)],
@@ -173,7 +186,7 @@ def paths(log: Log) -> Paths | None:
             axes.set_ylim(bounds)
 
         drawn = chart(f"Rates of {name}", draw, width=200, height=135)
-        blocks.append(DrawnBlock(name, drawn, PathRates(*history[-1][1:])))
+        blocks.append(DrawnBlock(short_name(name), drawn, PathRates(*history[-1][1:])))
     depth = chart(
         "After the last epoch, against depth", lambda axes: plots.draw_depth(axes, log), width=420, height=220
     )

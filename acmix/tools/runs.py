@@ -13,6 +13,7 @@ from typing import Any
 from acmix import config as configuration
 from acmix.config import Config
 from acmix.errors import UsageError
+from acmix.tasks import Task, task_of
 from acmix.train.checkpoint import read
 from acmix.train.log import read_summary, why_early
 from acmix.train.plots import Log, read_log
@@ -74,24 +75,32 @@ class RunRecord:
         """Epochs that have passed."""
         return self.log.progress(self.last) if self.last else 0.0
 
+    @cached_property
+    def task(self) -> Task:
+        """What the run learned."""
+        return task_of(self.config)
+
     @property
     def best(self) -> dict[str, Any]:
-        """The record of the epoch with the best top-1; {} where no epoch was evaluated."""
+        """The record of the epoch that is best by the task's own metric; {} where no epoch was evaluated."""
+        metric = self.task.metric
         evaluated = [
-            record for record in self.log.epochs if record.get("top1") is not None and math.isfinite(record["top1"])
+            record for record in self.log.epochs if record.get(metric) is not None and math.isfinite(record[metric])
         ]
-        return max(evaluated, key=lambda record: record["top1"], default={})
+        return max(evaluated, key=lambda record: record[metric], default={})
 
     @property
     def state(self) -> str:
         """How far the run came."""
-        wanted = self.config.train.epochs
+        wanted, steps = self.config.train.epochs, self.config.train.steps
         if self.place.is_file():
             return "a checkpoint"
-        said = f"{self.epochs:g} of {wanted} epochs"
-        if self.summary.get("ended") not in (None, "epochs") and self.epochs == self.summary.get("epochs"):
+        length = self.epochs if steps is None else self.last.get("step", 0)
+        said = f"{self.epochs:g} of {wanted} epochs" if steps is None else f"{length} of {steps} steps"
+        early = self.summary.get("ended") not in (None, "epochs", "steps")
+        if early and self.epochs == self.summary.get("epochs"):
             return f"{said}: {why_early(self.summary)}"
-        if self.epochs < wanted or not self.summary:
+        if length < (wanted if steps is None else steps) or not self.summary:
             said += ", not finished"
         return said + (f", resumed {self.log.resumed}×" if self.log.resumed else "")
 
