@@ -12,9 +12,10 @@ from markupsafe import Markup, escape
 
 from acmix import config as configuration
 from acmix.config import Config
-from acmix.data import Trained, val_loader
+from acmix.data import Trained
 from acmix.errors import UsageError
 from acmix.names import shown
+from acmix.tasks import task_of
 from acmix.tools import report_sections as sections
 from acmix.tools.charts import COLOURS
 from acmix.tools.predictions import Predictions, collect_predictions
@@ -59,7 +60,7 @@ def report(
         .get_template("report.html")
         .render(
             colours=COLOURS,
-            model=config.model.name,
+            model=sections.title(config),
             network=sections.network(config),
             run=run_dir.resolve().name,
             status=sections.status(log, summary, config),
@@ -69,7 +70,7 @@ def report(
             paths=sections.paths(log),
             unreadable=sections.unreadable(log),
             config=escape(configuration.dump(config)),
-            **predicted_sections(predict_validation(run_dir, config, data, samples, place), config),
+            **validation_sections(run_dir, config, data, samples, place),
         )
     )
     return write_atomically(run_dir / "report.html", page.encode())
@@ -90,9 +91,10 @@ def environment() -> Environment:
 def predicted_sections(predicted: Predictions | str, config: Config) -> dict[str, Any]:
     """What the page says of predictions, or of why there are none."""
     if isinstance(predicted, str):
-        return {"problem": predicted, "matrix": None}
+        return {"task": config.task.name, "problem": predicted, "matrix": None}
     matrix = sections.matrix(predicted)
     return {
+        "task": "classify",
         "problem": "",
         "names": predicted.classes,
         "matrix": matrix,
@@ -103,19 +105,39 @@ def predicted_sections(predicted: Predictions | str, config: Config) -> dict[str
     }
 
 
-def predict_validation(
+def validation_sections(
     run_dir: Path, config: Config, data: str | None, samples: int, device: torch.device
-) -> Predictions | str:
-    """The best checkpoint's predictions on the validation images, or the reason why there are none."""
+) -> dict[str, Any]:
+    """What the page says of the best checkpoint on the validation images, or of why it says nothing."""
     try:
         checkpoint = checkpoint_of(run_dir)
     except UsageError:
-        return "The run folder holds no checkpoint, so no predictions could be made."
+        return predicted_sections("The run folder holds no checkpoint, so no predictions could be made.", config)
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"dir": data})})
     try:
         restored = restore_model(checkpoint, device=device)
-        loader = val_loader(config, trained=Trained(restored.classes, restored.are_named, str(checkpoint)))
-        return collect_predictions(restored.model, loader, restored.classes, samples)
+        trained = Trained(restored.classes, restored.are_named, str(checkpoint))
+        # images of one size are what only classification has
+        alone = {} if config.task.name == "classify" else {"batch_size": 1}
+        loader = task_of(config).val_loader(trained=trained, **alone)
+        if config.task.name == "classify":
+            found = collect_predictions(restored.model, loader, restored.classes, samples)
+            return predicted_sections(found, config)
+        known = {"task": config.task.name, "problem": "", "shown_classes": sections.SHOWN_CLASSES}
+        return known | looked_sections(restored.model, loader, config, samples // 2, device)
     except UsageError as error:
-        return f"No predictions could be made: {error}"
+        return predicted_sections(f"No predictions could be made: {error}", config)
+
+
+def looked_sections(model: Any, loader: Any, config: Config, limit: int, device: torch.device) -> dict[str, Any]:
+    """What the page shows of a detector or a segmenter."""
+    if config.task.name == "detect":
+        from acmix.tools import report_objects
+
+        objects = report_objects.look(model, loader, device, with_masks=config.task.has_masks, limit=limit)
+        return report_objects.sections(objects)
+    from acmix.tools import report_pixels
+
+    pixels = report_pixels.look(model, loader, device, config, limit)
+    return report_pixels.sections(pixels) | {"pairs": sections.confused_pairs(pixels.predicted)}
