@@ -23,6 +23,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from acmix.data.scenes import write_detection_scenes, write_segmentation_scenes
 from tests.support.images import draw_image, make_image_folder
 from tests.support.page_rules import (
     ADDED,
@@ -32,6 +33,7 @@ from tests.support.page_rules import (
     PYTHON_LEFT_OUT,
     RUN,
     SCRIPTS,
+    SMALL_SWIN,
     TINY_SWIN,
     TRAINING,
 )
@@ -138,6 +140,13 @@ def supplies(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number in range(count):
                 image = draw_image(label, 3, 40, np.random.default_rng([label, number]))
                 image.save(place / "photos" / part / name / f"{number}.jpg")
+    for folder in (place / "coco", place / "mine_coco"):
+        write_detection_scenes(folder, images=(8, 4), size=64)
+    for folder in (place / "ade20k", place / "mine"):
+        write_segmentation_scenes(folder, images=(8, 4), size=64)
+    rename_splits(place / "mine_coco", place / "mine")
+    plain = timm.create_model("acmix_swin_tiny_patch4_window7_224", num_classes=3, conv_path=False, **SMALL_SWIN)
+    torch.save(plain.state_dict(), place / "plain.pth")
     make_image_folder(place / "ten_classes", classes=10, train_per_class=1, val_per_class=1, size=40)
     weights = timm.create_model("deit_tiny_patch16_224").state_dict()
     torch.save(weights, place / "weights.pth")
@@ -161,6 +170,13 @@ def run_of_photos(supplies: Path) -> Path:
     [end] = command(*shlex.split(line)[1:]).finish()
     assert end.status == 0, end.errors
     return output
+
+
+def rename_splits(coco: Path, mine: Path) -> None:
+    """Moves data in COCO's format to another folder, with splits that are called train and val."""
+    for split in ("train", "val"):
+        (coco / f"{split}2017").rename(mine / split)
+        (coco / "annotations" / f"instances_{split}2017.json").rename(mine / "annotations" / f"instances_{split}.json")
 
 
 def program(path: Path, text: str) -> None:

@@ -6,6 +6,8 @@ as does a rule that no document needs any more.
 
 from __future__ import annotations
 
+from typing import Any
+
 # not run, and why
 LEFT_OUT = {
     r"^bash run\.sh( |$)(?!8)": "three minutes of training: the demo",
@@ -18,16 +20,22 @@ LEFT_OUT = {
     r"^acmix benchmark .*--gpus 2": "a minute: processes that load PyTorch; see tests/benchmark/test_scaling.py",
     r"^acmix benchmark ops$": "minutes: every operator and its alternatives",
     r"^NNODES=2 ": "two machines; the file for Slurm runs as two",
+    r"^acmix demo ": "minutes of training; see tests/tools/test_demo_scenes.py",
 }
 # run, and which program runs it
 RUN = (r"^(ACMIX_CPU_KERNELS=0 )?acmix ", r"^bash run\.sh 8 ", r"^torchrun ", r"^source \.venv/bin/activate$")
 # scripts that run as a whole, with a Slurm of two machines that are both this one
 SCRIPTS = r"^#!|^srun "
+SMALL_SWIN: dict[str, Any] = dict(embed_dim=12, depths=[1, 1], num_heads=[1, 2], window_size=4)
 # what is written otherwise in the test: data and networks that take seconds
 CHANGED = {
     # released weights number their classes, so the data must have all of them
     r"(evaluate ours\.pt --data) <DATA_DIR>": r"\1 ten_classes",
     r"<DATA_DIR>": "photos",
+    r"<COCO_DIR>": "coco",
+    r"<ADE_DIR>": "ade20k",
+    r"<PLAIN_CLASSIFIER>": "plain.pth",
+    r"<CLASSIFIER>": "runs/photos/checkpoints/best.pt",
     r"--data digits": "--data photos",
     r"(acmix benchmark.*) acmix_resnet50": r"\1 acmix_resnet26",
     r"run\.sh 8 ": "run.sh 1 ",
@@ -40,10 +48,20 @@ TRAINING = (
     "model.num_classes=3"
 )
 TINY_SWIN = "model.args.embed_dim=12 model.args.depths=[1,1] model.args.num_heads=[1,2] model.args.window_size=4"
+DETECTING = (
+    "task.num_classes=10 task.min_size=64 task.max_size=96 task.crop=null "
+    "'task.args={channels: 16, hidden: 16, proposals: 20, samples: 8}'"
+)
+SEGMENTING = (
+    "train.steps=2 task.num_classes=11 task.min_size=64 task.max_size=96 task.crop=64 "
+    "'task.args={channels: 16, auxiliary_channels: 16}'"
+)
 # what is put behind a command
 ADDED = {
     r"(?:acmix train |run\.sh 1 )\S": TRAINING,
-    r"(?:acmix train|run\.sh 1) acmix_swin\S+": TINY_SWIN,
+    r"(?:acmix train|run\.sh 1) (?:(?:coco|ade20k)/\S+_)?(?:acmix_)?swin\S+": TINY_SWIN,
+    r"(?:acmix train|run\.sh 1) coco/": DETECTING,
+    r"(?:acmix train|run\.sh 1) ade20k/": SEGMENTING,
     r"acmix benchmark (?:train|infer)": "--img-size 64 --batch-size 2 --seconds 30",
     r"acmix benchmark ops": "--batch-size 1 --seconds 20",
     r"acmix benchmark data": "--img-size 32 --seconds 1 --workers 0",
