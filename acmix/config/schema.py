@@ -357,6 +357,10 @@ class Train(Section):
     sync_batchnorm: bool | None = Field(default=None, examples=[False])
     """Several processes share the statistics of batch norms. null: those of detection and segmentation heads."""
 
+    freeze_statistics: bool = Field(default=False, examples=[True])
+    """Batch norms keep the statistics of the weights. For ResNets in detection with two images a GPU; norms of
+    detection and segmentation heads are not meant."""
+
     compile: bool = Field(default=False, examples=[True])
     """Compiles the network with torch.compile."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -78,3 +79,10 @@ def untrained_classifier(model: Any) -> set[str]:
         if bool((bias == 0).all()) if isinstance(bias, Tensor) else known != getattr(model, "num_classes", known):
             names |= {f"{place}.{name}" for name, _ in head.named_parameters()}
     return names
+
+
+def keep_statistics(model: nn.Module) -> None:
+    """Lets batch norms use their running statistics and leave them as they are, until `train()` is called."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()

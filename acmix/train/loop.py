@@ -25,6 +25,7 @@ from acmix.data.classes import as_trained
 from acmix.data.dataset import OtherClasses
 from acmix.errors import UsageError
 from acmix.layers import path_rates
+from acmix.models.freezing import keep_statistics
 from acmix.names import to_json
 from acmix.tasks import Evaluation, task_of
 from acmix.train.closing import ending, summed_up
@@ -33,7 +34,7 @@ from acmix.train.distributed import Agreement, World, join, together
 from acmix.train.files import held, write_atomically
 from acmix.train.length import end_of_epoch, epochs_begun, total_steps
 from acmix.train.log import RunLog, duration, read_summary
-from acmix.train.opening import announce, counted
+from acmix.train.opening import announce, counted, odd_statistics
 from acmix.train.optim import Schedule, odd_rates
 from acmix.train.plots import draw_curves, draw_paths
 from acmix.train.preparation import settle
@@ -104,7 +105,7 @@ class Run:
             self.steps_per_epoch = self.train_batches.steps_per_epoch
             self.total_steps = total_steps(config, self.steps_per_epoch)
             self.epochs = epochs_begun(config, self.steps_per_epoch)
-            self.odd = odd_rates(config, self.steps_per_epoch)
+            self.odd = [*odd_rates(config, self.steps_per_epoch), *odd_statistics(config)]
             seed_everything(settings.seed)
             self.state = State(
                 config, output, world, task=self.task, classes=classes, steps_per_epoch=self.steps_per_epoch
@@ -180,6 +181,8 @@ class Run:
             state.meter.start_epoch()
         state.meter.start()
         self.in_step.train()
+        if settings.freeze_statistics:
+            keep_statistics(getattr(state.model, "features", state.model))
         to_do = end_of_epoch(self.config, self.steps_per_epoch, epoch + 1) - epoch * self.steps_per_epoch
         batches = self.train_batches.epoch(epoch, done) if done < to_do else iter(())
         for number in range(done + 1, to_do + 1):

@@ -149,6 +149,13 @@ def frozen(config: Config, state: State) -> list[str]:
     return [line]
 
 
+def odd_statistics(config: Config) -> list[str]:
+    """A line where statistics are kept that no weights came with."""
+    if not config.train.freeze_statistics or config.model.checkpoint or config.model.pretrained:
+        return []
+    return ["train.freeze_statistics keeps those of weights drawn at random: set model.checkpoint, or leave it out"]
+
+
 def peak(config: Config, images: int) -> str:
     """The learning rate with its arithmetic."""
     settings = config.optimizer

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
-from acmix.config import Config
+from acmix.config import Config, validate
 from acmix.errors import UsageError
 from acmix.train.loop import Run, train
 from acmix.train.plots import draw_curves, read_log
@@ -161,3 +162,15 @@ def test_a_detector_begins_with_another_s_head_but_for_other_classes(
     assert {name.split(".")[0] for name in drawn} == {"roi_heads"}
     with pytest.raises(UsageError, match=r"it was trained with task\.head mask_rcnn, now it would be faster_rcnn"):
         train(dense_config("detect", scenes["detect"], "task.head=faster_rcnn"), wholes["detect"])
+
+
+def test_batch_norms_of_the_network_keep_their_statistics(scenes: dict[str, Path], tmp_path: Path) -> None:
+    model = "{name: acmix_resnet26, args: {layers: [1, 1, 1, 1]}}"
+    tree = dense_config("segment", scenes["segment"], "train.steps=2", "train.freeze_statistics=true").model_dump()
+    tree["model"] = yaml.safe_load(model)
+    train(validate(tree), tmp_path)
+    weights = last(tmp_path)["model"]
+    means = {key: value for key, value in weights.items() if key.endswith("running_mean")}
+    kept = {key for key, value in means.items() if not value.any()}
+    assert kept == {key for key in means if ".body." in key}
+    assert len(kept) < len(means)
