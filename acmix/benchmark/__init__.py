@@ -16,5 +16,6 @@ What they stand on
 
 What the repository publishes
     published    the figures of README.md and docs/, one module a script of benchmarks/
+    detection_step   a training step of Mask R-CNN, several detectors in turn
     gpu          everything on one GPU, in one command
 """
