@@ -24,6 +24,12 @@ import torch
 from safetensors.torch import save_file
 
 from acmix.data.scenes import write_detection_scenes, write_segmentation_scenes
+from tests.support.downstream import (
+    DIGITS,
+    detection_config,
+    segmentation_config,
+    write_downstream_run,
+)
 from tests.support.images import draw_image, make_image_folder
 from tests.support.page_rules import (
     ADDED,
@@ -148,6 +154,9 @@ def supplies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plain = timm.create_model("acmix_swin_tiny_patch4_window7_224", num_classes=3, conv_path=False, **SMALL_SWIN)
     torch.save(plain.state_dict(), place / "plain.pth")
     make_image_folder(place / "ten_classes", classes=10, train_per_class=1, val_per_class=1, size=40)
+    runs, ap = place / "trained", {"box_ap": 4.0, "box_ap50": 9.0, "mask_ap": 3.0}
+    write_downstream_run(runs / "coco", detection_config(place / "coco"), DIGITS, ap)
+    write_downstream_run(runs / "ade20k", segmentation_config(place / "ade20k"), ["ground", *DIGITS], {"miou": 7.0})
     weights = timm.create_model("deit_tiny_patch16_224").state_dict()
     torch.save(weights, place / "weights.pth")
     save_file(weights, place / "weights.safetensors")
@@ -198,6 +207,9 @@ def test_every_block_of_a_page_runs(
     document = (ROOT / page).read_text(encoding="utf-8")
     if "--output runs/photos" not in document:
         shutil.copytree(run_of_photos, tmp_path / "runs" / "photos")
+    for name in ("coco", "ade20k"):
+        if f"runs/{name}" in document and f"--output runs/{name}" not in document:
+            shutil.copytree(supplies / "trained" / name, tmp_path / "runs" / name)
     names: dict[str, object] = {}
     for block in blocks(document):
         if block.language == "python" and not left_out(block):
