@@ -154,7 +154,7 @@ def eroded(mask: np.ndarray[Any, Any], by: int) -> np.ndarray[Any, Any]:
     return mask
 
 
-def draw_tags(canvas: Image.Image, tags: Iterable[Tagged], factor: int = 1) -> Image.Image:
+def draw_tags(canvas: Image.Image, tags: Iterable[Tagged], factor: float = 1) -> Image.Image:
     """Draws boxes, then their texts, which make room for each other; boxes are in pixels of the picture before."""
     pen = ImageDraw.Draw(canvas)
     size = font_size(*canvas.size)

@@ -119,8 +119,8 @@ def validation_sections(
         restored = restore_model(checkpoint, device=device)
         trained = Trained(restored.classes, restored.are_named, str(checkpoint))
         # images of one size are what only classification has
-        alone = {} if config.task.name == "classify" else {"batch_size": 1}
-        loader = task_of(config).val_loader(trained=trained, **alone)
+        alone = None if config.task.name == "classify" else 1
+        loader = task_of(config).val_loader(trained=trained, batch_size=alone)
         if config.task.name == "classify":
             found = collect_predictions(restored.model, loader, restored.classes, samples)
             return predicted_sections(found, config)

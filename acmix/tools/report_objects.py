@@ -227,7 +227,7 @@ def tagged(
 ) -> list[Tagged]:
     """Boxes with their texts."""
     return [
-        Tagged(tuple(corners), text.format(name=short(names[label - 1]), score=score), colour, is_dashed)
+        Tagged(tuple(corners), text.format(name=short(names[int(label) - 1]), score=score), colour, is_dashed)
         for corners, label, score in zip(
             boxes.corners.tolist(), boxes.labels.tolist(), boxes.scores.tolist(), strict=True
         )
@@ -239,7 +239,7 @@ def counted(labels: np.ndarray[Any, Any], names: Sequence[str]) -> str:
     kinds, counts = np.unique(labels, return_counts=True)
     return listed(
         [
-            f"{count} {names[kind - 1]}" if count > 1 else names[kind - 1]
+            f"{count} {names[int(kind) - 1]}" if count > 1 else names[int(kind) - 1]
             for kind, count in zip(kinds, counts, strict=True)
         ]
     )

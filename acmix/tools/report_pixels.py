@@ -159,7 +159,7 @@ def drawn(one: WorstImage, names: Sequence[str]) -> Triple:
     picture = picture.resize(size, Image.Resampling.BILINEAR)
     true, said = resized(one.true, size), resized(one.said, size)
     there = np.union1d(true[true != IGNORED], said)
-    legend = [Swatch(short(names[label]), css(label)) for label in there.tolist() if label < len(names)]
+    legend = [Swatch(short(names[int(label)]), css(label)) for label in there.tolist() if label < len(names)]
     return Triple(
         one.file,
         one.miou,

@@ -129,10 +129,8 @@ def test_evaluate_of_a_segmenter_takes_scales_flip_and_windows(acmix: Any, segme
     head = next(place for place, line in enumerate(lines) if line.split()[0] == "class")
     assert [line.split()[0] for line in lines[head + 1 : head + 12]] == ["ground", *DIGITS]
     plain = evaluate_checkpoint(segmenter, str(ade)).result.metrics
-    several = [
-        evaluate_checkpoint(segmenter, str(ade), **options).result.metrics
-        for options in ({"scales": (0.5, 1)}, {"flip": True}, {"sliding": True})
-    ]
+    options: list[dict[str, Any]] = [{"scales": (0.5, 1)}, {"flip": True}, {"sliding": True}]
+    several = [evaluate_checkpoint(segmenter, str(ade), **each).result.metrics for each in options]
     assert all(metrics != plain for metrics in several)
     assert evaluate_checkpoint(segmenter, str(ade), scales=(1,)).result.metrics == plain
 
