@@ -110,7 +110,9 @@ def on_image(target: dict[str, Any]) -> dict[str, Any]:
     """Boxes clipped to their image, and objects without one on it left out."""
     boxes = F.clamp_bounding_boxes(target["boxes"])
     kept = ((boxes[:, 2:] - boxes[:, :2]) > LEAST_SIDE).all(dim=1)  # (n,)
-    return {key: rows(value, kept) for key, value in (target | {"boxes": boxes}).items()}
+    target = target | {"boxes": boxes}
+    # choosing rows copies masks, of which nearly always all are kept
+    return target if bool(kept.all()) else {key: rows(value, kept) for key, value in target.items()}
 
 
 def rows(value: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
