@@ -6,6 +6,7 @@ Shapes: R regions of all images · K classes and the background · n objects · 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -35,12 +36,20 @@ class Sample(NamedTuple):
         labels: (R,), 0 for the background.
         objects: (R,), which of the image's objects each region is nearest to.
         is_given: (R,), whether a region is an object's own box, added so that there are good ones.
+        found: places of the regions with a label above 0. They are looked for once: a GPU is waited for each time.
     """
 
     boxes: list[Tensor]
     labels: list[Tensor]
     objects: list[Tensor]
     is_given: list[Tensor]
+    found: list[Tensor]
+
+    @property
+    def found_in_all(self) -> Tensor:
+        """`found` among the regions of all images, one image behind the other."""
+        counts = [0, *(len(each) for each in self.labels[:-1])]
+        return torch.cat([each + start for each, start in zip(self.found, accumulate(counts), strict=True)])
 
 
 class Stage(RoIHeads):
@@ -64,24 +73,23 @@ class Stage(RoIHeads):
             for all_, own in zip(boxes, given, strict=True)
         ]
         chosen = self.subsample(labels)
-        parts = (
+        boxes, labels, objects, is_given = (
             [each[index] for each, index in zip(part, chosen, strict=True)]
             for part in (boxes, labels, objects, is_given)
         )
-        return Sample(*parts)
+        return Sample(boxes, labels, objects, is_given, [each.nonzero()[:, 0] for each in labels])
 
     def losses(self, logits: Tensor, deltas: Tensor, sample: Sample, targets: Targets) -> dict[str, Tensor]:
         """The losses of classes and boxes of a sample.
 
         L_class = mean cross-entropy;    L_box = 10 · Σ_objects (1 − GIoU) / R
         """
-        labels, boxes = torch.cat(sample.labels), torch.cat(sample.boxes)
-        is_object = labels > 0
-        found = self.box_coder.decode_single(deltas[is_object, labels[is_object]], boxes[is_object])
+        labels, boxes, place = torch.cat(sample.labels), torch.cat(sample.boxes), sample.found_in_all
+        found = self.box_coder.decode_single(deltas[place, labels[place]], boxes[place])
         # an image without objects has no rows to choose from, and none is chosen
         wanted = [
-            target["boxes"][objects[image_labels > 0]]
-            for target, objects, image_labels in zip(targets, sample.objects, sample.labels, strict=True)
+            target["boxes"][objects[places]]
+            for target, objects, places in zip(targets, sample.objects, sample.found, strict=True)
         ]
         distance = generalized_box_iou_loss(found, torch.cat(wanted).to(found.dtype), reduction="sum")
         return {
@@ -91,9 +99,8 @@ class Stage(RoIHeads):
 
     def mask_loss(self, features: dict[str, Tensor], sample: Sample, targets: Targets, sizes: Sizes) -> Tensor:
         """The loss of the masks of the regions that are objects."""
-        is_object = [labels > 0 for labels in sample.labels]
-        boxes = [each[index] for each, index in zip(sample.boxes, is_object, strict=True)]
-        objects = [each[index] for each, index in zip(sample.objects, is_object, strict=True)]
+        boxes = [each[places] for each, places in zip(sample.boxes, sample.found, strict=True)]
+        objects = [each[places] for each, places in zip(sample.objects, sample.found, strict=True)]
         masks, labels = ([each[key] for each in targets] for key in ("masks", "labels"))
         return maskrcnn_loss(self.mask_logits(features, boxes, sizes), boxes, masks, labels, objects)
 
@@ -114,7 +121,9 @@ class Stage(RoIHeads):
         if labels is not None:
             known = torch.cat(labels)
             classes = torch.where(known > 0, known, classes)
-        moved = self.box_coder.decode_single(deltas[torch.arange(len(classes)), classes], torch.cat(boxes))
+        moved = self.box_coder.decode_single(
+            deltas[torch.arange(len(classes), device=classes.device), classes], torch.cat(boxes)
+        )
         of_images = moved.split([len(each) for each in boxes])
         return [clip_boxes_to_image(each, size) for each, size in zip(of_images, sizes, strict=True)]
 
@@ -166,6 +175,8 @@ class CascadeHeads(nn.Module):
             if stage.has_mask():
                 found["mask"] = stage.mask_loss(features, sample, targets, sizes)
             losses |= {f"stage{i}_{name}": weight * loss for name, loss in found.items()}
+            if i + 1 == len(self.stages):
+                break
             moved = stage.improved(logits.detach(), deltas.detach(), sample.boxes, sizes, sample.labels)
             # objects' own boxes are added again by the next stage
             boxes = [each[~given] for each, given in zip(moved, sample.is_given, strict=True)]
@@ -196,6 +207,6 @@ class CascadeHeads(nn.Module):
         """The mean over the stages of the masks of each image's boxes, (n, 1, 28, 28) in 0 … 1."""
         boxes = [each["boxes"] for each in results]
         labels = torch.cat([each["labels"] for each in results])
-        row = torch.arange(len(labels))
+        row = torch.arange(len(labels), device=labels.device)
         chances = [stage.mask_logits(features, boxes, sizes)[row, labels].sigmoid() for stage in self.each_stage]
         return torch.stack(chances).mean(0)[:, None].split([len(each) for each in boxes])

@@ -101,7 +101,7 @@ def test_losses_are_cross_entropy_and_ten_times_giou_of_the_objects() -> None:
     logits, deltas = torch.randn(3, 3), torch.randn(3, 3, 4)
     labels = [torch.tensor([2, 0]), torch.tensor([1])]
     objects = [torch.tensor([1, 0]), torch.tensor([0])]
-    sample = Sample(BOXES, labels, objects, [])
+    sample = Sample(BOXES, labels, objects, [], [torch.tensor([0]), torch.tensor([0])])
     targets = [dict(boxes=torch.tensor([[0.0, 0, 9, 9], [1, 2, 33, 28]])), dict(boxes=torch.tensor([[4.0, 4, 22, 44]]))]
     found = stage.losses(logits, deltas, sample, targets)
     moved = torch.cat([stage.box_coder.decode_single(deltas[i, c][None], b) for i, c, b in picked()])
