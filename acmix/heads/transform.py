@@ -1,6 +1,6 @@
 """From pictures to the batch that a detector reads, and from its boxes back to the pictures.
 
-Shapes: h, w picture · n objects
+Shapes: h, w picture · n objects · m side of a head's masks
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.models.detection.roi_heads import expand_boxes, expand_masks
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
 from acmix.errors import UsageError
+from acmix.ops.leaving import leaves_pytorch
 
 
 class Transform(GeneralizedRCNNTransform):
@@ -67,6 +69,40 @@ class Transform(GeneralizedRCNNTransform):
         if "masks" in target:
             target["masks"] = resized_masks(target["masks"], after)
         return image, target
+
+    def postprocess(
+        self,
+        result: list[dict[str, Tensor]],
+        image_shapes: list[tuple[int, int]],
+        original_image_sizes: list[tuple[int, int]],
+    ) -> list[dict[str, Tensor]]:
+        """Boxes and masks of the batch's images, of image_shapes -> those of the pictures; as they are in training."""
+        if self.training or leaves_pytorch():
+            return super().postprocess(result, image_shapes, original_image_sizes)
+        for found, before, after in zip(result, image_shapes, original_image_sizes, strict=True):
+            found["boxes"] = resize_boxes(found["boxes"], [*before], [*after])
+            if "masks" in found:
+                found["masks"] = pasted_masks(found["masks"], found["boxes"], after)
+        return result
+
+
+def pasted_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks (n, 1, m, m) of what is in boxes (n, 4) -> the picture's, (n, 1, h, w), 0 outside of the boxes.
+
+    The same as torchvision's `paste_masks_in_image`, which reads each corner of each box from the device by itself and
+    holds all masks twice.
+    """
+    height, width = size
+    # a pixel more on each side, or a box's edge would be sharper than its inside
+    masks, scale = expand_masks(masks, 1)
+    corners = expand_boxes(boxes, scale).long().tolist()
+    found = masks.new_zeros(len(masks), 1, height, width)
+    for mask, place, (x0, y0, x1, y1) in zip(masks, found, corners, strict=True):
+        left, right, top, bottom = max(x0, 0), min(x1 + 1, width), max(y0, 0), min(y1 + 1, height)
+        if left < right and top < bottom:
+            drawn = F.interpolate(mask[None], size=(y1 - y0 + 1, x1 - x0 + 1), mode="bilinear", align_corners=False)[0]
+            place[:, top:bottom, left:right] = drawn[:, top - y0 : bottom - y0, left - x0 : right - x0]
+    return found
 
 
 def size_within(size: Sequence[int], shorter: int, longest: int) -> tuple[int, int]:
