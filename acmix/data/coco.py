@@ -6,8 +6,8 @@
                       "segmentation": polygons or run lengths, "area", "iscrowd"}, …]}
 
 `area` is that of the box where it is missing, `iscrowd` is 0. A file that contradicts itself is refused; a damaged
-object is left out, counted and named in `Coco.notes`. The file is parsed once; arrays are kept, which reading processes
-share.
+object is left out, counted and named in `Coco.notes`. Objects that share an id are kept and counted. The file is parsed
+once; arrays are kept, which reading processes share.
 """
 
 # n objects, in the order of their images; h, w height and width of an image
@@ -48,6 +48,11 @@ POLYGON = (
     "polygons have fewer than three points or are damaged, and are left out",
 )
 OUTLINE = ("object is left out for want of an outline", "objects are left out for want of an outline")
+REPEATED = ("object is listed again and counts once", "objects are listed again and count once")
+SAME_ID = (
+    "object has the id of another and is kept beside it",
+    "objects have the ids of others and are kept beside them",
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -278,6 +283,11 @@ def is_below(name: Any) -> bool:
     return parts[0] != "" and ":" not in parts[0] and ".." not in parts
 
 
+def is_same_object(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two annotations of one id are one object: in one image, of one category, in one box."""
+    return all(one.get(key) == other.get(key) for key in ("image_id", "category_id", "bbox"))
+
+
 class Objects:
     """The objects of a file, taken in one by one."""
 
@@ -295,7 +305,8 @@ class Objects:
         self.sizes = sizes
         self.label_of = {identity: label for label, identity in enumerate(category_ids)}
         self.account = Account()
-        self.ids: set[int] = set()
+        # by id, the first of each
+        self.taken: dict[int, dict[str, Any]] = {}
         self.images, self.labels, self.crowd = array("q"), array("q"), array("b")
         self.boxes, self.areas = array("d"), array("d")
         self.segmentations = Segmentations() if with_outlines else None
@@ -305,9 +316,6 @@ class Objects:
         identity = whole(annotation.get("id")) if isinstance(annotation, dict) else None
         if identity is None:
             raise UsageError(f"{self.file}: annotation number {number} has no id; expected a whole number")
-        if identity in self.ids:
-            raise UsageError(f"{self.file}: two annotations have the id {identity}; give each its own")
-        self.ids.add(identity)
         image_id = whole(annotation.get("image_id"))
         place = None if image_id is None else self.image_places.get(image_id)
         if place is None:
@@ -321,8 +329,17 @@ class Objects:
             return
         height, width = self.sizes[place]
         box = self.box(annotation.get("bbox"), height, width, where)
-        if box is None or not self.takes_outline(annotation.get("segmentation"), height, width, where):
+        if box is None:
             return
+        first = self.taken.get(identity)
+        if first is not None and is_same_object(first, annotation):
+            self.account.add(REPEATED, where)
+            return
+        if not self.takes_outline(annotation.get("segmentation"), height, width, where):
+            return
+        if first is not None:
+            self.account.add(SAME_ID, where)
+        self.taken.setdefault(identity, annotation)
         area: Any = annotation.get("area")
         has_area = type(area) in (int, float) and 0 <= area < 2**63
         self.images.append(place)

@@ -157,6 +157,8 @@ def check_objects(coco: Coco, task: Task) -> None:
         return
     if task.has_masks and any(OUTLINE[1] in note or OUTLINE[0] in note for note in coco.notes) and not len(coco.crowd):
         advice = f"task.head={task.head} needs outlines (segmentation); set task.head=faster_rcnn for boxes alone"
+    elif len(coco.crowd):
+        advice = f"all that is left is crowds ({len(coco.crowd)}, iscrowd 1); expected some objects with iscrowd 0"
     else:
         advice = "expected boxes with an area, of the categories that the file lists"
     raise UsageError(f"{coco.file} has no object to learn or to find{of_notes(coco)}; {advice}")

@@ -144,6 +144,31 @@ def test_a_damaged_object_is_left_out_and_counted(file, odd, note, outlines):
     assert coco.notes == [note]
 
 
+@pytest.mark.parametrize("outlines", [True, False])
+def test_of_one_annotation_given_twice_one_counts(file, outlines):
+    coco = read(file, thing(1), thing(5), thing(5), thing(5), outlines=outlines)
+    assert len(coco.boxes) == 2
+    assert coco.notes == ["2 objects are listed again and count once (first: image 12, annotation 5)"]
+
+
+@pytest.mark.parametrize("other", [{"image": 7}, {"category_id": 90}, {"box": (1, 2, 3, 4)}])
+def test_objects_that_share_an_id_are_kept_and_counted(file, other):
+    coco = read(file, thing(5), thing(5, **other))
+    assert len(coco.boxes) == 2
+    image = other.get("image", 12)
+    assert coco.notes == [f"1 object has the id of another and is kept beside it (first: image {image}, annotation 5)"]
+
+
+def test_what_is_damaged_and_shares_an_id_is_counted_once(file):
+    broken = thing(5, 7, segmentation=[[1, 1, 5, 5]])
+    coco = read(file, broken, thing(5), thing(5, box=(1, 2, 0, 0)), broken)
+    assert len(coco.boxes) == 1
+    assert [note.split(" (")[0] for note in coco.notes] == [
+        "2 objects are left out for want of an outline",
+        "1 box has no area and is left out",
+    ]
+
+
 def test_a_box_without_bbox_is_counted(file):
     odd = thing(5)
     del odd["bbox"]
@@ -208,7 +233,6 @@ def test_numbers_may_be_written_as_floats(file):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([thing(5), thing(5, 7)], "two annotations have the id 5; give each its own"),
         ([thing(5), {"bbox": [1, 2, 3, 4]}], "annotation number 1 has no id; expected a whole number"),
         ([thing(5), 3], "annotation number 1 has no id"),
         ([thing(5) | {"id": 2**70}], "annotation number 0 has no id"),

@@ -432,6 +432,9 @@ def test_a_split_without_anything_to_learn_is_refused(tmp_path):
             each["iscrowd"] = 1
 
     make_split(tmp_path, "train", 3, change=all_crowd)
+    with pytest.raises(UsageError, match=r"no object to learn or to find; all that is left is crowds \(4, iscrowd 1\)"):
+        opened(tmp_path, "train")
+    make_split(tmp_path, "train", 3, change=lambda content: content["annotations"].clear())
     with pytest.raises(UsageError, match="has no object to learn or to find; expected boxes with an area"):
         opened(tmp_path, "train")
 
