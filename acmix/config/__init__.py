@@ -4,10 +4,12 @@
 |---|---|
 | `schema` | every setting with its default, meaning and an example |
 | `kinds` | what settings are made of |
+| `effect` | which settings a task reads nothing of |
 | `reading` | reads them from YAML and overrides, and says what is wrong |
 | `reference` | prints the schema for people: `acmix config`, docs/settings.md |
 """
 
+from acmix.config.effect import without_effect
 from acmix.config.reading import (
     apply_override,
     as_yaml,
@@ -46,4 +48,5 @@ __all__ = [
     "read_tree",
     "shipped",
     "validate",
+    "without_effect",
 ]

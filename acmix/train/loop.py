@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from acmix.config import Config, dump
+from acmix.config import Config, dump, without_effect
 from acmix.data.classes import as_trained
 from acmix.data.dataset import OtherClasses
 from acmix.errors import UsageError
@@ -93,7 +93,9 @@ class Run:
         torch.backends.cudnn.benchmark = not settings.deterministic and config.task.name != "detect"
         with together(world):
             task_of(config).check()
-            config, self.notes = settle(config, output)
+            in_vain = without_effect(config)
+            config, notes = settle(config, output)
+            self.notes = [*in_vain, *notes]
             self.config, self.task = config, task_of(config)
             loader_arguments: Any = dict(rank=world.rank, world_size=world.size, pin_memory=pins_memory(world.device))
             try:
