@@ -101,7 +101,7 @@ class Run:
             try:
                 self.train_batches = self.task.train_loader(**loader_arguments)
             except OtherClasses as error:
-                raise of_a_run(error, output / "checkpoints" / "last.pt") from error
+                raise of_a_run(error, config, output / "checkpoints" / "last.pt") from error
             classes = list(self.train_batches.dataset.classes)
             self.val_batches = self.task.val_loader(**loader_arguments, trained=as_trained(config.data, classes))
             self.steps_per_epoch = self.train_batches.steps_per_epoch

@@ -163,12 +163,13 @@ def begin_anew(where: str, *settings: str) -> str:
     return f"to begin with its weights and a new classifier, choose another {output_option()} and add {told}"
 
 
-def of_a_run(error: OtherClasses, last: Path) -> UsageError:
+def of_a_run(error: OtherClasses, config: Config, last: Path) -> UsageError:
     """What to say of data with other classes: where a run is to go on from `last`, not that its model takes them."""
     if not last.is_file():
         return error
-    how = begin_anew(str(last), f"model.num_classes={error.found}")
-    return UsageError(f"the data has {error.found} classes, and {last} was trained on another number; {how}")
+    key = "model.num_classes" if config.task.name == "classify" else "task.num_classes"
+    said, how = str(error).partition(";")[0], begin_anew(str(last), f"{key}={error.found}")
+    return UsageError(f"{said}, and {last} goes on with the classes that it was trained on alone; {how}")
 
 
 def describe_changes(then: Config, now: Config, step: int, steps_per_epoch: int, global_batch_size: int) -> list[str]:

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from acmix.config import Config
+from acmix.data.dataset import OtherClasses
 from acmix.errors import UsageError
 from acmix.train.loop import train
-from acmix.train.resume import changed_keys, describe_changes, learning_rate, settings_then
+from acmix.train.resume import changed_keys, describe_changes, learning_rate, of_a_run, settings_then
+from tests.support.dense import dense_config
 from tests.support.images import make_image_folder
 from tests.support.tiny import CLASSES, PLAIN, last, tiny_config
 
@@ -231,3 +233,15 @@ def test_a_class_more_is_told_what_works(data: Path, tmp_path: Path) -> None:
     # and it does work
     told = said[0].partition("and add ")[2].split()
     assert train(tiny_config(more, "train.epochs=1", *told), tmp_path / "now")["epochs"] == 1
+
+
+def test_other_classes_for_a_detector_name_its_own_setting(tmp_path: Path) -> None:
+    file = tmp_path / "last.pt"
+    error = OtherClasses("the data has 10 classes, but task.num_classes is 11; add task.num_classes=10", 10)
+    assert of_a_run(error, dense_config("detect", ""), file) is error
+    file.touch()
+    assert str(of_a_run(error, dense_config("detect", ""), file)) == (
+        f"the data has 10 classes, but task.num_classes is 11, and {file} goes on with the classes that it was trained "
+        "on alone; to begin with its weights and a new classifier, choose another --output and add "
+        f"task.num_classes=10 model.checkpoint={file}"
+    )
