@@ -273,9 +273,11 @@ class Run:
         """Ends a run that has diverged."""
         last = self.state.last
         kept = f"{last} is from before it" if last.is_file() else "nothing was saved yet"
+        warmup = "epochs" if self.config.schedule.warmup_steps is None else "steps"
+        more = [f"more schedule.warmup_{warmup}", *(["train.precision=fp32"] if self.state.precision.dtype else [])]
         raise UsageError(
             f"{what} (epoch {self.state.epochs_ended + 1}) is not finite; {kept}; "
-            "try a lower optimizer.lr, more schedule.warmup_epochs, or train.precision=fp32"
+            f"try a lower optimizer.lr or {' or '.join(more)}"
         )
 
     def log_step(self, lr: float) -> None:
