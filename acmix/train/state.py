@@ -286,8 +286,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], wher
     now, then = optimizer.state_dict()["param_groups"], saved["param_groups"]
     if [len(group["params"]) for group in now] != [len(group["params"]) for group in then]:
         raise UsageError(
-            f"{where} has other parameter groups, since optimizer.weight_decay, optimizer.layer_decay or model.freeze "
-            "changed; set it as it was, or choose another output folder"
+            f"{where} has other parameter groups, since optimizer.weight_decay, optimizer.no_decay, "
+            "optimizer.layer_decay or model.freeze changed; set it as it was, or choose another output folder"
         )
     # some optimizers count their steps in the groups; the schedule sets lr
     groups = [{**old, **new, "lr": old["lr"]} for old, new in zip(then, now, strict=True)]

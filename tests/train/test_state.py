@@ -63,6 +63,7 @@ def test_weight_decay_may_change_between_two_calls(data: Path, tmp_path: Path) -
         ("model.args={embed_dim: 24, depths: [1, 1], num_heads: [1, 2], window_size: 4}", "of another shape"),
         ("optimizer.name=sgd", "optimizer.name adamw, now it would be sgd"),
         ("optimizer.weight_decay=0", "has other parameter groups"),
+        ("optimizer.no_decay=nothing", "since optimizer.weight_decay, optimizer.no_decay, optimizer.layer_decay or"),
         ("train.ema_decay=null", "train.ema_decay 0.9, now it would be null"),
         ("train.seed=1", "train.seed 0, now it would be 1"),
     ],
