@@ -70,10 +70,12 @@ def try_forward(model: nn.Module, task: Task, config: Config, world: World, prec
         for handle in handles:
             handle.remove()
     if alone:
+        # a map that a head averages to one pixel stays one in a larger image
+        pools = bool(getattr(model, "pools", False))
         others = f" and {len(alone) - 1} other batch norms" if len(alone) > 1 else ""
         raise UsageError(
             f"batch norm on one value per channel: {alone[0]}{others} of {name!r} would see a 1x1 map of one image "
-            f"(train.batch_size={batch_size}, {size}); raise train.batch_size or {key}"
+            f"(train.batch_size={batch_size}, {size}); raise train.batch_size{'' if pools else f' or {key}'}"
         )
     if failure is not None:
         said = " ".join(str(failure).split())[:300] or type(failure).__name__

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from acmix.errors import UsageError
-from acmix.tasks import Classification
+from acmix.tasks import Classification, task_of
 from acmix.train.distributed import World
 from acmix.train.loop import train
 from acmix.train.optim import Precision
 from acmix.train.trial import try_forward
 from tests.support.checks import one_error
+from tests.support.dense import dense_config
 from tests.support.processes import command
 from tests.support.tiny import CLASSES, tiny_config, write_config
 
@@ -51,6 +52,13 @@ def test_batch_norm_on_one_value_per_channel_is_one_line_and_nothing_is_written(
         train(tiny_config(data, *RESNET, *UNMIXED), tmp_path / "run")
     assert str(error.value) == SAID
     assert not (tmp_path / "run").exists()
+
+
+def test_a_larger_crop_is_no_advice_where_a_head_averages_to_one_pixel() -> None:
+    config = dense_config("segment", "", "train.batch_size=1")
+    task = task_of(config)
+    with pytest.raises(UsageError, match=r"head.pooling.convs.0.1 .*, task.crop=48\); raise train.batch_size$"):
+        try_forward(task.build(), task, config, ALONE, Precision("fp32", CPU))
 
 
 def test_every_process_ends_over_it_with_one_line(data: Path, tmp_path: Path) -> None:
