@@ -116,7 +116,7 @@ class Features(nn.Module):
             self.network.set_grad_checkpointing(enable)  # pyright: ignore[reportCallIssue]
         except (AssertionError, AttributeError) as error:
             raise UsageError(
-                f"{self.name} knows no gradient checkpointing; leave out train.grad_checkpointing"
+                f"{self.name} knows no gradient checkpointing; leave out train.gradient_checkpointing"
             ) from error
 
     def no_weight_decay(self) -> set[str]:
@@ -181,9 +181,14 @@ def built(name: str, arguments: dict[str, Any]) -> Any:
         return create_model(name, **arguments)
     except UsageError:
         raise
-    except MISFITS as error:
+    except (*MISFITS, OSError) as error:
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        if isinstance(error, OSError):
+            raise UsageError(
+                f"cannot download the weights of {name!r}: {said}; download them elsewhere, and begin with that file "
+                "(model.checkpoint=FILE)"
+            ) from error
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items() if key not in OWN)
-        said = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(
             f"cannot build the backbone {name!r}: {said}; check {given or 'that timm gives its features'}"
         ) from error

@@ -129,3 +129,12 @@ def test_arguments_that_do_not_fit_are_one_line() -> None:
     assert "\n" not in str(error.value)
     with pytest.raises(UsageError):
         Features("resnet10t", nonsense=3)
+
+
+def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(name: str, **arguments: object) -> None:
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr("acmix.heads.features.create_model", unreachable)
+    with pytest.raises(UsageError, match="cannot download the weights of 'resnet18': no route to host; download them"):
+        Features("resnet18", pretrained=True)
