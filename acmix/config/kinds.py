@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -72,3 +73,24 @@ def numbers_in(value: Any) -> Iterator[float]:
     elif isinstance(value, (dict, list, tuple)):
         for each in value.values() if isinstance(value, dict) else value:
             yield from numbers_in(each)
+
+
+def further_arguments(args: dict[str, Any], key: str, others: Mapping[str, str], what: str) -> dict[str, Any]:
+    """Arguments of a constructor as they are, unless a setting decides one of them or a number cannot be meant.
+
+    Args:
+        args: by name.
+        key: of the setting that holds them.
+        others: by the name of an argument, the setting to use; "" where there is none.
+        what: the arguments are of.
+    """
+    for name, value in args.items():
+        where = f"{key}.{name}={value!r}"
+        if name in others:
+            use = f"use {others[name]}" if others[name] else "a run decides that itself"
+            raise ValueError(f"{where}: {name} is no further argument of {what}; {use}")
+        if not all(math.isfinite(number) for number in numbers_in(value)):
+            raise ValueError(f"{where}: expected finite numbers")
+        if "drop" in name and isinstance(value, (int, float)) and not 0 <= value < 1:
+            raise ValueError(f"{where}: expected a share from 0 to below 1")
+    return args

@@ -6,7 +6,6 @@ change, `python scripts/settings_page.py` writes docs/settings.md anew.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -31,7 +30,7 @@ from acmix.config.kinds import (
     Section,
     Share,
     ascending,
-    numbers_in,
+    further_arguments,
     rgb_of,
 )
 from acmix.config.presets import augment_preset
@@ -106,16 +105,7 @@ class Model(Section):
     @classmethod
     def are_further_arguments(cls, args: dict[str, Any]) -> dict[str, Any]:
         """Refuses arguments that a setting decides, and numbers that cannot be meant."""
-        for key, value in args.items():
-            where = f"model.args.{key}={value!r}"
-            if key in NOT_ARGUMENTS:
-                use = f"use {NOT_ARGUMENTS[key]}" if NOT_ARGUMENTS[key] else "a run decides that itself"
-                raise ValueError(f"{where}: {key} is no further argument of a model; {use}")
-            if not all(math.isfinite(number) for number in numbers_in(value)):
-                raise ValueError(f"{where}: expected finite numbers")
-            if "drop" in key and isinstance(value, (int, float)) and not 0 <= value < 1:
-                raise ValueError(f"{where}: expected a share from 0 to below 1")
-        return args
+        return further_arguments(args, "model.args", NOT_ARGUMENTS, "a model")
 
     @model_validator(mode="after")
     def has_what_its_head_is_of(self) -> Self:

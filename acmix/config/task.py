@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, field_validator, model_validator
 
-from acmix.config.kinds import Name, Section, Share, ascending
+from acmix.config.kinds import Name, Section, Share, ascending, further_arguments
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -20,6 +20,17 @@ HEADS = {
 }
 # heads that draw each object's outline
 MASK_HEADS = ("mask_rcnn", "cascade_mask_rcnn")
+# arguments of `create_detector` and `create_segmenter` that are not for `task.args`, and the setting to use
+NOT_ARGUMENTS = {
+    "head": "task.head",
+    "backbone": "model.name",
+    "backbone_args": "model.args",
+    "conv_path": "model.conv_path",
+    "in_chans": "model.in_chans",
+    "mean": "data.mean",
+    "std": "data.std",
+    **{key: f"task.{key}" for key in ("num_classes", "min_size", "max_size")},
+}
 # what holds where a setting is not given, by task; a setting that is none of these is of another task
 DEFAULTS: dict[str, dict[str, Any]] = {
     "classify": {},
@@ -127,6 +138,12 @@ class Task(Section):
     def are_several(cls, given: Any) -> Any:
         """Takes a number for a list of one."""
         return [given] if isinstance(given, int) and not isinstance(given, bool) else given
+
+    @field_validator("args")
+    @classmethod
+    def are_further_arguments(cls, args: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Refuses arguments that a setting decides, and numbers that cannot be meant."""
+        return None if args is None else further_arguments(args, "task.args", NOT_ARGUMENTS, "a head")
 
     @model_validator(mode="before")
     @classmethod

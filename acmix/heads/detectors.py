@@ -19,7 +19,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from acmix.errors import UsageError
 from acmix.heads.cascade import BOX_WEIGHTS, THRESHOLDS, CascadeHeads, Stage
 from acmix.heads.features import Features
-from acmix.heads.inputs import check_images, check_targets
+from acmix.heads.inputs import check_images, check_norms, check_targets
 from acmix.heads.parts import (
     RATIOS,
     Anchors,
@@ -192,6 +192,13 @@ def create_detector(
         )
     check_others(others)
     check_counts(num_classes=num_classes, channels=channels, detections=detections)
+    check_norms(out_norms)
+    if (
+        isinstance(score_threshold, bool)
+        or not isinstance(score_threshold, (int, float))
+        or not 0 <= score_threshold < 1
+    ):
+        raise UsageError(f"score_threshold={score_threshold!r}; expected a number from 0 to below 1")
     of_regions = dict(hidden=hidden, proposals=proposals, samples=samples)
     if head == "fcos" and channels % (2 * GROUPS):
         raise UsageError(

@@ -69,3 +69,9 @@ def check_values(targets: Sequence[dict[str, Tensor]], num_classes: int) -> None
                 raise UsageError(f"target {i} has a box without an area, {box}; expected x1 < x2 and y1 < y2")
             if not 1 <= label <= num_classes:
                 raise UsageError(f"target {i} has label {label}; expected 1 to {num_classes}: 0 is the background")
+
+
+def check_norms(out_norms: object) -> None:
+    """Refuses what does not say whether there are norms."""
+    if out_norms is not None and not isinstance(out_norms, bool):
+        raise UsageError(f"out_norms={out_norms!r}; expected true, false, or null for the backbone's own")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from acmix.errors import UsageError
 from acmix.heads.dense import MapNorm, enlarged
 from acmix.heads.features import Features
+from acmix.heads.inputs import check_norms
 from acmix.heads.pyramid import Pyramid, SimplePyramid
 from acmix.heads.semantic_fpn import SemanticFPN
 from acmix.heads.upernet import FCN, POOLS, UPerNet
@@ -209,6 +210,7 @@ def create_segmenter(
         hint = did_you_mean(head, HEADS, otherwise=f"there are {' and '.join(HEADS)}")
         raise UsageError(f"no segmentation head {head!r}; {hint}")
     check_arguments(head, {"num_classes": num_classes, **head_args})
+    check_norms(out_norms)
     features = Features(backbone, **{"conv_path": conv_path, "in_chans": in_chans, **(backbone_args or {})})
     return Segmenter(
         features,

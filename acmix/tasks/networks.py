@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from acmix.config import Config
 from acmix.errors import UsageError
+from acmix.heads.features import MISFITS
 from acmix.models.build import check_model
 
 
@@ -35,15 +38,35 @@ def network_arguments(config: Config, *, download: bool) -> dict[str, Any]:
         download: fetch the weights that `model.pretrained` asks a timm network for.
     """
     model, task = config.model, config.task
-    further = dict(task.args or {})
-    body: dict[str, Any] = {**model.args, **(further.pop("backbone_args", None) or {})}
+    body = dict(model.args)
     if model.drop_path_rate:
         body["drop_path_rate"] = model.drop_path_rate
     if model.pretrained and download:
         body["pretrained"] = True
-    return dict(
-        num_classes=task.num_classes,
-        conv_path=model.conv_path,
-        backbone_args=body,
-        **further,
-    )
+    return dict(num_classes=task.num_classes, conv_path=model.conv_path, backbone_args=body, **(task.args or {}))
+
+
+@contextmanager
+def named_as_set(config: Config) -> Iterator[None]:
+    """Names arguments that a network is not built with as the settings that they are.
+
+    Raises:
+        UsageError: in place of what the block raises for arguments that do not fit, or for want of memory.
+    """
+    task = config.task
+    try:
+        yield
+    except UsageError as error:
+        said = str(error).replace("stands in backbone_args", "stands in model.args")
+        said = said.replace("are given in backbone_args", "are given in model.args")
+        for section, arguments in (("task", task.args), ("model", config.model.args)):
+            for key in arguments or {}:
+                if said.startswith((f"{key}=", f"{key}:")):
+                    raise UsageError(f"{section}.args.{said}") from error
+        raise UsageError(said) from error
+    except (*MISFITS, MemoryError) as error:
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        given = [*(f"task.args.{key}={value!r}" for key, value in (task.args or {}).items())]
+        raise UsageError(
+            f"cannot build {task.head} on {config.model.name!r}: {said}; check {', '.join(given) or 'model.args'}"
+        ) from error

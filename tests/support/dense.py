@@ -61,7 +61,8 @@ def dense_tree(task: str, data: Path | str, *overrides: str) -> dict[str, Any]:
         section, *names, name = key.split(".")
         place = tree[section]
         for each in names:
-            place = place[each] = dict(place[each])
+            place[each] = dict(place[each])
+            place = place[each]
         place[name] = yaml.safe_load(value)
     return tree
 

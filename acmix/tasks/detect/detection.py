@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from acmix.config import Config
 from acmix.data import Trained, TrainLoader, ValLoader
 from acmix.data.detection import DetectionBatch, detection_train_loader, detection_val_loader
+from acmix.data.image import normalisation
 from acmix.heads import create_detector
 from acmix.tasks.detect.evaluate import evaluate
 from acmix.tasks.detect.results import check_installed
 from acmix.tasks.evaluation import Evaluation
-from acmix.tasks.networks import check_network, network_arguments
+from acmix.tasks.networks import check_network, named_as_set, network_arguments
 
 
 class Detection:
@@ -42,21 +43,16 @@ class Detection:
 
     def build(self, *, download: bool = False) -> nn.Module:
         """The detector; see `acmix.create_detector`. In training it takes images as the loader resized them."""
-        task, data = self.config.task, self.config.data
+        task, in_chans = self.config.task, self.config.model.in_chans
         assert task.head
         assert task.min_size
         assert task.max_size
         arguments = network_arguments(self.config, download=download)
-        arguments["backbone_args"]["in_chans"] = self.config.model.in_chans
-        model = create_detector(
-            task.head,
-            self.config.model.name,
-            min_size=max(task.min_size),
-            max_size=task.max_size,
-            mean=data.mean,
-            std=data.std,
-            **arguments,
-        )
+        arguments["backbone_args"]["in_chans"] = in_chans
+        mean, std = normalisation(self.config.data, in_chans)
+        sizes = dict(min_size=max(task.min_size), max_size=task.max_size)
+        with named_as_set(self.config):
+            model = create_detector(task.head, self.config.model.name, mean=mean, std=std, **sizes, **arguments)
         model.transform.resize_in_training = False  # type: ignore[union-attr]
         return model
 

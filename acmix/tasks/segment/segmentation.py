@@ -18,7 +18,7 @@ from acmix.data import Trained, TrainLoader, ValLoader
 from acmix.data.segmentation import SegmentationBatch, segmentation_train_loader, segmentation_val_loader
 from acmix.heads import create_segmenter
 from acmix.tasks.evaluation import Evaluation
-from acmix.tasks.networks import check_network, network_arguments
+from acmix.tasks.networks import check_network, named_as_set, network_arguments
 from acmix.tasks.segment.evaluate import evaluate
 
 # the label of pixels that do not count
@@ -50,7 +50,8 @@ class Segmentation:
         assert self.config.task.head
         arguments = network_arguments(self.config, download=download)
         in_chans = self.config.model.in_chans
-        return create_segmenter(self.config.task.head, self.config.model.name, in_chans=in_chans, **arguments)
+        with named_as_set(self.config):
+            return create_segmenter(self.config.task.head, self.config.model.name, in_chans=in_chans, **arguments)
 
     def blank(self, rows: int) -> tuple[Tensor, tuple[int, ...]]:
         """Images (rows, in_chans, H, W), and the shape of their logits."""
