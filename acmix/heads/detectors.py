@@ -17,6 +17,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.roi_heads import RoIHeads
 
 from acmix.errors import UsageError
+from acmix.heads.arguments import features_of
 from acmix.heads.cascade import BOX_WEIGHTS, THRESHOLDS, CascadeHeads, Stage
 from acmix.heads.features import Features
 from acmix.heads.inputs import check_images, check_norms, check_targets
@@ -168,7 +169,8 @@ def create_detector(
         max_size: the most that the longer side gets by it.
         mean: of the images' channels, in 0 … 1.
         std: of the images' channels.
-        backbone_args: arguments of the backbone: embed_dim, depths, drop_path_rate, img_size, …
+        backbone_args: arguments of the backbone: embed_dim, depths, drop_path_rate, img_size, …; needed for names that
+            are a detector's too.
         channels: of the pyramid and the heads.
         hidden: width of the linear layers of R-CNNs; 1024 by default.
         proposals: regions of an image that R-CNNs look at; 1000 by default, and twice as many in training.
@@ -178,6 +180,7 @@ def create_detector(
         out_norms: a LayerNorm on each of the backbone's maps; by default for Swin alone.
         detections: most of an image; 100 for every head (torchvision's RetinaNet keeps 300).
         score_threshold: detections below it are left out.
+        others: further arguments of the backbone, as in `backbone_args`.
 
     Returns:
         The detector, in training mode. `features`, `transform`, `head_name`, `has_masks` and `num_classes` are its
@@ -190,7 +193,6 @@ def create_detector(
         raise UsageError(
             f"no detection head {head!r}; {did_you_mean(head, DETECTORS)} there are: {', '.join(DETECTORS)}"
         )
-    check_others(others)
     check_counts(num_classes=num_classes, channels=channels, detections=detections)
     check_norms(out_norms)
     if (
@@ -206,11 +208,12 @@ def create_detector(
         )
     check_kind(head, extra, {name: each for name, each in of_regions.items() if each is not None})
     sizes = Transform(min_size, max_size, mean=mean, std=std)
-    arguments = dict(backbone_args or {})
-    in_chans = arguments.get("in_chans", 3)
+    in_chans = {**others, **(backbone_args or {})}.get("in_chans", 3)
     if not len(mean) == len(std) == in_chans:
         raise UsageError(f"mean and std have {len(mean)} and {len(std)} values, and images {in_chans} channels")
-    features = Features(backbone, conv_path=conv_path, **arguments)
+    body_args = {"conv_path": conv_path, **(backbone_args or {})}
+    own = create_detector.__kwdefaults__ or {}
+    features = features_of(backbone, others, body_args, owner="create_detector", takes=own)
     dense = head in DENSE
     body = pyramid_over(
         features,
@@ -232,16 +235,6 @@ def create_detector(
     model = build(head, body, heads, sizes)
     model.head_name, model.num_classes = head, num_classes
     return model
-
-
-def check_others(others: Mapping[str, Any]) -> None:
-    """Refuses arguments that no detector takes."""
-    for name in others:
-        hint = did_you_mean(name, create_detector.__kwdefaults__ or {})
-        raise UsageError(
-            f"{name}: create_detector takes no such argument; {hint}{' ' * bool(hint)}what is for the backbone stands "
-            "in backbone_args"
-        )
 
 
 def check_counts(**counts: int) -> None:

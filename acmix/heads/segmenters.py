@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from acmix.errors import UsageError
+from acmix.heads.arguments import features_of
 from acmix.heads.dense import MapNorm, enlarged
 from acmix.heads.features import Features
 from acmix.heads.inputs import check_norms
@@ -183,7 +184,7 @@ def create_segmenter(
     in_chans: int = 3,
     out_norms: bool | None = None,
     backbone_args: Mapping[str, Any] | None = None,
-    **head_args: Any,
+    **others: Any,
 ) -> Segmenter:
     """Builds a network that labels every pixel: normalised images (B, in_chans, h, w) -> logits (B, K, h, w).
 
@@ -196,9 +197,10 @@ def create_segmenter(
         conv_path: False gives the plain form of our backbones.
         in_chans: channels of the images.
         out_norms: a LayerNorm on each map of the backbone; by default on for the Swins, as in their recipe.
-        backbone_args: arguments of the backbone: drop_path_rate, img_size, embed_dim, depths, …
-        head_args: of `semantic_fpn`: channels, pyramid_channels, dropout; of `upernet`: channels, pools, dropout,
-            auxiliary_channels, auxiliary_weight.
+        backbone_args: arguments of the backbone: drop_path_rate, img_size, embed_dim, depths, …; needed for names
+            that are the head's too.
+        others: of `semantic_fpn`: channels, pyramid_channels, dropout; of `upernet`: channels, pools, dropout,
+            auxiliary_channels, auxiliary_weight; and further ones of the backbone.
 
     Returns:
         The network, in training mode, with weights drawn at random.
@@ -209,9 +211,13 @@ def create_segmenter(
     if head not in HEADS:
         hint = did_you_mean(head, HEADS, otherwise=f"there are {' and '.join(HEADS)}")
         raise UsageError(f"no segmentation head {head!r}; {hint}")
-    check_arguments(head, {"num_classes": num_classes, **head_args})
+    takes = [each.name for each in signature(HEADS[head]).parameters.values() if each.kind is Parameter.KEYWORD_ONLY]
+    head_args = {name: value for name, value in others.items() if name in takes}
+    check_arguments({"num_classes": num_classes, **head_args})
     check_norms(out_norms)
-    features = Features(backbone, **{"conv_path": conv_path, "in_chans": in_chans, **(backbone_args or {})})
+    body_args = {"conv_path": conv_path, "in_chans": in_chans, **(backbone_args or {})}
+    rest = {name: value for name, value in others.items() if name not in takes}
+    features = features_of(backbone, rest, body_args, owner=head, takes=takes)
     return Segmenter(
         features,
         HEADS[head](features, num_classes, **head_args),
@@ -221,17 +227,9 @@ def create_segmenter(
     )
 
 
-def check_arguments(head: str, given: Mapping[str, Any]) -> None:
-    """Refuses what a head does not take: other arguments, and widths that are no positive whole numbers."""
-    parameters = signature(HEADS[head]).parameters.values()
-    takes = [each.name for each in parameters if each.kind is Parameter.KEYWORD_ONLY]
+def check_arguments(given: Mapping[str, Any]) -> None:
+    """Refuses widths of a head that are no positive whole numbers, and the like."""
     for name, value in given.items():
-        if name not in (*takes, "num_classes"):
-            hint = did_you_mean(name, takes)
-            raise UsageError(
-                f"{name}={value!r}: {head} takes no such argument; {hint}{' ' * bool(hint)}there are: "
-                f"{', '.join(takes)}; the backbone's are given in backbone_args"
-            )
         if name in ("dropout", "auxiliary_weight"):
             most = 1.0 if name == "dropout" else float("inf")
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
