@@ -97,11 +97,11 @@ def pasted_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     masks, scale = expand_masks(masks, 1)
     corners = expand_boxes(boxes, scale).long().tolist()
     found = masks.new_zeros(len(masks), 1, height, width)
-    for mask, place, (x0, y0, x1, y1) in zip(masks, found, corners, strict=True):
+    for i, (mask, (x0, y0, x1, y1)) in enumerate(zip(masks, corners, strict=True)):
         left, right, top, bottom = max(x0, 0), min(x1 + 1, width), max(y0, 0), min(y1 + 1, height)
         if left < right and top < bottom:
             drawn = F.interpolate(mask[None], size=(y1 - y0 + 1, x1 - x0 + 1), mode="bilinear", align_corners=False)[0]
-            place[:, top:bottom, left:right] = drawn[:, top - y0 : bottom - y0, left - x0 : right - x0]
+            found[i, :, top:bottom, left:right] = drawn[:, top - y0 : bottom - y0, left - x0 : right - x0]
     return found
 
 

@@ -21,3 +21,10 @@ def test_masks_are_pasted_as_torchvision_does_it_to_the_bit() -> None:
 
 def test_no_mask_gives_no_mask() -> None:
     assert pasted_masks(torch.zeros(0, 1, 28, 28), torch.zeros(0, 4), (5, 7)).shape == (0, 1, 5, 7)
+
+
+def test_masks_of_a_model_that_keeps_gradients_are_pasted_too() -> None:
+    masks = torch.rand(2, 1, 4, 4, requires_grad=True)
+    pasted_masks(masks, torch.tensor([[0.0, 0.0, 5.0, 6.0], [2.0, 1.0, 9.0, 9.0]]), (8, 8)).sum().backward()
+    assert masks.grad is not None
+    assert bool((masks.grad > 0).any(3).any(2).all())
