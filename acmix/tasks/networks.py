@@ -65,7 +65,8 @@ def named_as_set(config: Config) -> Iterator[None]:
                     raise UsageError(f"{section}.args.{said}") from error
         raise UsageError(said) from error
     except (*MISFITS, MemoryError) as error:
-        said = " ".join(str(error).split())[:300] or type(error).__name__
+        # PyTorch may add where in its own source
+        said = " ".join(str(error).partition("Exception raised from")[0].split())[:300] or type(error).__name__
         given = [*(f"task.args.{key}={value!r}" for key, value in (task.args or {}).items())]
         raise UsageError(
             f"cannot build {task.head} on {config.model.name!r}: {said}; check {', '.join(given) or 'model.args'}"

@@ -24,6 +24,7 @@ from tests.support.dense import dense_config
         ("segment", "task.args.out_norms=5", "task.args.out_norms=5; expected true, false"),
         ("segment", "task.args.channel=1", "task.args.channel=1: upernet takes no such argument; did you mean"),
         ("segment", "model.args.depth=1", "model.args.depth=1: acmix_swin_tiny_patch4_window7_224 takes no such"),
+        ("detect", f"task.args.channels={10**30}", "unpacking long long; check task.args.channels=1"),
         # more memory than there is
         (
             "detect",
