@@ -88,6 +88,13 @@ class Detector(nn.Module):
             check_targets(targets, images, self.num_classes, masks=self.has_masks)
         return super().forward([*images], targets if self.training else None)
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compiles the backbone and its pyramid in place; arguments are those of `torch.compile`.
+
+        What follows depends on the proposals and objects of each image: compiled, it is dozens of small graphs.
+        """
+        self.backbone.compile(*args, **kwargs)
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keeps only each block's input of the backbone for the backward pass and computes the rest again."""
         self.features.set_grad_checkpointing(enable)

@@ -138,11 +138,11 @@ class Run:
     def wrap(self) -> nn.Module:
         """The model as a step calls it: compiled if asked for, its gradients averaged over the processes."""
         model = self.state.model
-        module = torch.compile(model) if self.config.train.compile else model
+        module = compiled(model, self.config.task.name) if self.config.train.compile else model
         if self.world.size == 1:
-            return module  # type: ignore[return-value]
+            return module
         device_ids = None if self.world.device.type == "cpu" else [self.world.device]
-        return DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True)  # type: ignore[arg-type]
+        return DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True)
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
@@ -329,14 +329,16 @@ class Run:
             self.note_unreadable(batch, self.val_batches.dataset)
             self.listen()
 
-        result = self.task.evaluate(
-            self.state.evaluated_model,
-            self.val_batches,
-            self.world.device,
-            autocast=self.state.precision.autocast,
-            memory_format=self.state.memory_format,
-            on_batch=on_batch,
-        )
+        # images of a validation have many sizes, each of which would be compiled anew
+        with torch.compiler.set_stance("force_eager"):
+            result = self.task.evaluate(
+                self.state.evaluated_model,
+                self.val_batches,
+                self.world.device,
+                autocast=self.state.precision.autocast,
+                memory_format=self.state.memory_format,
+                on_batch=on_batch,
+            )
         if result.loss is not None and not math.isfinite(result.loss):
             # the last step made weights that no longer compute: keep the checkpoint that does
             self.give_up(f"the validation loss after step {self.state.step}")
@@ -397,6 +399,14 @@ class Run:
             self.log.say(f"{self.output}: resuming after step {self.first_step} of {self.total_steps}")
         for change in self.state.changes:
             self.log.say(f"  {change}")
+
+
+def compiled(model: nn.Module, task: str) -> nn.Module:
+    """The model with what can be compiled of it compiled; of a detector in place, for images of any size."""
+    if task != "detect":
+        return torch.compile(model)  # type: ignore[return-value]
+    model.compile(dynamic=True)
+    return model
 
 
 def sum_of(parts: dict[str, Tensor]) -> Tensor:
