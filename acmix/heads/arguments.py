@@ -52,7 +52,7 @@ def features_of(
         if name in TORCHVISIONS:
             raise UsageError(f"{name}: torchvision's name; here it is {TORCHVISIONS[name]}")
         if name in arguments:
-            raise UsageError(f"{name}={others[name]!r}: backbone_args has a {name} too; leave one out")
+            raise UsageError(f"{name}={others[name]!r}: backbone_args has it too; leave one out")
         if name in SETTLED:
             raise UsageError(f"{name}={others[name]!r}: {owner} settles that itself; leave it out")
     try:

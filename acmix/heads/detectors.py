@@ -219,7 +219,7 @@ def create_detector(
     if not len(mean) == len(std) == in_chans:
         raise UsageError(f"mean and std have {len(mean)} and {len(std)} values, and images {in_chans} channels")
     body_args = {"conv_path": conv_path, **(backbone_args or {})}
-    own = create_detector.__kwdefaults__ or {}
+    own = [name for name in create_detector.__kwdefaults__ or {} if name != "backbone_args"]
     features = features_of(backbone, others, body_args, owner="create_detector", takes=own)
     dense = head in DENSE
     body = pyramid_over(

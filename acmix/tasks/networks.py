@@ -57,8 +57,7 @@ def named_as_set(config: Config) -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        said = str(error).replace("stands in backbone_args", "stands in model.args")
-        said = said.replace("are given in backbone_args", "are given in model.args")
+        said = str(error).replace("backbone_args has", "model.args has")
         for section, arguments in (("task", task.args), ("model", config.model.args)):
             for key in arguments or {}:
                 if said.startswith((f"{key}=", f"{key}:")):

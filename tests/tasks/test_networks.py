@@ -16,13 +16,14 @@ from tests.support.dense import dense_config
     ("task", "override", "said"),
     [
         ("detect", "task.args.channels=-1", "task.args.channels=-1; expected a whole number from 1 on"),
-        ("detect", "task.args.image_mean=3", "task.args.image_mean: create_detector takes no such argument"),
-        ("detect", "task.args.widths=3", "what is for the backbone stands in model.args"),
+        ("detect", "task.args.image_mean=3", "task.args.image_mean: torchvision's name; here it is mean"),
+        ("detect", "task.args.widths=3", "task.args.widths=3: neither create_detector nor acmix_swin_tiny"),
+        ("detect", "task.args.embed_dim=8", "task.args.embed_dim=8: model.args has it too; leave one out"),
         ("detect", "task.args.score_threshold=abc", "task.args.score_threshold='abc'; expected a number from 0 to"),
         ("detect", "task.args.score_threshold=2", "task.args.score_threshold=2; expected a number from 0 to below 1"),
         ("detect", "task.args.out_norms=5", "task.args.out_norms=5; expected true, false"),
         ("segment", "task.args.out_norms=5", "task.args.out_norms=5; expected true, false"),
-        ("segment", "task.args.channel=1", "task.args.channel=1: upernet takes no such argument; did you mean"),
+        ("segment", "task.args.channel=1", "patch4_window7_224 takes it; did you mean 'channels'"),
         ("segment", "model.args.depth=1", "model.args.depth=1: acmix_swin_tiny_patch4_window7_224 takes no such"),
         ("detect", f"task.args.channels={10**30}", "unpacking long long; check task.args.channels=1"),
         # more memory than there is
