@@ -139,6 +139,8 @@ def test_every_key_that_is_older_than_this_table_stands_in_it() -> None:
         ("model.args.img_size=64", "use data.img_size"),
         ("model.args.features_only=true", "a run decides that itself"),
         ("model.args.drop_rate=1", "model.args.drop_rate=1: expected a share from 0 to below 1"),
+        ("model.args.depths=[1, 1, 1000000, 1]", "expected at most 2000 blocks"),
+        ("model.args.depth=1000000", "model.args.depth=1000000: expected at most 2000 blocks"),
         ("model.args.rates=[0.5, .inf]", "model.args.rates=[0.5, inf]: expected finite numbers"),
     ],
 )

@@ -16,6 +16,8 @@ Name = Annotated[str, Field(min_length=1)]
 # a kind of device, and a number where there are several
 DEVICE = re.compile(r"auto|cpu|(?P<kind>cuda|mps|xpu|npu|hpu|mtia)(?::(?P<index>[0-9]{1,4}))?")
 NO_DEVICE = "expected auto, cpu, cuda, cuda:1 or mps"
+# arguments that count blocks, and the most of a network: a file must not ask for one without end
+BLOCKS, MOST_BLOCKS = ("depth", "depths", "layers"), 2000
 NO_COLOUR = 'expected a colour\'s name, "#rrggbb" in quotes or [red, green, blue] from 0 to 255'
 
 
@@ -93,4 +95,11 @@ def further_arguments(args: dict[str, Any], key: str, others: Mapping[str, str],
             raise ValueError(f"{where}: expected finite numbers")
         if "drop" in name and isinstance(value, (int, float)) and not 0 <= value < 1:
             raise ValueError(f"{where}: expected a share from 0 to below 1")
+        if name in BLOCKS and sum(each for each in whole_numbers(value) if each > 0) > MOST_BLOCKS:
+            raise ValueError(f"{where}: expected at most {MOST_BLOCKS} blocks")
     return args
+
+
+def whole_numbers(value: Any) -> list[int]:
+    """A whole number alone, or those of a list."""
+    return [each for each in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(each, int)]

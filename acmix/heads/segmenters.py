@@ -23,6 +23,8 @@ from acmix.near import did_you_mean
 
 # of the map that an auxiliary head reads
 AUXILIARY_STRIDE = 16
+# the largest side of a map that UPerNet averages to: no weight tells it, so a file could ask for any
+MOST_POOLED = 64
 
 
 class Parts(NamedTuple):
@@ -236,8 +238,11 @@ def check_arguments(given: Mapping[str, Any]) -> None:
                 raise UsageError(f"{name}={value!r}; expected a number from 0{' to 1' if most == 1.0 else ' on'}")
             continue
         sides = value if name == "pools" and isinstance(value, (list, tuple)) else [value]
-        if not sides or any(isinstance(each, bool) or not isinstance(each, int) or each < 1 for each in sides):
-            wanted = "whole numbers from 1 on" if name == "pools" else "a whole number from 1 on"
+        most = MOST_POOLED if name == "pools" else float("inf")
+        if not sides or any(
+            isinstance(each, bool) or not isinstance(each, int) or not 1 <= each <= most for each in sides
+        ):
+            wanted = f"whole numbers from 1 to {MOST_POOLED}" if name == "pools" else "a whole number from 1 on"
             raise UsageError(f"{name}={value!r}; expected {wanted}")
 
 
