@@ -19,6 +19,7 @@ SCRIPTS = {
     "models": ("published.counts", "parameters and multiply-adds of every model, beside the paper's"),
     "downstream": ("published.downstream", "parameters and multiply-adds of detectors and segmenters"),
     "detection": ("detection_step", "a training step of Mask R-CNN beside its plain form and torchvision's; memory"),
+    "heads": ("published.heads", "every head of detection and segmentation trained on every family"),
     "landscape": ("published.landscape", "ACmix-Swin-T beside ConvNeXt, Swin, CoAtNet, MaxViT and ResNet-50"),
     "acmix2d": ("published.layer_costs", "memory and multiply-adds of the layer ACmix2d beside a 3x3 convolution"),
     "upgrade": ("published.upgrades", "timm's models trained with and without added convolution paths"),
