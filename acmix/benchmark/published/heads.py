@@ -65,8 +65,8 @@ AUGMENT = {
 }
 BOTH_FORMS = ("swin", "resnet")
 IMAGES, SIZE = (600, 100), 96
-STEPS = {"classify": 800, "segment": 200, "detect": 150}
-BATCH = {"classify": 32, "segment": 8, "detect": 8}
+STEPS = {"classify": 1500, "segment": 600, "detect": 400}
+BATCH = {"classify": 32, "segment": 8, "detect": 4}
 SPLITS = {
     "classify": ("train", "val"),
     "segment": ("training", "validation"),
@@ -138,7 +138,7 @@ def settings(cell: Cell, root: Path, length: Length) -> Config:
     """
     name, arguments = BACKBONES[cell.family]
     train_split, val_split = SPLITS[cell.task]
-    model = {"name": name, "conv_path": cell.conv_path, "args": arguments}
+    model = {"name": name, "conv_path": cell.conv_path, "in_chans": 1, "args": arguments}
     if cell.head == FIRST:
         model["num_classes"] = 10
     else:
@@ -152,6 +152,9 @@ def settings(cell: Cell, root: Path, length: Length) -> Config:
                 # PVT and DeiT hold positions for it
                 "img_size": CROP if cell.head == FIRST else length.size,
                 "crop_pct": 1.0,
+                # grey images: an object differs from its ground in brightness
+                "mean": [0.45],
+                "std": [0.25],
                 "train_split": train_split,
                 "val_split": val_split,
                 "workers": 0,
