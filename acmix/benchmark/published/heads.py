@@ -55,7 +55,7 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "resnet": ("acmix_resnet26", {"width": 16}),
     "pvt": ("acmix_pvt_tiny", {"embed_dims": [32, 64, 96, 128], "num_heads": [1, 2, 3, 4], "depths": [1, 1, 2, 1]}),
-    "san": ("acmix_san10", {"width": 16, "zero_init_residual": True}),
+    "san": ("acmix_san10", {"width": 32, "zero_init_residual": True}),
     "deit": ("acmix_deit_tiny_patch16_224", {"embed_dim": 96, "depth": 4}),
 }
 # mirrored digits are others; what segmentation and detection do not read is classification's
