@@ -141,7 +141,12 @@ def test_without_fashion_mnist_clothes_name_the_package(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"short"), gzip.compress(b"\0" * 100)[:-12]])
+# named, as gzip writes the time, and every process of pytest has to find the same names
+@pytest.mark.parametrize(
+    "content",
+    [b"no gzip", gzip.compress(b"short"), gzip.compress(b"\0" * 100)[:-12]],
+    ids=["no gzip", "short", "torn"],
+)
 def test_another_file_in_fashion_mnists_place_is_refused(content, tmp_path):
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
     with pytest.raises(UsageError, match=r"idx3-ubyte.gz.*; install dataset-fashion-mnist anew"):
