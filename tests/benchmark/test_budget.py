@@ -142,6 +142,7 @@ def test_a_step_too_long_is_refused_with_the_time_it_needs(monkeypatch: pytest.M
         command.operators(["conv_path"], batch_size=4096, seconds=60.0, say=len)
 
 
+@pytest.mark.slow
 def test_the_estimate_counts_what_is_measured() -> None:
     def of(**options: object) -> estimate.Estimate:
         told = dict(phase="infer", dtypes=["fp32"], peers=0, ceilings=FAST, **SMALL) | options

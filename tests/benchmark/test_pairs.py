@@ -65,6 +65,7 @@ def test_both_sides_take_turns() -> None:
     assert "".join(blocks[-9:]) == "bababab" + "ab"
 
 
+@pytest.mark.slow
 def test_ceilings_are_finite_and_peak_memory_sees_what_is_allocated() -> None:
     ceilings = measure_ceilings(CPU)
     assert math.isfinite(ceilings.flops_per_second["fp32"])

@@ -264,6 +264,7 @@ def test_a_compiler_that_finds_an_error_is_quoted_and_not_asked_again(sources, c
     assert libraries(cache) == []
 
 
+@pytest.mark.slow
 def test_who_waited_for_a_build_that_failed_does_not_repeat_it(sources, cache, tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", logging_compiler(tmp_path, before="sleep 1"))
     (sources / "value.cpp").write_text("int value() { return nothing; }\n")

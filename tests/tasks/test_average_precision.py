@@ -96,6 +96,7 @@ def of_a_process(folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_bits_of_one(ours: Evaluation, tmp_path: Path) -> None:
     ends = Forked(of_a_process, str(tmp_path), processes=2).finish()
     assert [(end.status, end.errors) for end in ends] == [(0, "")] * 2

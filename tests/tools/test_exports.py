@@ -26,6 +26,9 @@ from acmix.tools.predict import predict
 from acmix.tools.rates import rates_of
 from tests.support.checks import Hostile
 
+# exporting the models that they share takes ten seconds
+pytestmark = pytest.mark.slow
+
 # torch adds `patch` to it at run time
 sizes_config: Any = sizes_settings
 

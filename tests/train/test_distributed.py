@@ -40,6 +40,7 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(data: Path, alone: Path, tmp_path: Path) -> None:
     output = tmp_path / "two"
     config = write_config(tmp_path / "tiny.yaml", data, *THREE_STEPS, "train.batch_size=4")

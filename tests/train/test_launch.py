@@ -165,6 +165,7 @@ def test_ctrl_c_pressed_twice_in_a_terminal_lets_every_process_checkpoint(tmp_pa
     assert all((tmp_path / f"checkpoint{rank}").exists() for rank in (0, 1))
 
 
+@pytest.mark.slow
 def test_two_machines_form_one_group(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     worker = script(tmp_path, "import os\nprint(os.environ['RANK'], 'of', os.environ['WORLD_SIZE'], flush=True)\n")
     endpoint = f"localhost:{free_port()}"

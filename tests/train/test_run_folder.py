@@ -51,6 +51,7 @@ def left(folder: str, config: Config, processes: int = 1) -> None:
     (place / "log.jsonl").write_text(json.dumps(start) + "\n", encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_and_another_one_gets_a_folder_of_its_own(here: Path) -> None:
     first = command("train", "tiny.yaml").finish()[0]
     assert first.output.splitlines()[-1].endswith("results in runs/tiny")
@@ -73,6 +74,7 @@ def test_the_same_command_goes_on_and_another_one_gets_a_folder_of_its_own(here:
     assert read("runs/tiny-2/checkpoints/last.pt")["step"] == 4
 
 
+@pytest.mark.slow
 def test_a_run_that_is_named_goes_on_where_it_is(here: Path) -> None:
     assert command("train", "tiny.yaml").finish()[0].status == 0
     for number, name in enumerate(("runs/tiny", "runs/tiny/config.yaml"), 2):
@@ -186,6 +188,7 @@ def test_a_run_of_an_earlier_version_goes_on_by_the_same_command(here: Path) -> 
     assert os.listdir("runs") == ["tiny"]
 
 
+@pytest.mark.slow
 def test_several_processes_agree_on_a_folder_that_one_of_them_chose(here: Path) -> None:
     left("tiny", tiny_config("d"))
     ends = command("train", "tiny.yaml", "train.batch_size=2", processes=2).finish()
@@ -211,6 +214,7 @@ def test_runs_that_start_at_one_moment_each_have_a_folder(here: Path) -> None:
     assert seeds == {0, 1, 2, 3}
 
 
+@pytest.mark.slow
 def test_a_folder_is_taken_by_one_of_many_at_once(here: Path) -> None:
     configs = [tiny_config("d", f"train.seed={seed}") for seed in range(12)]
     ends = [Forked(print_choice, dump(config), environment={"PWD": str(here)}) for config in configs]

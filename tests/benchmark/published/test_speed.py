@@ -33,6 +33,7 @@ def test_a_line_is_measured_and_written(tmp_path: Path) -> None:
     assert all(float(row["speed_up"]) > 0 and row["commit"] and "thread" in row["machine"] for row in written)
 
 
+@pytest.mark.slow
 def test_an_unknown_line_is_refused() -> None:
     done = run("--only", "everything")
     assert done.status == 2
