@@ -24,6 +24,7 @@ def run(arguments: list[str], **environment: str) -> subprocess.CompletedProcess
     return subprocess.run([*PYTHON, *arguments], capture_output=True, text=True, env=hidden, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_the_first_case_of_every_operator_is_right_in_the_interpreter() -> None:
     told = run(["-m", "tests.ops.triton_table"])
     assert told.returncode == 0, told.stdout[-3000:] + told.stderr[-3000:]

@@ -439,7 +439,7 @@ def test_a_setting_keeps_or_draws_the_classifier(file: Path) -> None:
 @pytest.mark.parametrize("head", ["auto", "keep", "new"])
 def test_a_body_without_a_classifier_starts_from_a_checkpoint_that_has_one(head: str, file: Path) -> None:
     weights = checkpoint([*"abcde"], file)
-    body = acmix.create_model(DEIT, features_only=True, conv_path=False, **SIZES[DEIT]).model
+    body: Any = acmix.create_model(DEIT, features_only=True, conv_path=False, **SIZES[DEIT]).model
     started = start_from(body, file, head=head)
     assert {"head.weight", "head.bias"} <= {*started.left_out}
     assert torch.equal(body.state_dict()["blocks.0.attn.qkv.weight"], weights["blocks.0.attn.qkv.weight"])
