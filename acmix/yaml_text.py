@@ -14,13 +14,22 @@ import yaml
 
 
 class Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, but for numbers, and with each key once in a mapping."""
+    """YAML 1.1 as PyYAML reads it, but for numbers, each key once in a mapping, and no {key:value}."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if key.tag == "tag:yaml.org,2002:str"]
         if twice := next((key for key in keys if keys.count(key) > 1), None):
             raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} stands twice", node.start_mark)
+        if node.flow_style and (key := next((key.value for key, value in node.value if is_unspaced(key, value)), None)):
+            said = f"{{{key}}} is a key without a value; put a space after the colon: {key.replace(':', ': ', 1)}"
+            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark)
         return super().construct_mapping(node, deep=deep)
+
+
+def is_unspaced(key: yaml.Node, value: yaml.Node) -> bool:
+    """Whether {key:value} stands in a mapping, which YAML takes for a key of that name without a value."""
+    is_plain = isinstance(key, yaml.ScalarNode) and key.style is None and ":" in key.value.strip(":")
+    return is_plain and isinstance(value, yaml.ScalarNode) and value.style is None and not value.value
 
 
 class Dumper(yaml.SafeDumper):

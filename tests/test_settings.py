@@ -208,6 +208,18 @@ def test_a_file_that_says_nothing_certain_is_one_line(text: str, tmp_path: Path)
     assert "\n" not in str(error.value)
 
 
+def test_a_missing_space_after_a_colon_is_no_setting_left_at_its_default(tmp_path: Path) -> None:
+    for text in ("{channels:64}", "{pools: [1], channels:64}"):
+        with pytest.raises(UsageError, match="put a space after the colon: channels: 64"):
+            config.load("segment_digits", [f"task.args={text}"])
+        (tmp_path / "a.yaml").write_text(f"task: {{args: {text}}}", encoding="utf-8")
+        with pytest.raises(UsageError, match="put a space after the colon: channels: 64"):
+            config.load(tmp_path / "a.yaml")
+    assert config.load("segment_digits", ["task.args={channels: 64, 'a:b': }"]).task.args["a:b"] is None
+    with pytest.raises(UsageError, match="the key 'a' stands twice"):
+        config.load("segment_digits", ["task.args={a: 1, a: 2}"])
+
+
 def test_text_that_looks_like_a_number_is_written_so_that_it_stays_text() -> None:
     looks = ["1e-3", "010", "0x1F", ".5", "1.", "1_000", "1:30", "yes", "null", ".nan", "2026-01-31", "2026-13-45"]
     settings = config.validate({"model": {"args": {"x": looks, "y": [1e-3, 10, True, None]}}})

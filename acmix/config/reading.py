@@ -178,9 +178,11 @@ def read_value(key: Sequence[str], text: str, override: str) -> Any:
     typed = text.strip()
     try:
         value = parse(text)
-    except yaml.YAMLError:
+    except yaml.YAMLError as error:
         if is_text(key):
             return typed
+        if isinstance(error, yaml.constructor.ConstructorError):
+            raise UsageError(f"override {override!r}: {error.problem}") from None
         raise UsageError(f"the value in override {override!r} is not YAML; put it in quotes") from None
     if value is None and typed[:1] == "#":
         # no comment, but a colour: "#rrggbb"
