@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from acmix.errors import UsageError
-from acmix.heads.dense import Classifier, convolution, enlarged, init_dense
+from acmix.heads.dense import Classifier, convolution, enlarged
 
 
 class SemanticFPN(nn.Module):
@@ -47,7 +47,6 @@ class SemanticFPN(nn.Module):
             nn.ModuleList(convolution(channels if i else in_channels, channels, 3) for i in range(max(1, times)))
             for times in self.doublings
         )
-        self.apply(init_dense)
         self.classifier = Classifier(channels, num_classes, dropout)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from acmix.heads.dense import Classifier, convolution, enlarged, init_dense
+from acmix.heads.dense import Classifier, convolution, enlarged
 from acmix.ops.leaving import any_size, leaves_pytorch
 
 POOLS = (1, 2, 3, 6)
@@ -52,7 +52,6 @@ class UPerNet(nn.Module):
         self.laterals = nn.ModuleList(convolution(each, channels, 1) for each in finer)
         self.convs = nn.ModuleList(convolution(channels, channels, 3) for _ in finer)
         self.fusion = convolution(channels * len(in_channels), channels, 3)
-        self.apply(init_dense)
         self.classifier = Classifier(channels, num_classes, dropout)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
@@ -130,7 +129,6 @@ class FCN(nn.Module):
     def __init__(self, in_channels: int, num_classes: int, *, channels: int = 256, dropout: float = 0.1) -> None:
         super().__init__()
         self.conv = convolution(in_channels, channels, 3)
-        self.apply(init_dense)
         self.classifier = Classifier(channels, num_classes, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
