@@ -14,9 +14,6 @@ from acmix.data.sprites import Source
 
 # by how much an object is brighter than the ground around it: a small network then learns in minutes
 LEAST_CONTRAST = 0.25
-# Of an object's pixels, what those put on it later leave: less, and they are put elsewhere. So nothing is in an
-# image that is not in its annotations.
-LEAST_VISIBLE = 0.35
 # draws of a place before an object is left out
 TRIES = 8
 # red, green and blue in what the eye takes for brightness
@@ -29,6 +26,9 @@ class Kind:
 
     objects: tuple[int, int]
     sides: tuple[float, float]
+    # Of an object's pixels, what those put on it later leave: less, and they are put elsewhere. So nothing is in an
+    # image that is not in its annotations.
+    least_visible: float
     # shares of all images
     empty: float = 0.0
     crowded: float = 0.0
@@ -83,7 +83,7 @@ def draw_scene(sources: Sequence[Source], *, part: str, size: int, kind: Kind, s
         for _ in range(rng.randint(kind.objects[0], kind.objects[1] + 1)):
             # logarithmic, so that each doubling has as many
             side = size * np.exp(rng.uniform(*np.log(kind.sides)))
-            add_object(scene, rng, sources, part, side)
+            add_object(scene, rng, sources, part, side, kind.least_visible)
     noisy = scene.image + rng.normal(0, rng.uniform(0, 0.03), scene.image.shape)
     scene.image = (np.clip(noisy, 0, 1) * 255).round().astype(np.uint8)
     return scene
@@ -107,7 +107,9 @@ def draw_ground(rng: np.random.RandomState, shape: tuple[int, int]) -> np.ndarra
     return np.clip(colour + texture[..., None] * (other - colour), 0, 1).astype(np.float32)
 
 
-def add_object(scene: Scene, rng: np.random.RandomState, sources: Sequence[Source], part: str, side: float) -> None:
+def add_object(
+    scene: Scene, rng: np.random.RandomState, sources: Sequence[Source], part: str, side: float, least_visible: float
+) -> None:
     """Puts one picture where it leaves enough to be seen of those below it; leaves it out where no place is found."""
     which, index = choose_picture(rng, sources, part)
     wide, turn = np.exp(rng.uniform(-0.15, 0.15)), rng.uniform(-12, 12)
@@ -118,7 +120,7 @@ def add_object(scene: Scene, rng: np.random.RandomState, sources: Sequence[Sourc
         window, piece = overlap(scene.cover.shape, alpha.shape, top, left)
         mask = np.zeros(scene.cover.shape, bool)
         mask[window] = alpha[piece] >= 0.5
-        if mask.any() and all(still_seen(thing, mask) for thing in scene.things):
+        if mask.any() and all(still_seen(thing, mask, least_visible) for thing in scene.things):
             put(scene, mask, window, alpha[piece], shade[piece], choose_colour(rng, scene.image[window]))
             scene.things.append(Thing(class_of(sources, which, index), [(which, index)], mask, int(mask.sum())))
             return
@@ -163,9 +165,9 @@ def put(
         thing.mask &= ~mask
 
 
-def still_seen(thing: Thing, mask: np.ndarray) -> bool:
-    """Whether enough of an object is left once `mask` (H, W) covers it."""
-    return (thing.mask & ~mask).sum() >= LEAST_VISIBLE * thing.drawn
+def still_seen(thing: Thing, mask: np.ndarray, least: float) -> bool:
+    """Whether a share of an object is left once `mask` (H, W) covers it."""
+    return (thing.mask & ~mask).sum() >= least * thing.drawn
 
 
 def choose_picture(rng: np.random.RandomState, sources: Sequence[Source], part: str) -> tuple[int, int]:

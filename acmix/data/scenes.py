@@ -23,9 +23,9 @@ from acmix.errors import UsageError
 
 # what a complete set was made with
 SETTINGS = "scenes.json"
-DETECTION = Kind(objects=(2, 6), sides=(3 / 16, 7 / 16), empty=0.03, crowded=0.05)
-# label maps are measured by the pixel, so larger strokes
-SEGMENTATION = Kind(objects=(3, 6), sides=(1 / 4, 1 / 2))
+DETECTION = Kind(objects=(2, 6), sides=(3 / 16, 7 / 16), least_visible=0.35, empty=0.03, crowded=0.05)
+# each pixel is to be told from what is around it: less in a scene, and less of it covered
+SEGMENTATION = Kind(objects=(2, 4), sides=(0.28, 0.42), least_visible=0.8)
 # of a pixel at an edge, whose colour is part ground and part object: label 0, which is ignored
 EDGE = (0.2, 0.8)
 QUALITY = 92

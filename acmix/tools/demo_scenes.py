@@ -19,8 +19,11 @@ from acmix.train.loop import train
 from acmix.train.terminal import new_console, say
 
 DETECT, SEGMENT = "detect_digits.yaml", "segment_digits.yaml"
-# scenes to train on and to validate, and those of the latter that predictions are drawn on
-IMAGES = (600, 150)
+# scenes to train on and to validate
+DETECT_IMAGES, SEGMENT_IMAGES = (600, 150), (1200, 150)
+# pixels of the longer side of a scene whose pixels are labelled
+SEGMENT_SIZE = 96
+# held-out scenes that predictions are drawn on
 DRAWN = 16
 
 
@@ -30,7 +33,7 @@ def demo_detect(
     overrides: tuple[str, ...] = (),
     *,
     source: str = "digits",
-    images: tuple[int, int] = IMAGES,
+    images: tuple[int, int] = DETECT_IMAGES,
 ) -> None:
     """Writes scenes in COCO's format, trains a Mask R-CNN to the end, evaluates, draws predictions and reports.
 
@@ -52,11 +55,11 @@ def demo_segment(
     overrides: tuple[str, ...] = (),
     *,
     source: str = "digits",
-    images: tuple[int, int] = IMAGES,
+    images: tuple[int, int] = SEGMENT_IMAGES,
 ) -> None:
     """The same with scenes in ADE20K's format, and UPerNet, which labels each pixel; the ground is a class too."""
     classes = number_of_classes(source) + 1
-    folder = write_segmentation_scenes(data, source=source, images=images)
+    folder = write_segmentation_scenes(data, source=source, images=images, size=SEGMENT_SIZE)
     show(SEGMENT, folder, output, (f"task.num_classes={classes}", *overrides))
 
 

@@ -295,3 +295,13 @@ def test_means_over_fields_as_products_are_adaptive_pooling(size, side, monkeypa
     expected = averaged(x, side)
     monkeypatch.setattr("acmix.heads.upernet.leaves_pytorch", lambda: True)
     torch.testing.assert_close(averaged(x, side), expected)
+
+
+@every_head
+def test_the_classes_of_a_fresh_narrow_head_are_unlike(head):
+    """Where they start alike, objects are told from ground for a thousand steps, and not from one another."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        logits = tiny(head, SWIN).train()(images())
+    found = logits["out"] if isinstance(logits, dict) else logits
+    assert found.std(1).mean() > 0.15
