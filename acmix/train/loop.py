@@ -348,6 +348,7 @@ class Run:
         """Writes an epoch's numbers; `number` counts epochs from 1. Returns whether it is the best one so far."""
         state = self.state
         train_loss, seconds, speed = state.meter.whole_epoch(self.global_batch_size)
+        self.check_loss(train_loss, number)
         metrics = result.metrics if result else dict.fromkeys(self.task.metrics)
         loss = result.loss if result else None
         state.metrics = dict(**metrics, val_loss=loss, images_per_second=speed)
@@ -368,6 +369,17 @@ class Run:
             return False
         state.best = dict({name: result.metrics[name] for name in self.task.metrics}, epoch=number)
         return True
+
+    def check_loss(self, train_loss: float, number: int) -> None:
+        """Ends a run in whose epoch nothing was learned, on any process; `number` counts epochs from 1."""
+        largest = torch.tensor(train_loss, dtype=torch.float64)
+        if self.world.size > 1:
+            dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.world.control)
+        if largest == 0 and self.state.meter.epoch_steps:
+            raise UsageError(
+                f"the loss was 0 in every step of epoch {number}: nothing in the training data counts; in label maps 255 "
+                "is ignored, and so is 0 unless task.ignore_zero=false: check what the files hold"
+            )
 
     def draw(self) -> None:
         """Draws what the log holds so far."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from acmix.config import Config, validate
 from acmix.errors import UsageError
@@ -174,3 +175,12 @@ def test_batch_norms_of_the_network_keep_their_statistics(scenes: dict[str, Path
     kept = {key for key, value in means.items() if not value.any()}
     assert kept == {key for key in means if ".body." in key}
     assert len(kept) < len(means)
+
+
+def test_label_maps_of_ignored_pixels_alone_end_a_run_after_its_first_epoch(tmp_path: Path) -> None:
+    folder = write_scenes("segment", tmp_path / "scenes")
+    for file in folder.glob("annotations/training/*.png"):
+        Image.new("L", Image.open(file).size).save(file)
+    with pytest.raises(UsageError, match=r"the loss was 0 in every step of epoch 1: .* task\.ignore_zero=false"):
+        train(dense_config("segment", folder), tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints" / "last.pt").exists()
