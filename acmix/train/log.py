@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -169,12 +170,14 @@ class RunLog:
                 if value is not None:
                     self.board.add_scalar(f"{group}/{key}", value, step)
 
-    def list_unreadable(self, names: list[str]) -> None:
-        """Names the files that were left out."""
+    def list_unreadable(self, names: list[str], reasons: Iterable[str]) -> None:
+        """Names the files that were left out; `reasons` say what is wrong with some of them."""
         if names:
-            self.say(f"{len(names)} files could not be read and were left out:")
+            self.say(f"{len(names)} file{'s' * (len(names) > 1)} left out, as unreadable:")
         for name in names:
             self.say(f"  {name}")
+        for reason in filter(None, reasons):
+            self.say(f"  ({reason})")
 
     def close(self) -> None:
         """Ends the bar and closes the files."""

@@ -171,7 +171,8 @@ class Run:
             self.draw()
             steps, took = counted(self.state.step - self.first_step, "step"), duration(time.monotonic() - began)
             self.log.say(f"trained {steps} in {took}{ending(self.config, self.state)}")
-            self.log.list_unreadable(self.state.unreadable.names)
+            unreadable = self.state.unreadable
+            self.log.list_unreadable(unreadable.names, unreadable.reasons.values())
         return summary
 
     def train_epoch(self) -> None:

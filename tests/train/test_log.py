@@ -60,8 +60,10 @@ def test_few_unreadable_images_are_listed_at_the_end_and_many_are_an_error(
     summary = train(settings, tmp_path / "few")
     assert [Path(name).name for name in summary["unreadable"]] == ["0007.JPEG"]
     said = capsys.readouterr().out
-    assert "1 files could not be read and were left out:" in said
-    assert said.rstrip().splitlines()[-1].strip().endswith("class_02/0007.JPEG")
+    assert "1 file left out, as unreadable:" in said
+    named, reason = said.rstrip().splitlines()[-2:]
+    assert named.strip().endswith("class_02/0007.JPEG")
+    assert reason.strip().startswith("(cannot read image")
     (images / "train" / "class_03" / "0008.JPEG").write_bytes(b"")
     with pytest.raises(UsageError, match="2 of the 100 train images are unreadable, over 1%") as error:
         train(settings, tmp_path / "many")
