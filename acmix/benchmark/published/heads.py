@@ -65,8 +65,9 @@ AUGMENT = {
 }
 BOTH_FORMS = ("swin", "resnet")
 IMAGES, SIZE = (600, 100), 96
-STEPS = {"classify": 1500, "segment": 600, "detect": 400}
+STEPS = {"classify": 1500, "segment": 1000, "detect": 400}
 BATCH = {"classify": 32, "segment": 8, "detect": 4}
+LR = {"classify": 1e-3, "segment": 3e-3, "detect": 1e-3}
 SPLITS = {
     "classify": ("train", "val"),
     "segment": ("training", "validation"),
@@ -160,8 +161,8 @@ def settings(cell: Cell, root: Path, length: Length) -> Config:
                 "workers": 0,
             },
             "augment": AUGMENT,
-            "optimizer": {"name": "adamw", "lr": 1e-3, "base_batch_size": None},
-            "schedule": {"name": "poly", "warmup_steps": 20},
+            "optimizer": {"name": "adamw", "lr": LR[cell.task], "base_batch_size": None},
+            "schedule": {"name": "poly", "warmup_steps": min(60, length.steps[cell.task] // 10)},
             "train": {
                 "device": "cpu",
                 "precision": "fp32",
@@ -191,7 +192,7 @@ def task_of(cell: Cell, size: int) -> dict[str, Any]:
         # the ground and ten digits
         "num_classes": 11,
         "min_size": [size],
-        "scale": [0.75, 1.33],
+        "scale": [0.9, 1.1],
         "crop": [size],
         # most of every crop is ground
         "crop_class_share": 1.0,
