@@ -65,7 +65,7 @@ AUGMENT = {
 }
 BOTH_FORMS = ("swin", "resnet")
 IMAGES, SIZE = (600, 100), 96
-STEPS = {"classify": 1500, "segment": 1000, "detect": 400}
+STEPS = {"classify": 1500, "segment": 1000, "detect": 1000}
 BATCH = {"classify": 32, "segment": 8, "detect": 4}
 LR = {"classify": 1e-3, "segment": 3e-3, "detect": 1e-3}
 SPLITS = {
