@@ -174,13 +174,22 @@ def answers(outputs: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
     return outputs
 
 
-def region_pool(strides: Sequence[int], size: int) -> MultiScaleRoIAlign:
+class RegionPool(MultiScaleRoIAlign):
+    """torchvision's regions for maps of any number format: they are cut out in the boxes' float32, or better."""
+
+    def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        """Maps (B, C, H, W), boxes (R, 4) of each image -> (ΣR, C, size, size), in the maps' number format."""
+        maps = {name: precise(x[name]) for name in self.featmap_names}
+        return super().forward(maps, boxes, image_shapes).to(x[self.featmap_names[0]].dtype)
+
+
+def region_pool(strides: Sequence[int], size: int) -> RegionPool:
     """What cuts regions of size × size out of the pyramid's first maps, each out of the one that its area calls for.
 
     torchvision's own guesses the strides from the first images it sees, and keeps the guess: images one pixel high
     would spoil it.
     """
-    pool = MultiScaleRoIAlign([str(i) for i in range(len(strides))], size, sampling_ratio=2)
+    pool = RegionPool([str(i) for i in range(len(strides))], size, sampling_ratio=2)
     settings: Any = pool
     settings.scales = [1 / each for each in strides]
     settings.map_levels = LevelMapper(strides[0].bit_length() - 1, strides[-1].bit_length() - 1)

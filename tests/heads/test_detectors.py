@@ -303,6 +303,18 @@ def test_channels_last_says_the_same(head: str) -> None:
         torch.testing.assert_close(before[name], after[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("head", ["mask_rcnn", "cascade_mask_rcnn", "fcos"])
+def test_a_detector_in_half_precision_detects_and_trains(head: str, dtype: torch.dtype) -> None:
+    model = detector(head).to(dtype)
+    images, targets = pictures((50, 70), (64, 40))
+    images = [each.to(dtype) for each in images]
+    assert all(torch.isfinite(each) for each in losses_of(model, images, targets).values())
+    found = detects(model, images)[0]
+    assert found["boxes"].dtype == found["scores"].dtype == torch.float32
+    assert ("masks" in found) == model.has_masks
+
+
 @pytest.mark.parametrize("head", ["mask_rcnn", "retinanet", "fcos"])
 def test_bf16_moves_no_box_to_a_coarse_grid(head: str) -> None:
     model = detector(head, max_size=1000)
@@ -339,6 +351,8 @@ def test_layer_decay_gives_heads_the_whole_rate_and_rates_no_decay() -> None:
         (dict(detections=0), "detections=0; expected"),
         (dict(chanels=8), f"chanels=8: neither create_detector nor {SWIN} takes it; did you mean 'channels'"),
         (dict(box_detections_per_img=8), "box_detections_per_img: torchvision's name; here it is detections"),
+        (dict(score_thresh=0.1), "score_thresh: torchvision's name; here it is score_threshold"),
+        (dict(aux_loss=True), "neither create_detector nor"),
         (dict(image_mean=(0, 0, 0)), "image_mean: torchvision's name; here it is mean"),
         (dict(backbone_args=dict(depth=3)), "depth=3: "),
         (dict(backbone_args=dict(embed_dim="wide")), "cannot build the backbone"),

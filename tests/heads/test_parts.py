@@ -39,6 +39,17 @@ def test_regions_are_cut_at_the_same_strides_whatever_came_first() -> None:
     assert torch.equal(fresh(maps, box, [(32, 32)]), used(maps, box, [(32, 32)]))
 
 
+def test_regions_of_half_precision_maps_keep_their_exact_boxes() -> None:
+    maps = {"0": torch.rand(1, 2, 80, 8), "1": torch.rand(1, 2, 40, 4)}
+    # in bfloat16 these sides would be multiples of 4
+    box = [torch.tensor([[2.0, 301, 21, 318]])]
+    half = {name: each.bfloat16() for name, each in maps.items()}
+    exact = region_pool([8, 16], 3)({name: each.float() for name, each in half.items()}, box, [(640, 64)])
+    found = region_pool([8, 16], 3)(half, box, [(640, 64)])
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, exact.bfloat16())
+
+
 def test_weights_of_a_narrow_retinanet_are_drawn_wider() -> None:
     for channels, expected in ((256, 0.01), (64, 0.02)):
         head = RetinaHead(channels, 3, 2)
