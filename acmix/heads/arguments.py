@@ -10,7 +10,7 @@ from acmix.heads.features import Features
 from acmix.models.arguments import UnknownArgument
 from acmix.near import did_you_mean
 
-# torchvision's names of what is called otherwise here
+# torchvision's names of what is called otherwise here; not every head has each argument
 TORCHVISIONS = {
     "image_mean": "mean",
     "image_std": "std",
@@ -26,9 +26,11 @@ TORCHVISIONS = {
     "representation_size": "hidden",
     "out_channels": "channels",
     "weights_backbone": "pretrained=True, of timm's backbones",
-    "weights": "acmix.load, for a detector of ours that was trained",
+    "weights": "acmix.load, for a model of ours that was trained",
     "aux_loss": "auxiliary_weight, 0 for none",
 }
+# what stands there for no argument of a head
+EVERY_HEADS = ("weights_backbone", "weights")
 # arguments of backbones that heads depend on
 SETTLED = ("levels", "features_only", "out_indices", "output_stride", "feature_cls")
 
@@ -49,8 +51,9 @@ def features_of(
         UsageError: an argument that neither takes, that is given twice, or that torchvision names otherwise.
     """
     for name in others:
-        if name in TORCHVISIONS:
-            raise UsageError(f"{name}: torchvision's name; here it is {TORCHVISIONS[name]}")
+        here = TORCHVISIONS.get(name, "")
+        if here and (name in EVERY_HEADS or here.partition(",")[0] in takes):
+            raise UsageError(f"{name}: torchvision's name; here it is {here}")
         if name in arguments:
             raise UsageError(f"{name}={others[name]!r}: backbone_args has it too; leave one out")
         if name in SETTLED:

@@ -30,7 +30,7 @@ def test_arguments_of_the_backbone_need_no_dictionary(head: str) -> None:
         ({"backbone_args": {"depth": 3}}, f"depth=3: {SWIN} takes no such argument; did you mean 'depths'"),
         ({"depths": (1, 1, 1, 1), "backbone_args": {"depths": (1, 1, 1, 1)}}, "backbone_args has it too; leave"),
         ({"levels": (0, 1)}, r"levels=\(0, 1\): [a-z_]+ settles that itself; leave it out"),
-        ({"score_thresh": 0.1}, "score_thresh: torchvision's name; here it is score_threshold"),
+        ({"out_channels": 64}, "out_channels: torchvision's name; here it is channels"),
     ],
 )
 def test_what_nobody_takes_is_one_line(head: str, given: dict[str, Any], said: str) -> None:
