@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import timm
 from torch import nn
 
 from acmix.errors import UsageError
@@ -12,7 +13,7 @@ from acmix.models import create_model, list_models
 from acmix.models.arguments import unexpected
 from acmix.models.freezing import classifier_keys, freeze_old
 from acmix.models.registry import takes_img_size
-from acmix.models.upgrade import add_conv_path, check_name, timm_model
+from acmix.models.upgrade import add_conv_path, check_name, is_timm_s, timm_model
 from acmix.near import did_you_mean
 
 # arguments of constructors that are not for `model.args`
@@ -71,8 +72,12 @@ def check_model(settings: ModelSettings) -> None:
         )
     if settings.freeze and not settings.add_conv_path:
         raise UsageError("model.freeze trains only the paths that model.add_conv_path=true adds; set both or neither")
-    if not ours:
+    if settings.add_conv_path:
         check_name(settings.name)
+    elif not ours and not is_timm_s(settings.name):
+        others = "`acmix models` lists ours, timm.list_models() timm's"
+        hint = did_you_mean(settings.name, [*list_models(), *timm.list_models()], otherwise=others)
+        raise UsageError(f"model.name={settings.name!r}: no such model; {hint}")
 
 
 def build_model(config: Settings, *, download: bool = False, **overrides: Any) -> nn.Module:

@@ -208,11 +208,16 @@ def check_name(name: str) -> None:
     Raises:
         UsageError: with the nearest names.
     """
-    known = timm.list_models() + timm.list_models(pretrained=True)
-    if name.startswith("acmix_") or (name not in known and name.split(".")[0] not in known):
+    if name.startswith("acmix_") or not is_timm_s(name):
         plain = [each for each in timm.list_models() if not each.startswith("acmix_")]
         hint = did_you_mean(name.removeprefix("acmix_"), plain, otherwise=f"{FAMILIES} can be upgraded")
         raise UsageError(f"timm has no model {name!r}; {hint}")
+
+
+def is_timm_s(name: str) -> bool:
+    """Whether timm has a model of this name, with or without a tag of its weights."""
+    known = timm.list_models() + timm.list_models(pretrained=True)
+    return name in known or name.split(".")[0] in known
 
 
 def timm_model(name: str, pretrained: bool | str | os.PathLike[str] = False, **kwargs: Any) -> nn.Module:

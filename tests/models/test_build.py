@@ -12,6 +12,8 @@ from tests.support.tiny import CLASSES, tiny_config
     ("override", "said"),
     [
         ("model.name=acmix_resnet51", "no such model; did you mean 'acmix_resnet50'?"),
+        ("model.name=resnet5O", "model.name='resnet5O': no such model; did you mean 'resnet50', 'acmix_resnet50'"),
+        ("model.name=zzzz", "no such model; `acmix models` lists ours, timm.list_models() timm's"),
         (
             "model.args={embed: 12}",
             "model.args.embed=12: acmix_swin_tiny_patch4_window7_224 takes no such argument; did you mean 'embed_dim'?",
