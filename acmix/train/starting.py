@@ -13,7 +13,7 @@ from acmix.errors import UsageError
 from acmix.models.freezing import freeze_old
 from acmix.released.safe_load import safe_load
 from acmix.released.start import LEAST_SHARE, Started, drawn_as, fresh_rates, sides, start_from, unfit
-from acmix.released.unwrap import FORMAT
+from acmix.released.unwrap import FORMAT, Found, unwrap
 
 
 def start(model: nn.Module, config: Config, classes: list[str]) -> Started:
@@ -59,12 +59,40 @@ def start_with_head(model: Any, config: Config, file: str) -> Started:
     content = safe_load(file)
     of_task = own_task(content)
     if of_task == (config.task.name, config.task.head):
-        return start_whole(model, content, file)
-    started = start_from(model.features.network, file)
-    what = f"{config.task.head}: pyramid and head are drawn at random"
+        return start_whole(model, content.get("average") or content["model"], file)
     other = f"; {file} is of {' '.join(of_task)}, whose head does not fit" if of_task else ""
-    started.notes.append(what + other)
+    if content.get("format") != FORMAT:
+        found = whole_state(model, content, file)
+        if found is not None and fits_whole(model, found.weights):
+            started = start_whole(model, found.weights, f"{file} ({origin})" if (origin := found.origin()) else file)
+            started.left_out += found.left_out
+            return started
+        other = "" if found is None else f"; the pyramid and head in {file} are others and are left out"
+    started = start_from(model.features.network, file)
+    started.notes.append(f"{config.task.head}: pyramid and head are drawn at random{other}")
     return started
+
+
+def whole_state(model: Any, content: dict[str, Any], file: str) -> Found | None:
+    """The weights of a whole detector or segmenter of this library, saved without its settings; None: no such."""
+    own, body = model.state_dict(), body_of(model)
+    found = unwrap(content, lambda weights: len(weights.keys() & own.keys()), file)
+    inside = [key.startswith(body) for key in found.weights]
+    return found if any(inside) and not all(inside) else None
+
+
+def fits_whole(model: Any, given: dict[str, Tensor]) -> bool:
+    """Whether weights are of the same network, and of the same kind of pyramid and head: by most names and shapes."""
+    own, body = model.state_dict(), body_of(model)
+    fitting = {key for key, mine in own.items() if key in given and given[key].shape == mine.shape}
+    beside = {key for key in (own.keys() | given.keys()) if not key.startswith(body)}
+    others = (own.keys() & given.keys()) - fitting - beside
+    return not others and len(beside & fitting) >= LEAST_SHARE * len(beside)
+
+
+def body_of(model: Any) -> str:
+    """What the names of a detector's or segmenter's network begin with."""
+    return next(f"{name}." for name, module in model.named_modules() if module is model.features)
 
 
 def own_task(content: dict[str, Any]) -> tuple[str, str] | None:
@@ -76,15 +104,13 @@ def own_task(content: dict[str, Any]) -> tuple[str, str] | None:
     return str(task.get("name")), str(task.get("head"))
 
 
-def start_whole(model: Any, content: dict[str, Any], file: str) -> Started:
+def start_whole(model: Any, given: dict[str, Any], file: str) -> Started:
     """Loads all tensors of the same name and shape; those outside the network may have other shapes, and are drawn new.
 
     Raises:
         UsageError: the network's tensors differ, or the file holds less than half of the numbers.
     """
-    given: dict[str, Any] = content.get("average") or content["model"]
-    own = model.state_dict()
-    body = next(f"{name}." for name, module in model.named_modules() if module is model.features)
+    own, body = model.state_dict(), body_of(model)
     rates, notes = fresh_rates(model, own, given, file)
     report = Started(file, notes=notes, sizes={key: value.numel() for key, value in own.items()})
     new = dict(rates)

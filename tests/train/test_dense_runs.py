@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +15,11 @@ from PIL import Image
 
 from acmix.config import Config, validate
 from acmix.errors import UsageError
+from acmix.tasks.detect import Detection
 from acmix.train.loop import Run, train
 from acmix.train.plots import draw_curves, read_log
 from acmix.train.signals import Stopped
+from acmix.train.starting import start
 from tests.support.checks import assert_same_bits
 from tests.support.dense import SWIN, dense_config, write_dense_config, write_scenes
 from tests.support.images import make_image_folder
@@ -163,6 +166,57 @@ def test_a_detector_begins_with_another_s_head_but_for_other_classes(
     assert {name.split(".")[0] for name in drawn} == {"roi_heads"}
     with pytest.raises(UsageError, match=r"it was trained with task\.head mask_rcnn, now it would be faster_rcnn"):
         train(dense_config("detect", scenes["detect"], "task.head=faster_rcnn"), wholes["detect"])
+
+
+def started(folder: Path) -> dict[str, Any]:
+    """What a run took of the weights it began with."""
+    [start, *_] = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return start["weights"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("wrap", ["", "module.", "state_dict"])
+def test_a_plain_state_dict_of_a_whole_model_gives_its_head_too(
+    task: str, wrap: str, scenes: dict[str, Path], wholes: dict[str, Path], tmp_path: Path
+) -> None:
+    given = last(wholes[task])["model"]
+    file = tmp_path / "weights.pth"
+    torch.save({wrap: given} if wrap == "state_dict" else {wrap + key: value for key, value in given.items()}, file)
+    frozen = ("train.steps=1", "optimizer.lr=1e-20", "optimizer.weight_decay=0", "schedule.warmup_steps=0")
+    train(dense_config(task, scenes[task], f"model.checkpoint={file}", *frozen), tmp_path / "run")
+    told = started(tmp_path / "run")
+    assert (told["drawn"], told["left_out"], len(told["taken"])) == ({}, [], len(given))
+    found = last(tmp_path / "run")["model"]
+    for key, value in given.items():
+        if value.is_floating_point() and "running" not in key:
+            assert torch.allclose(found[key], value, atol=1e-12), key
+
+
+@pytest.mark.parametrize(("task", "head"), [("detect", "retinanet"), ("segment", "semantic_fpn")])
+def test_a_plain_state_dict_with_another_head_gives_the_body_and_says_so(
+    task: str, head: str, scenes: dict[str, Path], wholes: dict[str, Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "weights.pth"
+    torch.save(last(wholes[task])["model"], file)
+    arguments = "task.args={channels: 16}"
+    short = (f"task.head={head}", arguments, f"model.checkpoint={file}", "train.steps=1")
+    train(dense_config(task, scenes[task], *short), tmp_path / "run")
+    told = started(tmp_path / "run")
+    [note] = [each for each in told["notes"] if each.startswith(head)]
+    assert note == f"{head}: pyramid and head are drawn at random; the pyramid and head in {file} are others and " \
+        "are left out"
+    assert any("head" in name for name in told["left_out"])
+    assert told["taken"]
+
+
+def test_a_plain_state_dict_for_other_classes_draws_their_layers_alone(
+    scenes: dict[str, Path], wholes: dict[str, Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "weights.pth"
+    torch.save(last(wholes["detect"])["model"], file)
+    config = dense_config("detect", scenes["detect"], "task.num_classes=6", f"model.checkpoint={file}")
+    told = start(Detection(config).build(), config, [])
+    assert {name.split(".")[-2] for name in told.drawn} == {"cls_score", "bbox_pred", "mask_fcn_logits"}
 
 
 def test_batch_norms_of_the_network_keep_their_statistics(scenes: dict[str, Path], tmp_path: Path) -> None:
