@@ -23,7 +23,7 @@ from acmix.released.safe_load import safe_load
 from acmix.tools.exports import Export, input_size, kind_of, number_of_classes, read_export
 from acmix.tools.hub import REPOSITORY, hub_name, load_hub, near_names
 from acmix.tools.preparation import preparation
-from acmix.train.checkpoint import FORMAT, checkpoint_of, load_weights, restored
+from acmix.train.checkpoint import FORMAT, check_build, checkpoint_of, load_weights, restored
 from acmix.train.device import this_device
 
 # where a model carries its `Info`: it stays through copies, pickles and `acmix.fold`
@@ -209,6 +209,7 @@ def released(contents: dict[str, Any], path: Path) -> tuple[nn.Module, Config, s
             f"{path} is no checkpoint of acmix and none of the released code; `acmix convert {path} NEW.pt` says why; "
             "to train from weights of another kind, use model.checkpoint=FILE"
         ) from None
+    check_build(config, weights, str(path))
     model = build_model(config).eval()
     load_weights(model, weights, str(path))
     return model, config, note

@@ -29,6 +29,9 @@ from acmix.tasks import task_of
 from acmix.train.files import replaced_whole
 
 VERSION = 1
+# bytes that a network of a file may take beside its weights: index tables and masks of windows follow from sizes alone,
+# and 2048 pixels in windows of 12 need a fifth of it
+MOST_TABLES = 2**30
 
 
 @dataclass(frozen=True)
@@ -127,14 +130,38 @@ def restored(contents: dict[str, Any], path: str | os.PathLike[str], device: str
     check(contents, path)
     config = validate(contents["config"], where=str(path))
     weights = contents.get("average") or contents["model"]
-    # the settings may ask for any size: that is compared before it takes memory
-    with torch.device("meta"):
-        check_weights(task_of(config).build(), weights, str(path))
+    check_build(config, weights, str(path))
     model = task_of(config).build()
     load_weights(model, weights, str(path))
     classes = contents["classes"]
     check_names(classes, config.task.num_classes or getattr(model, "num_classes", config.model.num_classes), path)
     return Restored(model.to(device).eval(), config, classes, are_names(contents), contents)
+
+
+def check_build(config: Config, weights: dict[str, Any], where: str) -> None:
+    """Refuses settings whose network has other weights, or asks for much memory beside them, before it takes any.
+
+    Raises:
+        UsageError: as `load_weights`, or its tables and masks, which follow from sizes, are too large.
+    """
+    model, task = config.model, task_of(config)
+    with torch.device("meta"):
+        built = [task.build()]
+        check_weights(built[0], weights, where)
+        if model.add_conv_path:
+            # timm's model is built first, with all its tables
+            plain = model.model_copy(update={"add_conv_path": False, "freeze": False})
+            built.append(task_of(config.model_copy(update={"model": plain})).build())
+    for each in built:
+        kept = each.state_dict().keys()
+        tables = [table for name, table in each.named_buffers() if name not in kept]
+        needed = sum(table.numel() * table.element_size() for table in tables)
+        if needed > MOST_TABLES:
+            raise UsageError(
+                f"{where} asks for {needed / 2**30:,.1f} GiB of tables beside the weights of {model.name}, more than "
+                f"{MOST_TABLES / 2**30:g} GiB; data.img_size={config.data.img_size} or model.args={model.args} cannot "
+                "be meant: give a checkpoint that acmix wrote"
+            )
 
 
 def check_names(classes: list[Any], outputs: int, path: str | os.PathLike[str]) -> None:

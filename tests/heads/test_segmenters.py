@@ -258,7 +258,10 @@ def test_one_image_a_step_is_refused_where_a_norm_would_see_one_value():
         (dict(backbone_args=dict(embed_dims=8)), "embed_dims=8: .* did you mean"),
         (dict(chanels=8), f"chanels=8: neither upernet nor {SWIN} takes it; did you mean 'channels'"),
         (dict(pyramid_channels=8), f"pyramid_channels=8: neither upernet nor {SWIN} takes it; "),
-        (dict(score_thresh=0.5), f"score_thresh=0.5: neither upernet nor {SWIN} takes it; upernet takes channels, pools"),
+        (
+            dict(score_thresh=0.5),
+            f"score_thresh=0.5: neither upernet nor {SWIN} takes it; upernet takes channels, pools",
+        ),
         (dict(image_mean=(0, 0, 0)), f"neither upernet nor {SWIN} takes it"),
         (dict(out_channels=8), "out_channels: torchvision's name; here it is channels"),
         (dict(weights="DEFAULT"), "weights: torchvision's name; here it is acmix.load, for a model of ours"),

@@ -12,9 +12,11 @@ import pytest
 import timm
 import torch
 
+from acmix.config import validate
 from acmix.data import evaluation_transform, read_image
 from acmix.errors import UsageError
 from acmix.models.build import build_model
+from acmix.tasks.classify import Classification
 from acmix.train.checkpoint import load_weights, read, restore_model, save
 from acmix.train.loop import train
 from tests.support.checks import one_error
@@ -51,6 +53,45 @@ def test_weights_that_are_no_tensors_are_refused_in_one_line() -> None:
     with pytest.raises(UsageError) as caught:
         load_weights(model, {**model.state_dict(), "bias": 3}, "some.pt")
     assert str(caught.value) == "some.pt holds the weights of another model: 1 no tensors (first: bias)"
+
+
+HUGE = {
+    "masks of many windows": ("swin_tiny_patch4_window7_224", {"window_size": 7}, 16_384, False),
+    "tables of large windows": ("swin_tiny_patch4_window7_224", {"window_size": 256}, 2048, False),
+    "those of timm's model below added paths": ("swin_tiny_patch4_window7_224", {"window_size": 256}, 2048, True),
+    "positions on a large grid": ("beit_base_patch16_224", {"num_heads": 4}, 2048, False),
+}
+
+
+@pytest.mark.parametrize("case", HUGE)
+def test_sizes_that_ask_for_much_memory_beside_the_weights_are_refused_before_it_is_taken(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, sizes, side, added = HUGE[case]
+    shape = dict(depths=[2, 1], num_heads=[1, 1]) if "swin" in name else dict(depth=1)
+    tree = tiny_config("").model_dump(mode="json")
+    tree["model"] |= {"name": name, "args": {"embed_dim": 8, **shape, **sizes}, "add_conv_path": added}
+    tree["data"]["img_size"] = side
+    config = validate(tree)
+    with torch.device("meta"):
+        needed = build_model(config).state_dict()
+    weights = {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in needed.items()}
+    save(tmp_path / "huge.pt", {"config": tree, "classes": [str(each) for each in range(CLASSES)], "model": weights})
+    taken: list[str] = []
+
+    def build(task: Any) -> Any:
+        taken.append(str(torch.get_default_device()))
+        return plain(task)
+
+    plain = Classification.build
+    monkeypatch.setattr(Classification, "build", build)
+    with pytest.raises(
+        UsageError, match=rf"huge\.pt asks for [\d.,]+ GiB of tables beside the weights of {name}"
+    ) as caught:
+        restore_model(tmp_path / "huge.pt")
+    assert "\n" not in str(caught.value)
+    # nothing was built in memory
+    assert {*taken} == {"meta"}
 
 
 def plain_weights(file: Path, **sizes: Any) -> Path:

@@ -203,8 +203,10 @@ def test_a_plain_state_dict_with_another_head_gives_the_body_and_says_so(
     train(dense_config(task, scenes[task], *short), tmp_path / "run")
     told = started(tmp_path / "run")
     [note] = [each for each in told["notes"] if each.startswith(head)]
-    assert note == f"{head}: pyramid and head are drawn at random; the pyramid and head in {file} are others and " \
+    assert (
+        note == f"{head}: pyramid and head are drawn at random; the pyramid and head in {file} are others and "
         "are left out"
+    )
     assert any("head" in name for name in told["left_out"])
     assert told["taken"]
 
