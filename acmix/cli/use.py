@@ -17,6 +17,9 @@ from acmix.train.terminal import say
 def evaluate(
     checkpoint: Checkpoint,
     data: DataOption,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the validation split. [default: the run's]")
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", help="Images per process. [default: the run's]", min=1)
     ] = None,
@@ -45,7 +48,7 @@ def evaluate(
 
     done = evaluate_checkpoint(
         checkpoint, data, batch_size=batch_size, workers=workers, precision=precision, device=device,
-        scales=parsed_scales(scales), flip=flip, sliding=sliding,
+        scales=parsed_scales(scales), flip=flip, sliding=sliding, split=split,
     )  # fmt: skip
     result = done.result
     if not done.is_first:
@@ -99,6 +102,10 @@ def predict(
         Path | None,
         typer.Option(metavar="DIR|FILE", help="Draw into DIR, or write FILE.csv, .jsonl or .json."),
     ] = None,
+    ids: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="COCO annotations whose ids of images and categories JSON takes."),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", help="Images per forward pass. [default: 32]", min=1)
     ] = None,
@@ -118,7 +125,7 @@ def predict(
     from acmix.tools.predict_command import run
 
     status = run(
-        source, images, top=top, score=score, as_json=as_json, output=output,
+        source, images, top=top, score=score, as_json=as_json, output=output, ids=ids,
         batch_size=batch_size, workers=workers, img_size=img_size, device=device,
     )  # fmt: skip
     raise typer.Exit(status)

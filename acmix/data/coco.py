@@ -178,8 +178,12 @@ def without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def load(file: Path) -> dict[str, list[Any]]:
-    """The content of a file, which has COCO's three lists."""
+LISTS = ("images", "annotations", "categories")
+
+
+def load(file: Path, lists: Sequence[str] = LISTS) -> dict[str, list[Any]]:
+    """The content of a file, which has COCO's three lists, or those that are asked for."""
+    wanted = f"{', '.join(lists[:-1])} and {lists[-1]}"
     try:
         with open(file, encoding="utf-8-sig") as text, without_collection():
             content = json.load(text)
@@ -192,15 +196,12 @@ def load(file: Path) -> dict[str, list[Any]]:
         raise UsageError(f"{file} is damaged or no JSON: {reason}; get the file again") from None
     if not isinstance(content, dict):
         raise UsageError(
-            f"{file} is not in COCO's format: expected an object with the lists images, annotations and categories,"
-            f" found {kind_of(content)}"
+            f"{file} is not in COCO's format: expected an object with the lists {wanted}, found {kind_of(content)}"
         )
-    for key in ("images", "annotations", "categories"):
+    for key in lists:
         if not isinstance(content.get(key), list):
             found = f"{key} is {kind_of(content[key])}" if key in content else f"there is no {key}"
-            raise UsageError(
-                f"{file} is not in COCO's format: expected the lists images, annotations and categories, but {found}"
-            )
+            raise UsageError(f"{file} is not in COCO's format: expected the lists {wanted}, but {found}")
     return content
 
 

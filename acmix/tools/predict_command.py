@@ -14,7 +14,8 @@ from acmix.tools.load import Info, load
 from acmix.tools.predict import SCORE, TOP, Found, check_options, stream
 from acmix.tools.predict_classes import Prediction
 from acmix.tools.predict_drawings import DRAWN_TASKS, Drawings
-from acmix.tools.predict_writers import ARRAY, FILES, writer
+from acmix.tools.predict_ids import Ids
+from acmix.tools.predict_writers import ARRAY, FILES, TABLE, writer
 from acmix.train.files import make_place
 from acmix.train.terminal import new_console, say
 
@@ -45,6 +46,7 @@ def run(
     score: float | None = None,
     as_json: bool,
     output: Path | None,
+    ids: Path | None = None,
     batch_size: int | None,
     workers: int | None,
     img_size: int | None,
@@ -60,6 +62,7 @@ def run(
             and tables.
         as_json: print JSON: an object a line of a classifier, otherwise COCO's array of results.
         output: a file to write instead, whole or not at all: .csv, .jsonl or .json; or a folder to draw into.
+        ids: of a detector: annotations in COCO's format, whose ids of images and categories JSON then has.
         batch_size, workers, img_size, device: as `acmix.predict` and `acmix.load` take them.
 
     Returns:
@@ -76,6 +79,13 @@ def run(
     model, info = load(source, device=device, img_size=img_size)
     check_options(info.task, top, score)
     check_output(output, info.task)
+    given = None
+    if ids is not None:
+        if info.task != "detect" or not (
+            as_json or (is_file and output is not None and output.suffix.lower() != TABLE)
+        ):
+            raise UsageError("--ids is for COCO's results of a detector: use it with --json, or --output FILE.json")
+        given = Ids(ids, info.classes)
     for line in said_of(info):
         say(new_console(stderr=True), line)
     pictures = each_picture([from_standard_input() if each == STANDARD_INPUT else each for each in arguments])
@@ -83,6 +93,8 @@ def run(
     if STANDARD_INPUT not in arguments:
         pictures = list(pictures)
         total = len(pictures)
+        if given is not None:
+            given.check(pictures)
     folder = output if output is not None and not is_file else None
     drawings = None if folder is None else Drawings(folder, info, pictures, SCORE if score is None else score)
     keeps_all = as_json or is_file
@@ -92,7 +104,9 @@ def run(
     images = unread = 0
     columns = min(TOP if top is None else top, len(info.classes))
     is_silent = folder is not None and not as_json
-    with writer(info.task, output if is_file else None, as_json, columns, score, is_silent=is_silent) as write:
+    with writer(
+        info.task, output if is_file else None, as_json, columns, score, is_silent=is_silent, ids=given
+    ) as write:
         for one in watched(found, total, hidden=output is None and sys.stdout.isatty()):
             images += 1
             if one.error is not None:

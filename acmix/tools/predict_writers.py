@@ -14,6 +14,7 @@ from acmix.names import to_json, whole
 from acmix.tools.found import Detected, Segmented
 from acmix.tools.predict import Found
 from acmix.tools.predict_classes import Prediction
+from acmix.tools.predict_ids import Ids
 from acmix.train.files import replaced_whole
 from acmix.train.terminal import new_console, say
 
@@ -23,7 +24,14 @@ Write = Callable[[Any], None]
 
 @contextmanager
 def writer(
-    task: str, output: Path | None, as_json: bool, columns: int, score: float | None, *, is_silent: bool = False
+    task: str,
+    output: Path | None,
+    as_json: bool,
+    columns: int,
+    score: float | None,
+    *,
+    is_silent: bool = False,
+    ids: Ids | None = None,
 ) -> Iterator[Write]:
     """What takes each prediction to its place.
 
@@ -34,12 +42,13 @@ def writer(
         columns: classes that an image gets, of a classifier.
         score: how sure a detector had to be.
         is_silent: print nothing.
+        ids: of images and categories in JSON; None: the names of files, and the places of classes.
     """
     if output is None:
         if is_silent:
             yield lambda one: None
         elif as_json and task != "classify":
-            with array(print) as write:
+            with array(print, ids) as write:
                 yield write
         else:
             yield print_json if as_json else lambda one: print_text(one, score)
@@ -50,9 +59,9 @@ def writer(
             if suffix == TABLE:
                 yield {"classify": as_table, "detect": as_objects, "segment": as_regions}[task](file, columns)
             elif suffix == LINES:
-                yield as_lines(file)
+                yield as_lines(file, ids)
             else:
-                with array(lambda text: print(text, file=file)) as write:
+                with array(lambda text: print(text, file=file), ids) as write:
                     yield write
     except OSError as error:
         raise UsageError(f"cannot write {output}: {error.strerror or error}; choose another place") from None
@@ -84,13 +93,13 @@ def print_json(one: Prediction) -> None:
 
 
 @contextmanager
-def array(put: Callable[[str], object]) -> Iterator[Write]:
+def array(put: Callable[[str], object], ids: Ids | None) -> Iterator[Write]:
     """A JSON array of COCO's results, one a line; unreadable images have none."""
     put("[")
     held: list[str] = []
 
     def write(one: Detected | Segmented) -> None:
-        for row in one.as_coco():
+        for row in rows_of(one, ids):
             # a comma stands behind every row but the last
             if held:
                 put(f"{held.pop()},")
@@ -102,14 +111,19 @@ def array(put: Callable[[str], object]) -> Iterator[Write]:
     put("]")
 
 
-def as_lines(file: IO[str]) -> Write:
+def rows_of(one: Detected | Segmented, ids: Ids | None) -> list[dict[str, Any]]:
+    """An image's rows in COCO's result format, with the ids that a file gives, if one is given."""
+    return one.as_coco() if ids is None or isinstance(one, Segmented) else ids.rows(one)
+
+
+def as_lines(file: IO[str], ids: Ids | None) -> Write:
     """JSON lines: of a classifier the objects that `--json` prints, otherwise COCO's results, and errors."""
 
     def write(one: Found) -> None:
         if isinstance(one, Prediction):
             rows = [asdict(one)]
         else:
-            rows = [{"image": one.image, "error": one.error}] if one.error is not None else one.as_coco()
+            rows = [{"image": one.image, "error": one.error}] if one.error is not None else rows_of(one, ids)
         for row in rows:
             print(to_json(row), file=file)
 

@@ -154,6 +154,58 @@ def test_json_is_one_array_that_pycocotools_loads(command: Any, photos: Path) ->
     assert command(photos / "absent", "--json")[:2] == (2, "[\n]\n")
 
 
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    """Of the photos, without objects, with ids that have gaps and another order."""
+    file = tmp_path / "instances.json"
+    images = [{"id": 70, "file_name": "b/0.jpg", "height": 90, "width": 30}]
+    images.append({"id": 9, "file_name": "a/0.jpg", "height": 40, "width": 80})
+    categories = [{"id": 18, "name": "dog"}, {"id": 17, "name": "cat"}, {"id": 90, "name": "owl"}]
+    file.write_text(json.dumps({"images": images, "categories": categories}))
+    return file
+
+
+def test_results_take_the_ids_of_annotations_and_can_be_measured_against_them(
+    command: Any, photos: Path, listed: Path, tmp_path: Path
+) -> None:
+    coco = pytest.importorskip("pycocotools.coco")
+    status, said, _ = command(photos, "--json", "--ids", listed)
+    assert status == 0
+    rows = json.loads(said)
+    assert [(row["image_id"], row["category_id"], row["category"]) for row in rows[:2]] == [
+        (9, 18, "dog"),
+        (9, 17, "cat"),
+    ]
+    assert {row["image_id"] for row in rows[3:]} == {70}
+    truth = coco.COCO()
+    truth.dataset = json.loads(listed.read_text()) | {"annotations": []}
+    truth.createIndex()
+    assert len(truth.loadRes(json.loads(said)).getAnnIds()) == len(rows)
+    for name in ("found.json", "found.jsonl"):
+        assert command(photos, "--output", name, "--ids", listed)[0] == 0
+    lines = (tmp_path / "found.jsonl").read_text().splitlines()
+    assert [*map(json.loads, lines)] == json.loads((tmp_path / "found.json").read_text()) == rows
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "said"),
+    [
+        ({}, ["--output", "found.csv"], "--ids is for COCO's results of a detector: use it with --json, or --output"),
+        ({}, [], "--ids is for COCO's results of a detector"),
+        ({"categories": [{"id": 1, "name": "dog"}]}, ["--json"], "has no category 'cat', 'owl', which the model names"),
+        ({"images": []}, ["--json"], "lists no image"),
+        ({"images": 3}, ["--json"], "expected the lists images and categories, but images is 3"),
+    ],
+)
+def test_ids_that_cannot_be_given_are_refused_before_an_image_is_looked_at(
+    change: dict[str, Any], arguments: list[str], said: str, command: Any, photos: Path, listed: Path
+) -> None:
+    listed.write_text(json.dumps(json.loads(listed.read_text()) | change))
+    status, printed, errors = command(photos, *arguments, "--ids", listed)
+    assert (status, printed) == (2, "")
+    one_error(errors, said)
+
+
 def test_files_hold_a_row_an_object(command: Any, photos: Path, tmp_path: Path) -> None:
     images = [photos / "a/0.jpg", "absent.png"]
     for name in ("found.csv", "found.jsonl", "found.json"):
