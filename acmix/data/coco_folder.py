@@ -62,7 +62,8 @@ def instead(root: Path, split: str) -> str:
         )
     some = ", ".join(found[:SHOWN]) + (", …" if len(found) > SHOWN else "")
     likely = next((each for each in found if each.startswith(split)), found[0])
-    return f"; it has annotations of {some}: set data.{split}_split={likely}, or name another"
+    option = f" (with acmix evaluate: --split {likely})" if split == "val" else ""
+    return f"; it has annotations of {some}: set data.{split}_split={likely}{option}, or name another"
 
 
 def splits(root: Path) -> list[str]:

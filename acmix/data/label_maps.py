@@ -164,7 +164,7 @@ def by_name(root: Path, folder: str, left_out: LeftOut, notes: list[str]) -> dic
         there = sorted(
             entry.name for entry in entries(place.parent) if is_folder(entry) and not is_passed_over(entry.name)
         )
-        key = "data.train_split and data.val_split"
+        key = "data.train_split and data.val_split (with acmix evaluate: --split)"
         hint = f"it has {', '.join(there[:5])}: set {key} to the names of its folders" if there else f"set {key}"
         raise UsageError(f"{place.parent} has no folder {place.name}/; {hint}")
     found: dict[str, str] = {}

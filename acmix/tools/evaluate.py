@@ -53,6 +53,7 @@ def evaluate_checkpoint(
     scales: Sequence[float] = (),
     flip: bool = False,
     sliding: bool = False,
+    split: str | None = None,
 ) -> Evaluated:
     """Evaluates a checkpoint on a data folder's validation split; under torchrun the processes share it.
 
@@ -67,6 +68,7 @@ def evaluate_checkpoint(
         scales: of a segmenter: factors of the image's size whose probabilities are averaged.
         flip: of a segmenter: also the mirrored image's.
         sliding: of a segmenter: in windows of `task.crop`, also where the run was evaluated on whole images.
+        split: its name in the data folder; None: the run's `data.val_split`, or what `data.split` held out.
 
     Raises:
         UsageError: an option is for another task, or the checkpoint, the data or the device cannot be used.
@@ -77,6 +79,8 @@ def evaluate_checkpoint(
         updates: dict[str, object] = {"dir": data}
         if workers is not None:
             updates["workers"] = workers
+        if split is not None:
+            updates |= {"val_split": split, "split": None}
         config = restored.config.model_copy(update={"data": restored.config.data.model_copy(update=updates)})
         if sliding and config.task.name == "segment":
             config = config.model_copy(update={"task": config.task.model_copy(update={"sliding": True})})

@@ -384,7 +384,7 @@ def test_a_missing_split_is_told_with_those_that_are_there(tmp_path):
     lay_out(tmp_path, "annotations/instances_train.json", "annotations/instances_val.json", "train/")
     assert said(data) == (
         f"{tmp_path} has no annotations/instances_val2017.json; it has annotations of train, val:"
-        " set data.val_split=val, or name another"
+        " set data.val_split=val (with acmix evaluate: --split val), or name another"
     )
     assert said(Data(dir=str(tmp_path))).startswith(f"{tmp_path} has no folder val/ or images/val/")
     assert "data.format=wds/ is for task.name=classify" in said(Data(dir=str(tmp_path), format="wds/"))

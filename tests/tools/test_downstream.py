@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,34 @@ def test_evaluate_prints_the_twelve_lines_and_the_table_by_class(acmix: Any, det
     told = json.loads(acmix("evaluate", detector, "--data", coco, "--json")[1])
     assert list(told["by_class"]) == DIGITS
     assert {"box_ap", "box_ap_small", "mask_ar100", "images"} <= set(told)
+
+
+@pytest.mark.parametrize("task", ["detect", "segment"])
+def test_evaluate_takes_a_split_of_another_name(
+    task: str, acmix: Any, detector: Path, segmenter: Path, coco: Path, ade: Path, tmp_path: Path
+) -> None:
+    run, data = (detector, coco) if task == "detect" else (segmenter, ade)
+    other = shutil.copytree(data, tmp_path / "other")
+    places = ["val2017"] if task == "detect" else ["images/validation", "annotations/validation"]
+    for place in places:
+        (other / place).rename((other / place).parent / "held out")
+    if task == "detect":
+        (other / "annotations/instances_val2017.json").rename(other / "annotations/instances_held out.json")
+    status, _, errors = acmix("evaluate", run, "--data", other)
+    assert status == 2
+    one_error(errors, "with acmix evaluate: --split")
+    told = acmix("evaluate", run, "--data", other, "--split", "held out", "--json")
+    assert told == acmix("evaluate", run, "--data", data, "--json")
+    assert told[0] == 0
+
+
+def test_a_split_that_is_named_goes_before_held_out_images(detector: Path, coco: Path, tmp_path: Path) -> None:
+    contents = torch.load(detector / "checkpoints" / "best.pt", weights_only=True)
+    contents["config"]["data"] |= {"split": 0.5, "val_split": "val"}
+    torch.save(contents, tmp_path / "held.pt")
+    one = evaluate_checkpoint(tmp_path / "held.pt", str(coco), split="val2017", device="cpu")
+    other = evaluate_checkpoint(detector, str(coco), device="cpu")
+    assert (one.result.metrics, one.notes) == (other.result.metrics, other.notes)
 
 
 @pytest.mark.slow
