@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,9 +13,12 @@ from acmix.config import Config
 from acmix.data.classes import labels_follow_names
 from acmix.errors import UsageError
 from acmix.models.freezing import freeze_old
+from acmix.names import composed
 from acmix.released.safe_load import safe_load
 from acmix.released.start import LEAST_SHARE, Started, drawn_as, fresh_rates, sides, start_from, unfit
+from acmix.released.start_head import are_names
 from acmix.released.unwrap import FORMAT, Found, unwrap
+from acmix.tasks import task_of
 
 
 def start(model: nn.Module, config: Config, classes: list[str]) -> Started:
@@ -33,7 +38,7 @@ def start(model: nn.Module, config: Config, classes: list[str]) -> Started:
     settings = config.model
     assert settings.checkpoint
     if config.task.name != "classify":
-        return start_with_head(model, config, settings.checkpoint)
+        return start_with_head(model, config, settings.checkpoint, classes)
     started = start_from(
         model,
         settings.checkpoint,
@@ -46,8 +51,10 @@ def start(model: nn.Module, config: Config, classes: list[str]) -> Started:
     return started
 
 
-def start_with_head(model: Any, config: Config, file: str) -> Started:
+def start_with_head(model: Any, config: Config, file: str, classes: list[str]) -> Started:
     """Loads a detector or segmenter of the same kind with its head, or else a classifier's body alone.
+
+    The layers of classes are taken where the file names the same classes in the same order, or names none.
 
     Raises:
         UsageError: it does not fit.
@@ -59,18 +66,47 @@ def start_with_head(model: Any, config: Config, file: str) -> Started:
     content = safe_load(file)
     of_task = own_task(content)
     if of_task == (config.task.name, config.task.head):
-        return start_whole(model, content.get("average") or content["model"], file)
+        given = content.get("average") or content["model"]
+        if others := other_classes(content, classes):
+            return start_whole(model, given, file, dict.fromkeys(class_layers(config), others))
+        return start_whole(model, given, file)
     other = f"; {file} is of {' '.join(of_task)}, whose head does not fit" if of_task else ""
     if content.get("format") != FORMAT:
         found = whole_state(model, content, file)
         if found is not None and fits_whole(model, found.weights):
             started = start_whole(model, found.weights, f"{file} ({origin})" if (origin := found.origin()) else file)
             started.left_out += found.left_out
+            if class_layers(config) & {*started.taken}:
+                started.notes.append("the file names no classes: the layers of classes are taken in its order")
             return started
         other = "" if found is None else f"; the pyramid and head in {file} are others and are left out"
     started = start_from(model.features.network, file)
     started.notes.append(f"{config.task.head}: pyramid and head are drawn at random{other}")
     return started
+
+
+def other_classes(content: dict[str, Any], classes: list[str]) -> str:
+    """Why layers of classes are of no use for the data's, in a few words; "" where they are, or names are unknown."""
+    there, here = ([composed(str(each)) for each in names] for names in (content.get("classes") or [], classes))
+    numbered = all(each.isdecimal() for each in here)
+    if there == here or numbered or not are_names(content):
+        return ""
+    if sorted(there) == sorted(here):
+        return "the file has the classes in another order"
+    other = next((name for name in here if name not in there), "")
+    return f"the file's classes are others: {other!r} is none of them" if other else "the file has more classes"
+
+
+def class_layers(config: Config) -> set[str]:
+    """The tensors of a detector or segmenter whose rows stand for classes: one class more makes them larger."""
+    shapes = []
+    for more in (0, 1):
+        assert config.task.num_classes
+        task = config.task.model_copy(update={"num_classes": config.task.num_classes + more})
+        with torch.device("meta"):
+            state = task_of(config.model_copy(update={"task": task})).build().state_dict()
+        shapes.append({key: value.shape for key, value in state.items()})
+    return {key for key, shape in shapes[0].items() if shape != shapes[1][key]}
 
 
 def whole_state(model: Any, content: dict[str, Any], file: str) -> Found | None:
@@ -104,8 +140,16 @@ def own_task(content: dict[str, Any]) -> tuple[str, str] | None:
     return str(task.get("name")), str(task.get("head"))
 
 
-def start_whole(model: Any, given: dict[str, Any], file: str) -> Started:
+def start_whole(
+    model: Any, given: dict[str, Any], file: str, others: Mapping[str, str] = MappingProxyType({})
+) -> Started:
     """Loads all tensors of the same name and shape; those outside the network may have other shapes, and are drawn new.
+
+    Args:
+        model: changed in place.
+        given: the weights.
+        file: they are from.
+        others: tensors that are drawn new even so, and why.
 
     Raises:
         UsageError: the network's tensors differ, or the file holds less than half of the numbers.
@@ -120,6 +164,8 @@ def start_whole(model: Any, given: dict[str, Any], file: str) -> Started:
             report.drawn[key] = drawn_as(key, rates)
         elif problem := unfit(value, mine):
             raise UsageError(f"{file} does not fit: {key} {problem}; give a file of plain finite numbers")
+        elif value.shape == mine.shape and key in others:
+            report.drawn[key] = others[key]
         elif value.shape == mine.shape:
             report.taken.append(key)
             new[key] = value

@@ -15,7 +15,7 @@ from PIL import Image
 
 from acmix.config import Config, validate
 from acmix.errors import UsageError
-from acmix.tasks.detect import Detection
+from acmix.tasks import task_of
 from acmix.train.loop import Run, train
 from acmix.train.plots import draw_curves, read_log
 from acmix.train.signals import Stopped
@@ -186,6 +186,7 @@ def test_a_plain_state_dict_of_a_whole_model_gives_its_head_too(
     train(dense_config(task, scenes[task], f"model.checkpoint={file}", *frozen), tmp_path / "run")
     told = started(tmp_path / "run")
     assert (told["drawn"], told["left_out"], len(told["taken"])) == ({}, [], len(given))
+    assert told["notes"] == ["the file names no classes: the layers of classes are taken in its order"]
     found = last(tmp_path / "run")["model"]
     for key, value in given.items():
         if value.is_floating_point() and "running" not in key:
@@ -211,13 +212,35 @@ def test_a_plain_state_dict_with_another_head_gives_the_body_and_says_so(
     assert told["taken"]
 
 
+@pytest.mark.parametrize("change", ["others", "order"])
+@pytest.mark.parametrize("task", TASKS)
+def test_layers_of_classes_are_drawn_where_the_file_s_classes_are_others(
+    task: str, change: str, scenes: dict[str, Path], wholes: dict[str, Path]
+) -> None:
+    file = wholes[task] / "checkpoints" / "best.pt"
+    names = torch.load(file, weights_only=True)["classes"]
+    other = ["new", *names[1:]] if change == "others" else names[::-1]
+    config = dense_config(task, scenes[task], f"model.checkpoint={file}")
+    told = start(task_of(config).build(), config, other)
+    layers = {
+        "detect": {"box_predictor.cls_score", "box_predictor.bbox_pred", "mask_predictor.mask_fcn_logits"},
+        "segment": {"head.classifier.conv", "auxiliary.classifier.conv"},
+    }[task]
+    assert {name.rpartition(".")[0].removeprefix("roi_heads.") for name in told.drawn} == layers
+    reason = "the file's classes are others: 'new'" if change == "others" else "the classes in another order"
+    assert all(reason in why for why in told.drawn.values())
+    assert start(task_of(config).build(), config, names).drawn == {}
+    # who has numbers has no names to compare
+    assert start(task_of(config).build(), config, [str(number) for number in range(len(names))]).drawn == {}
+
+
 def test_a_plain_state_dict_for_other_classes_draws_their_layers_alone(
     scenes: dict[str, Path], wholes: dict[str, Path], tmp_path: Path
 ) -> None:
     file = tmp_path / "weights.pth"
     torch.save(last(wholes["detect"])["model"], file)
     config = dense_config("detect", scenes["detect"], "task.num_classes=6", f"model.checkpoint={file}")
-    told = start(Detection(config).build(), config, [])
+    told = start(task_of(config).build(), config, [])
     assert {name.split(".")[-2] for name in told.drawn} == {"cls_score", "bbox_pred", "mask_fcn_logits"}
 
 
