@@ -12,6 +12,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import timm
+import torch
 from huggingface_hub import constants
 from safetensors import SafetensorError
 from timm.data import ImageNetInfo, infer_imagenet_subset
@@ -21,6 +22,7 @@ from torch import nn
 from acmix.errors import UsageError
 from acmix.near import near
 from acmix.released.safe_load import UNREADABLE
+from acmix.train.checkpoint import check_tables
 
 REPOSITORY, FOLDER = "hf-hub:", "local-dir:"
 # a snapshot of a repository has it
@@ -81,7 +83,11 @@ def load_hub(name: str, source: str) -> tuple[nn.Module, list[str], bool]:
         raise UsageError(f"timm has no weights {source!r}; there are: {', '.join(tagged[:8]) or 'none of this model'}")
     with quick_if_offline(server_of(cfg) if not name.startswith(FOLDER) else "") as reached:
         try:
+            if name.startswith(FOLDER):
+                check_snapshot(name, source)
             model = timm.create_model(name, pretrained=True).eval()
+        except UsageError:
+            raise
         except (*UNREADABLE, SafetensorError) as error:
             said = " ".join(str(error).split())[:200] or type(error).__name__
             if not reached:
@@ -92,6 +98,23 @@ def load_hub(name: str, source: str) -> tuple[nn.Module, list[str], bool]:
             raise UsageError(f"cannot load the published weights of {source!r}: {said}; check the name") from None
     names = class_names(model)
     return model, names or [str(number) for number in range(getattr(model, "num_classes", 0))], bool(names)
+
+
+def check_snapshot(name: str, source: str) -> None:
+    """Refuses a folder whose configuration asks for more numbers than its files hold, before a network takes memory.
+
+    Raises:
+        UsageError: of its weights, or of tables that follow from sizes.
+    """
+    with torch.device("meta"):
+        model = timm.create_model(name, pretrained=False)
+    hint = f"get the folder again, or mend the model_args in its {HUB_CONFIG}"
+    needed = sum(value.numel() for value in model.state_dict().values())
+    # a number takes a byte at least
+    held = sum(file.stat().st_size for file in Path(source).iterdir() if file.is_file())
+    if needed > held:
+        raise UsageError(f"{source} asks for a model of {needed:,} numbers, and its files hold {held:,} bytes; {hint}")
+    check_tables(model, f"{source} asks for", hint)
 
 
 def configuration(name: str) -> PretrainedCfg | None:

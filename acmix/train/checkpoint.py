@@ -153,15 +153,28 @@ def check_build(config: Config, weights: dict[str, Any], where: str) -> None:
             plain = model.model_copy(update={"add_conv_path": False, "freeze": False})
             built.append(task_of(config.model_copy(update={"model": plain})).build())
     for each in built:
-        kept = each.state_dict().keys()
-        tables = [table for name, table in each.named_buffers() if name not in kept]
-        needed = sum(table.numel() * table.element_size() for table in tables)
-        if needed > MOST_TABLES:
-            raise UsageError(
-                f"{where} asks for {needed / 2**30:,.1f} GiB of tables beside the weights of {model.name}, more than "
-                f"{MOST_TABLES / 2**30:g} GiB; data.img_size={config.data.img_size} or model.args={model.args} cannot "
-                "be meant: give a checkpoint that acmix wrote"
-            )
+        check_tables(
+            each,
+            f"{where} asks {model.name} for",
+            f"data.img_size={config.data.img_size} or model.args={model.args} cannot be meant: give a checkpoint that "
+            "acmix wrote",
+        )
+
+
+def check_tables(model: nn.Module, asks: str, hint: str) -> None:
+    """Refuses a network, on any device, with large tables and masks that are in no file.
+
+    Args:
+        model: the network, as on the meta device, where it takes no memory.
+        asks: which file asks whom for them.
+        hint: what to do.
+    """
+    kept = model.state_dict().keys()
+    tables = [table for name, table in model.named_buffers() if name not in kept]
+    needed = sum(table.numel() * table.element_size() for table in tables)
+    if needed > MOST_TABLES:
+        most = f"{MOST_TABLES / 2**30:g} GiB"
+        raise UsageError(f"{asks} {needed / 2**30:,.1f} GiB of tables beside its weights, more than {most}; {hint}")
 
 
 def check_names(classes: list[Any], outputs: int, path: str | os.PathLike[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import shutil
 import time
@@ -161,12 +162,43 @@ def test_published_weights_bring_their_preparation_and_their_names(snapshot: Pat
     assert logits(model, info.transform(picture)).shape == (1000,)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("resnet10t", {}, "asks for a model of"),
+        ("vit_tiny_patch16_224", {"embed_dim": 16_384, "num_heads": 1}, "asks for a model of"),
+        ("swin_tiny_patch4_window7_224", {"embed_dim": 8, "num_heads": [1] * 4, "window_size": 256, "img_size": 2048},
+         "GiB of tables beside its weights, more than 1 GiB; get the folder again"),
+    ],
+)  # fmt: skip
+def test_a_copy_of_a_repository_that_asks_for_much_memory_is_refused_before_it_is_taken(
+    name: str, arguments: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architecture": name, "pretrained_cfg": {}, "model_args": arguments})
+    )
+    size = 10_000_000 if "swin" in name else 1000
+    (tmp_path / "model.safetensors").write_bytes(bytes(size))
+    plain = timm.create_model
+
+    def on_meta(*given: Any, **named: Any) -> Any:
+        assert torch.get_default_device().type == "meta"
+        return plain(*given, **named)
+
+    monkeypatch.setattr(timm, "create_model", on_meta)
+    with pytest.raises(UsageError, match=said) as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_damaged_copy_of_a_repository_is_one_line(snapshot: Path) -> None:
     weights, config = snapshot / "pytorch_model.bin", snapshot / "config.json"
     whole, text = weights.read_bytes(), config.read_text()
+    hostile = pickle.dumps(Hostile(snapshot / "executed"), protocol=2)
     for damaged, content, said in (
-        (weights, whole[:5000], "cannot load the published weights"),
-        (weights, pickle.dumps(Hostile(snapshot / "executed"), protocol=2), "cannot load the published weights"),
+        (weights, whole[:5000], "asks for a model of 5,441,374 numbers, and its files hold"),
+        (weights, whole[:-5000], "cannot load the published weights"),
+        (weights, hostile + bytes(len(whole)), "cannot load the published weights"),
         (config, text.replace('"resnet10t"', '"no_such_model"'), "cannot load the published weights"),
         (config, text.replace('"architecture"', '"other"'), "is no run folder"),
     ):
