@@ -35,6 +35,7 @@ def settle(config: Config, output: Path) -> tuple[Config, list[str]]:
     if config.task.name != "classify":
         # sizes are the task's own
         wanted = {key: value for key, value in wanted.items() if key in ("mean", "std")}
+    wanted = {key: for_channels(value, config.model.in_chans) for key, value in wanted.items()}
     free = [key for key in wanted if key not in data.model_fields_set]
     taken = {key: wanted[key] for key in free if not same(wanted[key], getattr(data, key))}
     settled = config.model_copy(update={"data": data.model_copy(update={key: wanted[key] for key in free})})
@@ -67,6 +68,11 @@ def wanted_by_weights(config: Config, output: Path) -> tuple[dict[str, Any], str
         if contents.get("format") == checkpoint.FORMAT and isinstance(saved, dict):
             return of_data(configuration.validate(saved, where=model.checkpoint).data), f"{model.checkpoint}'s weights"
     return of_name(model.name)
+
+
+def for_channels(value: Any, in_chans: int) -> Any:
+    """The mean or std of weights that read grey, repeated for more channels, as the first kernels are."""
+    return value * in_chans if isinstance(value, tuple) and len(value) == 1 else value
 
 
 def as_before(file: Path) -> dict[str, Any]:

@@ -108,6 +108,16 @@ def test_our_own_checkpoint_hands_on_what_it_was_trained_with(tmp_path: Path) ->
     ]
 
 
+@pytest.mark.parametrize("overrides", [(), ("task.name=detect",)])
+def test_weights_that_read_grey_give_their_mean_to_every_channel(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    then = config.load("acmix_swin_digits")
+    file = tmp_path / "grey.pt"
+    checkpoint.save(file, dict(config=then.model_dump(mode="json"), classes=["a"], model={}))
+    found, lines = settled(f"model.checkpoint={file}", *overrides, recipe="acmix_swin_tiny_patch4_window7_224")
+    assert (found.data.mean, found.data.std) == ((0.3, 0.3, 0.3), (0.35, 0.35, 0.35))
+    assert "mean [0.3, 0.3, 0.3], std [0.35, 0.35, 0.35]" in lines[0]
+
+
 def test_weights_of_a_name_of_ours_want_what_the_name_says(tmp_path: Path) -> None:
     file = tmp_path / "released.pth"
     torch.save({"model": {}}, file)
