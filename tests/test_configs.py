@@ -131,6 +131,14 @@ def test_fine_tuning_is_found_with_and_without_its_folder_and_is_short_and_gentl
         assert settings.optimizer.layer_decay < 1
 
 
+def test_a_name_like_no_other_is_answered_with_those_of_its_folder():
+    with pytest.raises(UsageError, match=r"; shipped: acmix_\S+, .*, ade20k/…, coco/…, finetune/…$") as error:
+        config.load("zzz")
+    assert "mask_rcnn" not in str(error.value)
+    with pytest.raises(UsageError, match=r"; shipped: coco/cascade_mask_rcnn_\S+, (coco/\S+, )+coco/\S+$"):
+        config.load("coco/zzz")
+
+
 @pytest.mark.parametrize("name", ["", ".", "finetune", "finetune/", "elsewhere/acmix_resnet50"])
 def test_what_is_no_configuration_is_refused(name):
     with pytest.raises(UsageError, match="no configuration"):

@@ -128,9 +128,19 @@ def find(source: str | os.PathLike[str]) -> Path:
         # by its bare name, or with its folder as finetune/NAME
         if path.parent / name in (Path(entry.name), entry.relative_to(folder)):
             return entry
-    known = [entry.stem for entry in entries]
-    hint = did_you_mean(Path(name).stem, known, otherwise=f"shipped: {', '.join(known)}")
+    hint = did_you_mean(
+        Path(name).stem,
+        [entry.stem for entry in entries],
+        otherwise=f"shipped: {', '.join(shown_of(shipped(), path.parent.as_posix()))}",
+    )
     raise UsageError(f"no configuration '{source}': neither a file, a run folder nor a shipped name; {hint}")
+
+
+def shown_of(names: list[str], folder: str) -> list[str]:
+    """Of the shipped names those in a folder, where there is one of that name; else those in none, and the folders."""
+    inside = [name for name in names if name.rpartition("/")[0] == folder]
+    folders = sorted({name.rpartition("/")[0] for name in names} - {""})
+    return inside or [*(name for name in names if "/" not in name), *(f"{each}/…" for each in folders)]
 
 
 def shipped() -> list[str]:

@@ -38,7 +38,7 @@ def find_split(data: Data, split: str) -> tuple[Path, Path]:
     name = split_name(data, split)
     file = annotations_of(root, name)
     if file is None:
-        raise UsageError(f"{root} has no {ANNOTATIONS[0].format(name)}{instead(root, split)}")
+        raise UsageError(f"{root} has no {ANNOTATIONS[0].format(name)}{instead(root, split, data)}")
     folders = [root / each.format(name) for each in IMAGES]
     folder = next((each for each in folders if each.is_dir()), None)
     if folder is None:
@@ -52,17 +52,23 @@ def annotations_of(root: Path, name: str) -> Path | None:
     return next((each for each in files if each.is_file()), None)
 
 
-def instead(root: Path, split: str) -> str:
+def instead(root: Path, split: str, data: Data) -> str:
     """What to add where a split is missing: which there are, and how to name one."""
     found = splits(root)
     if not found:
+        if splits(root.parent):
+            return f"; {root.parent} holds annotations: give that folder"
         return (
             f", nor any other annotations in COCO's format ({', '.join(each.format('SPLIT') for each in ANNOTATIONS)});"
             " expected a folder like COCO's"
         )
     some = ", ".join(found[:SHOWN]) + (", …" if len(found) > SHOWN else "")
-    likely = next((each for each in found if each.startswith(split)), found[0])
-    option = f" (with acmix evaluate: --split {likely})" if split == "val" else ""
+    others = [each for each in found if each != (data.val_split if split == "train" else data.train_split)]
+    left = others or found
+    likely = next((each for each in found if each.startswith(split)), left[0] if len(left) == 1 else "")
+    option = f" (with acmix evaluate: --split {likely or 'NAME'})" if split == "val" else ""
+    if not likely:
+        return f"; it has annotations of {some}: set data.train_split and data.val_split to two of them{option}"
     return f"; it has annotations of {some}: set data.{split}_split={likely}{option}, or name another"
 
 

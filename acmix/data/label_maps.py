@@ -120,6 +120,8 @@ def pairs_folder(data: Data) -> Path:
     if not root.is_dir():
         raise UsageError(f"{root} is {'no folder' if root.exists() else 'not there'}; expected {expected}")
     if missing := [name for name in FOLDERS if not (root / name).is_dir()]:
+        if all((root.parent / name).is_dir() for name in FOLDERS):
+            raise UsageError(f"{root} has no folder {missing[0]}/; {root.parent} has: give that folder")
         raise UsageError(f"{root} has no folder {missing[0]}/; expected {expected}")
     return root
 

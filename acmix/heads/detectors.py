@@ -197,9 +197,8 @@ def create_detector(
         UsageError: no such head or backbone, or arguments that do not fit.
     """
     if head not in DETECTORS:
-        raise UsageError(
-            f"no detection head {head!r}; {did_you_mean(head, DETECTORS)} there are: {', '.join(DETECTORS)}"
-        )
+        hint = did_you_mean(head, DETECTORS, otherwise=f"there are {', '.join(DETECTORS)}")
+        raise UsageError(f"no detection head {head!r}; {hint}")
     check_counts(num_classes=num_classes, channels=channels, detections=detections)
     check_norms(out_norms)
     if (

@@ -371,6 +371,16 @@ def test_a_split_is_found_in_the_usual_layouts(tmp_path, annotations, images):
     assert find_split(data, "train") == (tmp_path / annotations, tmp_path / images)
 
 
+def test_of_splits_with_other_names_none_is_guessed_until_one_is_left(tmp_path):
+    lay_out(tmp_path, "annotations/instances_check.json", "annotations/instances_learn.json", "learn/")
+    with pytest.raises(UsageError, match=r"of check, learn: set data\.train_split and data\.val_split to two of them$"):
+        find_split(Data(dir=str(tmp_path)), "train")
+    with pytest.raises(UsageError, match=r"of check, learn: set data\.val_split=check \(with .*--split check\), or "):
+        find_split(Data(dir=str(tmp_path), train_split="learn"), "val")
+    with pytest.raises(UsageError, match=r"to two of them \(with acmix evaluate: --split NAME\)$"):
+        find_split(Data(dir=str(tmp_path)), "val")
+
+
 def test_a_missing_split_is_told_with_those_that_are_there(tmp_path):
     def said(data: Data, split: str = "val") -> str:
         with pytest.raises(UsageError) as error:
@@ -387,4 +397,8 @@ def test_a_missing_split_is_told_with_those_that_are_there(tmp_path):
         " set data.val_split=val (with acmix evaluate: --split val), or name another"
     )
     assert said(Data(dir=str(tmp_path))).startswith(f"{tmp_path} has no folder val/ or images/val/")
+    # one folder too deep
+    assert said(Data(dir=str(tmp_path / "train"))) == (
+        f"{tmp_path / 'train'} has no annotations/instances_val.json; {tmp_path} holds annotations: give that folder"
+    )
     assert "data.format=wds/ is for task.name=classify" in said(Data(dir=str(tmp_path), format="wds/"))

@@ -296,6 +296,8 @@ def test_a_folder_that_is_none_is_said_so(tmp_path):
     with pytest.raises(UsageError, match="has no folder annotations/"):
         open_train(tmp_path)
     (tmp_path / "annotations").mkdir()
+    with pytest.raises(UsageError, match=f"images has no folder images/; {tmp_path} has: give that folder"):
+        open_train(tmp_path / "images")
     with pytest.raises(UsageError, match="annotations has no folder training/"):
         open_train(tmp_path)
     (tmp_path / "annotations/training").mkdir()

@@ -345,7 +345,8 @@ def test_layer_decay_gives_heads_the_whole_rate_and_rates_no_decay() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (dict(head="mask_rcn"), "no detection head 'mask_rcn'; did you mean 'mask_rcnn'"),
+        (dict(head="mask_rcn"), "no detection head 'mask_rcn'; did you mean 'mask_rcnn'?"),
+        (dict(head="upernet"), "no detection head 'upernet'; there are retinanet, fcos, faster_rcnn, mask_rcnn, "),
         (dict(backbone="acmix_swin_tyni"), "no model 'acmix_swin_tyni'"),
         (dict(num_classes=0), "num_classes=0; expected a whole number from 1 on: the background is not counted"),
         (dict(detections=0), "detections=0; expected"),
