@@ -15,7 +15,7 @@ from acmix.tools.predict import SCORE, TOP, Found, check_options, stream
 from acmix.tools.predict_classes import Prediction
 from acmix.tools.predict_drawings import DRAWN_TASKS, Drawings
 from acmix.tools.predict_ids import Ids
-from acmix.tools.predict_writers import ARRAY, FILES, TABLE, writer
+from acmix.tools.predict_writers import ARRAY, FILES, TABLE, none_found, writer
 from acmix.train.files import make_place
 from acmix.train.terminal import new_console, say
 
@@ -120,6 +120,8 @@ def run(
         did = "written" if drawings is None else drawings.did
         console = new_console(stderr=as_json)
         say(console, f"{images} image{'s' * (images != 1)}{bad}; {did}: {output}")
+        if drawings is not None and unread < images and not drawings.shows_something:
+            say(console, f"nothing is drawn: {none_found(drawings.score)}; --score sets another limit")
     return 2 if unread else 0
 
 

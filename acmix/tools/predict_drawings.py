@@ -44,9 +44,11 @@ class Drawings:
         task = info.config.task if info.config is not None else None
         self.first_label = 1 if task is not None and task.ignore_zero else 0
         self.with_labels = info.task == "segment"
-        self.did = "drawn in" if not self.with_labels else f"drawn in, with label maps in {LABELS}/"
+        self.did = "drawn in" if not self.with_labels else f"drawn, with label maps in {LABELS}/, in"
         known = images if isinstance(images, list) else []
         self.sources = {os.path.realpath(each) for each in known if isinstance(each, str)}
+        # whether a drawing has an object or a class on it
+        self.shows_something = False
         # names that this run has given, as file systems without upper case see them
         self.given: set[str] = set()
 
@@ -61,6 +63,7 @@ class Drawings:
         self.given.add(name.casefold())
         if isinstance(found, Detected):
             found = replace(found, objects=[each for each in found.objects if each.score >= self.score])
+        self.shows_something |= not isinstance(found, Detected) or bool(found.objects)
         self.save(draw(found, picture), self.folder / name)
         if isinstance(found, Segmented) and found.labels is not None:
             self.save(label_map(found.labels, self.first_label), self.folder / LABELS / name)

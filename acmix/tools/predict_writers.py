@@ -84,7 +84,12 @@ def lines_of(one: Found, score: float | None) -> list[str]:
     if isinstance(one, Segmented):
         return [f"{each.share:7.2%}  {each.name}" for each in one.regions]
     lines = [f"{each.score:.3f}  {' '.join(f'{side:7.1f}' for side in each.box)}  {each.name}" for each in one.objects]
-    return lines or [f"no object with a score of {score:g} or more" if score else "no object"]
+    return lines or [none_found(score)]
+
+
+def none_found(score: float | None) -> str:
+    """What is said where no object reaches a score."""
+    return f"no object with a score of {score:g} or more" if score else "no object"
 
 
 def print_json(one: Prediction) -> None:

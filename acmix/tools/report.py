@@ -136,7 +136,7 @@ def looked_sections(model: Any, loader: Any, config: Config, limit: int, device:
         from acmix.tools import report_objects
 
         objects = report_objects.look(model, loader, device, with_masks=config.task.has_masks, limit=limit)
-        return report_objects.sections(objects)
+        return report_objects.sections(objects, Path(config.data.dir).expanduser())
     from acmix.tools import report_pixels
 
     pixels = report_pixels.look(model, loader, device, config, limit)

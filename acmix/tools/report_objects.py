@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -119,8 +120,8 @@ def compare(found: Detections, target: Mapping[str, Tensor], names: Sequence[str
     return mistakes_of(said[found.scores >= SCORE], Boxes(boxes, labels, np.ones(len(labels))), crowd > 0, names)
 
 
-def sections(looked: Looked) -> dict[str, Any]:
-    """What the page shows, as plain values."""
+def sections(looked: Looked, root: Path | None = None) -> dict[str, Any]:
+    """What the page shows, as plain values; files below `root` are named from there."""
     kinds = list(looked.precision)
     metrics = looked.result.metrics
     head = ["Measure", *({"box": "Boxes", "mask": "Masks"}[kind] for kind in kinds)]
@@ -132,7 +133,7 @@ def sections(looked: Looked) -> dict[str, Any]:
         "classes": class_rows(looked.result.by_class),
         "overall": [overall_chart(looked, kind) for kind in kinds],
         "by_class": class_charts(looked),
-        "worst": [drawn(each, looked.names) for each in looked.worst],
+        "worst": [drawn(each, looked.names, root) for each in looked.worst],
         "images": looked.images,
         "perfect": looked.perfect,
         "score": SCORE,
@@ -202,7 +203,7 @@ def finish(axes: Axes, *, legend: bool) -> None:
     axes.set_yticks(range(0, 101, 25))
 
 
-def drawn(one: WorstImage, names: Sequence[str]) -> Picture:
+def drawn(one: WorstImage, names: Sequence[str], root: Path | None = None) -> Picture:
     """An image with its mistakes on it."""
     told = one.told
     picture, factor = small_copy(one.image)
@@ -219,7 +220,9 @@ def drawn(one: WorstImage, names: Sequence[str]) -> Picture:
         *([f"Missed: {counted(told.missed.labels, names)}"] if len(told.missed) else []),
         *([f"Wrong: {listed(said)}"] if said else []),
     )
-    return Picture(data_uri(draw_tags(canvas, tags, factor * times)), one.file, lines)
+    file = Path(one.file)
+    title = file.relative_to(root).as_posix() if root is not None and file.is_relative_to(root) else one.file
+    return Picture(data_uri(draw_tags(canvas, tags, factor * times)), title, lines)
 
 
 def tagged(

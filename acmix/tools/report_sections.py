@@ -51,14 +51,14 @@ def status(log: Log, summary: dict[str, Any], config: Config) -> str:
     wanted, unit, length = config.train.epochs, "epoch", done
     if config.train.steps is not None:
         wanted, unit, length = config.train.steps, "step", int(last["step"]) if last else 0
-    # a finished run may have been taken up again for more epochs
+    # a finished run may have been resumed for more epochs
     if summary and length >= wanted:
         sentence = f"Finished after {length:,} {unit}s"
     elif summary.get("ended") not in (None, "epochs", "steps") and done == summary.get("epochs"):
         sentence = f"Stopped early at {unit} {length:,} of {wanted:,}: {why_early(summary)}"
     else:
         sentence = f"Not finished: {length:,} of {wanted:,} {unit}s so far"
-    again = f", taken up again {log.resumed} time{'s' if log.resumed > 1 else ''}" if log.resumed else ""
+    again = f", resumed {'once' if log.resumed == 1 else f'{log.resumed} times'}" if log.resumed else ""
     paths = "attention and convolution paths" if log.rates() else "the baseline, without convolution paths"
     return f"{sentence}{again}; {paths}."
 

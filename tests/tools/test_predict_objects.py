@@ -242,6 +242,15 @@ def test_drawings_of_one_name_stand_beside_each_other_and_replace_nothing_else(
     assert (drawn / "b_0.png").read_bytes() == b"mine"
 
 
+def test_drawings_without_any_object_are_told(command: Any, photos: Path) -> None:
+    assert command(photos, "--output", "drawn", "--score", "0.95")[:2] == (
+        0,
+        "2 images; drawn in: drawn\n"
+        "nothing is drawn: no object with a score of 0.95 or more; --score sets another limit\n",
+    )
+    assert "nothing" not in command("absent.png", "--output", "drawn", "--score", "0.95")[1]
+
+
 def test_an_image_is_never_drawn_over(command: Any, photos: Path) -> None:
     Image.open(photos / "a/0.jpg").save(photos / "a/1.png")
     before = (photos / "a/1.png").read_bytes()

@@ -103,7 +103,7 @@ def test_a_drawing_has_a_legend_and_the_label_map_lies_beside_it_as_the_data_has
     monkeypatch.setattr(predict_command, "load", lambda *_, **__: found)
     drawn = tmp_path / "drawn"
     status, said, _ = acmix("predict", "it", photo, "--output", drawn)
-    assert (status, said) == (0, f"1 image; drawn in, with label maps in labels/: {drawn}\n")
+    assert (status, said) == (0, f"1 image; drawn, with label maps in labels/, in: {drawn}\n")
     with Image.open(drawn / "photo.png") as picture:
         assert picture.width == 540
         assert picture.height > 360

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -157,6 +158,14 @@ def test_the_page_holds_the_figures_the_curves_and_every_block(page):
     assert "with embed_dim 16, depths [1, 1], num_heads [2, 4], window_size 4" in page.words
     assert "train/<b>torn</b>.JPEG" in page.words
     assert len([svg for svg in page.all("svg") if svg.get("role") == "img"]) == 3 + 1 + len(BLOCKS)
+
+
+@pytest.mark.parametrize(
+    ("times", "said"), [(0, "6 epochs; "), (1, "6 epochs, resumed once; "), (2, ", resumed 2 times; ")]
+)
+def test_the_page_says_how_often_a_run_was_resumed(data, tmp_path, times, said):
+    log = dataclasses.replace(read_log(write_run(tmp_path, config=make_config(data))), resumed=times)
+    assert said in report_sections.status(log, {"epochs": 6}, make_config(data))
 
 
 def test_every_value_of_a_curve_is_told_under_the_pointer(finished, html):

@@ -80,7 +80,9 @@ def test_a_detector_s_mistakes_are_told_and_the_worst_image_comes_first() -> Non
     [worst] = looked.worst
     assert worst.file == "val/2.jpg"
     assert worst.told.why == ["is owl", "nothing there"]
-    shown = report_objects.sections(looked)
+    shown = report_objects.sections(looked, Path("data"))
+    assert shown["worst"][0].title == "val/2.jpg"
+    assert report_objects.sections(looked, Path("val"))["worst"][0].title == "2.jpg"
     assert shown["worst"][0].lines == (
         "0 right, 2 missed, 2 wrong",
         "Missed: 2 owl",
