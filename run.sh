@@ -13,7 +13,8 @@ bash run.sh N CONFIG DATA_DIR [key=value ...]
     Trains in N processes, one per GPU. Without GPUs, the N processes share the CPU. The same command resumes.
     N          number of processes
     CONFIG     a YAML file, or a name under acmix/configs, such as acmix_swin_tiny_patch4_window7_224
-    DATA_DIR   a folder with train/<class>/<images> and val/<class>/<images>
+    DATA_DIR   a folder with train/<class>/<images> and val/<class>/<images>; for coco/… one like COCO's, for ade20k/…
+               one like ADE20K's
     key=value  changes a setting, such as train.epochs=90 or train.batch_size=64
 
 The first call installs a Python environment in .venv (about 6 GB). Environment variables:

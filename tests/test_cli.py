@@ -39,6 +39,10 @@ def test_every_help_fits_one_screen(acmix) -> None:
         assert 5 < len(said.splitlines()) <= 40
 
 
+def test_the_help_of_data_names_the_layouts_of_every_task(acmix) -> None:
+    assert "COCO's or ADE20K's" in " ".join(acmix("train", "--help")[1].split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

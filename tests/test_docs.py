@@ -119,6 +119,12 @@ def test_every_file_that_a_page_names_exists(page):
         assert any(ROOT.glob(name)), f"{page} names {name}"
 
 
+def test_the_page_of_installing_lists_every_extra():
+    listed = re.findall(r"^\| `(\w+)` \|", read("docs/install.md"), re.MULTILINE)
+    project = read("pyproject.toml").partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    assert sorted(listed) == sorted(re.findall(r"^(\w+) = \[", project, re.MULTILINE))
+
+
 def test_the_costs_of_the_layer_are_the_measured_ones():
     """The page and README.md show one measurement of the layer, and every ratio is the convolution's ÷ ACmix's."""
     rows = [line.strip("| ").split(" | ") for line in costs(measured.read(ROOT / "benchmarks" / "results"))]

@@ -25,7 +25,7 @@ CHECKPOINT = "A run folder, one of its checkpoints, or a file that `acmix conver
 
 
 Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help=CHECKPOINT)]
-DataOption = Annotated[str, typer.Option("--data", metavar="DIR", help="Folder with train/ and val/.")]
+DataOption = Annotated[str, typer.Option("--data", metavar="DIR", help="Folder of the data, as for `acmix train`.")]
 
 DEVICE = "auto, cpu, cuda, cuda:1 or mps; auto takes the GPU if there is one."
 DeviceOption = Annotated[str, typer.Option("--device", metavar="DEVICE", help=DEVICE)]

@@ -29,7 +29,7 @@ def train(
         ),
     ] = None,
     data: Annotated[
-        str, typer.Option(metavar="DIR", help="Folder with train/ and val/; without val/, set data.split.")
+        str, typer.Option(metavar="DIR", help="Folder with train/ and val/, or like COCO's or ADE20K's.")
     ] = "",
     output: Annotated[
         Path | None,

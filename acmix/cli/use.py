@@ -158,7 +158,7 @@ def report(
 ) -> None:
     """Write an HTML page about a run.
 
-    It shows the learning curves, α and β of every block, the confusion matrix and sample predictions, in one file.
+    It shows the learning curves, α and β of every block, and what is right and wrong in predictions, in one file.
     """
     from acmix.tools.report import report as run
 
