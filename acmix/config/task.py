@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PositiveFloat, field_validator, model_validator
 
 from acmix.config.kinds import Name, Section, Share, ascending, further_arguments
+from acmix.near import did_you_mean
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -167,7 +168,9 @@ class Task(Section):
             return self
         if self.head not in HEADS[self.name]:
             task = next((name for name, heads in HEADS.items() if self.head in heads), None)
-            hint = f"it is for task.name={task}" if task else f"expected {', '.join(HEADS[self.name])}"
+            heads = HEADS[self.name]
+            near = did_you_mean(str(self.head), heads, f"expected {', '.join(heads)}")
+            hint = f"it is for task.name={task}" if task else near
             raise ValueError(f"task.head={self.head!r} is no head of task.name={self.name}; {hint}")
         for key in ("num_classes", "min_size", "max_size"):
             if not getattr(self, key):

@@ -378,8 +378,8 @@ class Run:
             dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.world.control)
         if largest == 0 and self.state.meter.epoch_steps:
             raise UsageError(
-                f"the loss was 0 in every step of epoch {number}: nothing in the training data counts; in label maps 255 "
-                "is ignored, and so is 0 unless task.ignore_zero=false: check what the files hold"
+                f"the loss was 0 in every step of epoch {number}: nothing in the training data counts; in label maps "
+                "255 is ignored, and so is 0 unless task.ignore_zero=false: check what the files hold"
             )
 
     def draw(self) -> None:
