@@ -373,10 +373,10 @@ class Run:
 
     def check_loss(self, train_loss: float, number: int) -> None:
         """Ends a run in whose epoch nothing was learned, on any process; `number` counts epochs from 1."""
-        largest = torch.tensor(train_loss, dtype=torch.float64)
+        learned = torch.tensor(train_loss != 0 or not self.state.meter.epoch_steps, dtype=torch.int32)
         if self.world.size > 1:
-            dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.world.control)
-        if largest == 0 and self.state.meter.epoch_steps:
+            dist.all_reduce(learned, dist.ReduceOp.MAX, group=self.world.control)
+        if not learned:
             raise UsageError(
                 f"the loss was 0 in every step of epoch {number}: nothing in the training data counts; in label maps "
                 "255 is ignored, and so is 0 unless task.ignore_zero=false: check what the files hold"
