@@ -111,6 +111,7 @@ def test_families_of_models_are_found() -> None:
     assert sum(FAMILY in path.read_text(encoding="utf-8") for path in models) >= 5
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_nothing_heavy_beyond_torch_and_timm() -> None:
     code = """
 import sys, torch, timm

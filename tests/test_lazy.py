@@ -105,6 +105,7 @@ def test_the_shell_completes_without_torch(tmp_path: Path, typed: str, offered: 
 
 
 @pytest.mark.parametrize("code", ["import acmix, timm", "import timm, acmix"])
+@pytest.mark.slow
 def test_importing_the_package_registers_its_models_with_timm(tmp_path: Path, code: str) -> None:
     output, packages = loaded(["-c", f"{code}; print(timm.is_model('acmix_resnet26'))"], tmp_path)
     assert output.split() == ["True"]

@@ -34,6 +34,7 @@ def test_without_a_gpu_one_line_says_so_and_the_status_is_2() -> None:
     assert told.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_help_needs_no_gpu() -> None:
     told = run("--help")
     assert told.status == 0

@@ -237,6 +237,7 @@ def test_what_only_a_reader_can_list_is_not_split(name: str) -> None:
         config(".", format=name)
 
 
+@pytest.mark.slow
 def test_every_process_every_resume_and_evaluation_measure_the_same_images(folder: Path, tmp_path: Path) -> None:
     told = write_config(tmp_path / "tiny.yaml", folder, *PLAIN, "data.split=0.4", "train.batch_size=2")
     ends = command("train", told, "--output", tmp_path / "run", processes=2).finish()

@@ -83,6 +83,7 @@ def gradients(module: nn.Module, x: Tensor) -> dict[str, Tensor]:
     dilation=st.integers(1, 3),
     seed=st.integers(0, 2**31),
 )
+@pytest.mark.slow
 def test_500_random_layers_are_their_equations(
     batch: int,
     height: int,

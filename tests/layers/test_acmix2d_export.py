@@ -97,6 +97,7 @@ def test_onnx_takes_any_size(dynamo: bool, tmp_path: Path) -> None:
 @needs_onnx
 @pytest.mark.parametrize("folded", [False, True], ids=["layer", "folded"])
 @pytest.mark.parametrize("free", [None, "any size"])
+@pytest.mark.slow
 def test_a_layer_of_7_by_7_is_at_most_60_nodes(folded: bool, free: str | None, tmp_path: Path) -> None:
     import onnx
 

@@ -59,6 +59,7 @@ def traced(model: torch.nn.Module) -> Any:
 
 
 @every_family
+@pytest.mark.slow
 def test_a_trace_takes_any_batch_and_size(name):
     model = toy(name)
     expect_equal(traced(model), model)

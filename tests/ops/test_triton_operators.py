@@ -65,6 +65,7 @@ print([name for name in sys.modules if name.startswith("acmix.ops.") and name.en
 """
 
 
+@pytest.mark.slow
 def test_without_a_gpu_the_reason_is_said_and_no_kernel_is_loaded() -> None:
     told = python(SAYS_WHY, TRITON_INTERPRET="0", ACMIX_CPU_KERNELS="0", CUDA_VISIBLE_DEVICES="")
     assert told.status == 0, told.errors[-2000:]

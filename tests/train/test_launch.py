@@ -132,6 +132,7 @@ time.sleep(600)
         ("sys.exit(130)", 130, ""),
     ],
 )
+@pytest.mark.slow
 def test_a_process_stopped_from_outside_gives_its_status(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], end: str, status: int, said: str
 ) -> None:

@@ -64,6 +64,7 @@ def test_a_run_that_ended_early_goes_on_with_more_patience(data: Path, tmp_path:
 
 
 @pytest.mark.parametrize("stopped_in", [2, 4, 5, 6])
+@pytest.mark.slow
 def test_a_resumed_run_ends_at_the_same_epoch_with_the_same_bits(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_in: int
 ) -> None:
@@ -104,6 +105,7 @@ def test_patience_asked_for_within_an_epoch_waits_for_its_end(
     assert (summary["epochs"], summary["steps"]) == (4, 8)
 
 
+@pytest.mark.slow
 def test_several_processes_end_together(data: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "tiny.yaml", data, *PLAIN, *STILL, "train.patience=2", "train.batch_size=4")
     output = tmp_path / "two"
