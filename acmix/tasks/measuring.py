@@ -46,8 +46,8 @@ def gathered(items: Sequence[Item], group: Any = None) -> list[Item]:
     for start in range(0, max(counts), CHUNK):
         arrived: list[Any] | None = [None] * len(counts) if first else None
         dist.gather_object(items[start : start + CHUNK], arrived, group=group, group_dst=0)
-        for part, chunk in zip(parts, arrived or (), strict=False):
-            part += chunk
+        for place, chunk in enumerate(arrived or ()):
+            parts[place] += chunk
     return list(chain.from_iterable(parts))
 
 

@@ -175,8 +175,9 @@ def class_charts(looked: Looked) -> list[tuple[str, Chart]]:
         place = looked.names.index(row.name)
 
         def draw(axes: Axes, place: int = place) -> None:
-            for kind, colour in zip(looked.precision, (plots.ATTENTION, plots.CONVOLUTION), strict=False):
-                curve(axes, looked.precision[kind][0, :, place], colour, kind)
+            colours = {"box": plots.ATTENTION, "mask": plots.CONVOLUTION}
+            for kind, precision in looked.precision.items():
+                curve(axes, precision[0, :, place], colours[kind], kind)
             finish(axes, legend=False)
 
         charts.append((row.name, chart(f"Precision against recall of {row.name}", draw, width=200, height=135)))

@@ -178,7 +178,9 @@ def draw_loss(axes: Axes, log: Log) -> None:
 def draw_metrics(axes: Axes, log: Log) -> None:
     """The validation metrics of every epoch that was evaluated."""
     passed = [log.progress(record) for record in log.epochs]
-    for name, colour in zip(log.shown, (VALIDATION, TOP5, ATTENTION), strict=False):
+    colours = (VALIDATION, TOP5, ATTENTION)
+    for place, name in enumerate(log.shown):
+        colour = colours[place % len(colours)]
         plot(axes, passed, values(log.epochs, name), color=colour, label=LABELS.get(name, name))
     best = max((value for value in values(log.epochs, log.metric) if math.isfinite(value)), default=None)
     best_note = "" if best is None else f" (best {LABELS.get(log.metric, log.metric)} {best:.2f} %)"
