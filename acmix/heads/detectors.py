@@ -43,8 +43,11 @@ DETECTORS = (*DENSE, "faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_r
 DENSE_STRIDE = 8
 # where the two extra maps of RetinaNet and FCOS come from, where nothing else is asked for
 EXTRA: dict[str, Extra] = {"retinanet": "c5", "fcos": "p5"}
-# sides of an anchor over its map's stride: RetinaNet's in three sizes
-RETINA_SCALE, RETINA_SIZES, PROPOSAL_SCALE = 4, 3, 8
+# side of a map's smallest anchor over the map's stride, where nothing else is asked for
+ANCHOR_SCALE = {"retinanet": 4.0, "faster_rcnn": 8.0, "mask_rcnn": 8.0, "cascade_rcnn": 8.0, "cascade_mask_rcnn": 8.0}
+MOST_ANCHOR_SCALE = 256.0
+# sizes of RetinaNet's anchors at a place, within a doubling
+RETINA_SIZES = 3
 # of what R-CNNs cut out for boxes and for masks
 BOX_SIDE, MASK_SIDE = 7, 14
 # groups of FCOS's norms, of two channels at least: a map may be one pixel
@@ -71,6 +74,11 @@ class Detector(nn.Module):
     def features(self) -> Features:
         """The backbone without its pyramid."""
         return self.backbone.features
+
+    @property
+    def anchors(self) -> Anchors | None:
+        """The boxes that objects are told as corrections of; None of FCOS, which has points."""
+        return None
 
     @property
     def has_masks(self) -> bool:
@@ -111,6 +119,10 @@ class Detector(nn.Module):
 class RetinaDetector(Detector, RetinaNet):
     """torchvision's RetinaNet over a pyramid of ours."""
 
+    @property
+    def anchors(self) -> Anchors:
+        return self.anchor_generator
+
 
 class PointDetector(Detector, FCOS):
     """torchvision's FCOS over a pyramid of ours."""
@@ -118,6 +130,10 @@ class PointDetector(Detector, FCOS):
 
 class RegionDetector(Detector, GeneralizedRCNN):
     """torchvision's frame of an R-CNN over a pyramid of ours."""
+
+    @property
+    def anchors(self) -> Anchors:
+        return self.rpn.anchor_generator
 
 
 @dataclass(frozen=True)
@@ -128,6 +144,7 @@ class Heads:
     hidden: int
     proposals: int
     samples: int
+    anchor_scale: float
     detections: int
     score_threshold: float
 
@@ -152,6 +169,7 @@ def create_detector(
     hidden: int | None = None,
     proposals: int | None = None,
     samples: int | None = None,
+    anchor_scale: float | None = None,
     extra: Extra | None = None,
     out_norms: bool | None = None,
     detections: int = 100,
@@ -182,6 +200,8 @@ def create_detector(
         hidden: width of the linear layers of R-CNNs; 1024 by default.
         proposals: regions of an image that R-CNNs look at; 1000 by default, and twice as many in training.
         samples: of those, the most that their box heads learn from; 512 by default.
+        anchor_scale: side of a map's smallest anchor over the map's stride; 4 for RetinaNet, 8 for R-CNNs by default,
+            so that the smallest are of 32 pixels. Less where most objects are smaller. FCOS has no anchors.
         extra: where RetinaNet's and FCOS's two smallest maps come from: "c5", the backbone's last map (RetinaNet's
             default), or "p5", the pyramid's (FCOS's, and for a backbone of one map).
         out_norms: a LayerNorm on each of the backbone's maps; by default for Swin alone.
@@ -213,6 +233,7 @@ def create_detector(
             f"channels={channels}; expected a multiple of {2 * GROUPS} for fcos, whose norms take {GROUPS} groups"
         )
     check_kind(head, extra, {name: each for name, each in of_regions.items() if each is not None})
+    check_anchor_scale(head, anchor_scale)
     sizes = Transform(min_size, max_size, mean=mean, std=std)
     in_chans = {**others, **(backbone_args or {})}.get("in_chans", 3)
     if not len(mean) == len(std) == in_chans:
@@ -234,6 +255,7 @@ def create_detector(
         hidden=hidden or 1024,
         proposals=proposals or 1000,
         samples=samples or 512,
+        anchor_scale=anchor_scale or ANCHOR_SCALE.get(head, 0.0),
         detections=detections,
         score_threshold=score_threshold,
     )
@@ -262,6 +284,16 @@ def check_kind(head: str, extra: str | None, of_regions: dict[str, int]) -> None
         check_counts(**of_regions)
         if extra is not None:
             raise UsageError(f"extra={extra!r} is for retinanet and fcos; {head} has one pooled map: leave it out")
+
+
+def check_anchor_scale(head: str, scale: float | None) -> None:
+    """Refuses what is no size of anchors, and any for a head without them."""
+    if scale is None:
+        return
+    if head not in ANCHOR_SCALE:
+        raise UsageError(f"anchor_scale={scale!r}: {head} has no anchors; leave it out")
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale <= MOST_ANCHOR_SCALE:
+        raise UsageError(f"anchor_scale={scale!r}; expected a number above 0, up to {MOST_ANCHOR_SCALE:g}")
 
 
 def pyramid_over(
@@ -303,7 +335,8 @@ def pyramid_over(
 
 def retina_detector(head: str, body: PyramidBackbone, heads: Heads, transform: Transform) -> Detector:
     """RetinaNet: three sizes and three ratios of anchors at each place."""
-    sizes = [[RETINA_SCALE * stride * 2 ** (i / RETINA_SIZES) for i in range(RETINA_SIZES)] for stride in body.strides]
+    doubling = [2 ** (i / RETINA_SIZES) for i in range(RETINA_SIZES)]
+    sizes = [[heads.anchor_scale * stride * each for each in doubling] for stride in body.strides]
     anchors = Anchors(sizes, body.strides)
     model = RetinaDetector(
         body,
@@ -333,7 +366,7 @@ def point_detector(head: str, body: PyramidBackbone, heads: Heads, transform: Tr
 
 def region_detector(head: str, body: PyramidBackbone, heads: Heads, transform: Transform) -> Detector:
     """An R-CNN: proposals on all maps, regions cut out of all but the pooled one."""
-    anchors = Anchors([[PROPOSAL_SCALE * each] for each in body.strides], body.strides)
+    anchors = Anchors([[heads.anchor_scale * each] for each in body.strides], body.strides)
     kept = dict(training=2 * heads.proposals, testing=heads.proposals)
     proposals = Proposals(
         anchors,

@@ -71,6 +71,13 @@ class Anchors(AnchorGenerator):
         super().__init__(of_maps, (tuple(ratios),) * len(sizes))
         self.strides = [*strides]
 
+    def shapes(self) -> Tensor:
+        """Width and height of each of a place's anchors on all maps, float32 (maps·A, 2)."""
+        of_maps = zip(self.sizes, self.aspect_ratios, strict=True)
+        return torch.tensor(
+            [(size / ratio**0.5, size * ratio**0.5) for sizes, ratios in of_maps for ratio in ratios for size in sizes]
+        )
+
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         """A list of (ΣH·W·A, 4) boxes, the same for each image."""
         like = feature_maps[0]

@@ -81,6 +81,10 @@ class Classification:
         """The validation split; arguments as for `acmix.data.val_loader`."""
         return val_loader(self.config, **place)
 
+    def remarks(self, model: nn.Module, batches: TrainLoader) -> list[str]:
+        """None."""
+        return []
+
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The mean loss of a batch, mixed and smoothed as configured: a scalar, as the only part."""
         images, targets = batch.images, batch.targets

@@ -62,6 +62,10 @@ class Task(Protocol):
         """The validation split of one process; `trained` are the classes that a model knows."""
         ...
 
+    def remarks(self, model: nn.Module, batches: TrainLoader) -> list[str]:
+        """Lines on a network that does not suit the data it is to learn from, though nothing fails."""
+        ...
+
     def loss(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         """The parts of a batch's mean loss, by name: scalars, whose sum is what training lowers."""
         ...

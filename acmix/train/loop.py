@@ -114,6 +114,7 @@ class Run:
             )
             self.global_batch_size = self.state.global_batch_size
             self.schedule = Schedule(self.state.optimizer, config, self.steps_per_epoch, self.global_batch_size)
+            self.odd += self.task.remarks(self.state.model, self.train_batches)
             try_forward(self.state.model, self.task, config, world, self.state.precision)
             if world.is_first:
                 make_folder(output)

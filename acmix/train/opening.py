@@ -30,7 +30,7 @@ def announce(
         state: of the run, with its weights.
         datasets: of training and of validation.
         notes: lines on what was chosen for the user.
-        odd: lines on learning rates that are probably not meant.
+        odd: lines on settings that are probably not meant.
     """
     made_by, choices, facts = provenance(state.world.device), state.choices(), effective(config, state)
     log.write(

@@ -30,6 +30,19 @@ def test_anchors_stand_at_exact_strides_in_float32() -> None:
     assert centres[-1].tolist() == [6 * 64, 12 * 64]
 
 
+@pytest.mark.parametrize(("head", "smallest"), [("retinanet", 4 * 8), ("faster_rcnn", 8 * 4)])
+def test_anchors_have_the_published_sizes_unless_asked(head: str, smallest: float) -> None:
+    for arguments, expected in (({}, smallest), ({"anchor_scale": 1.5}, 1.5 * (8 if head == "retinanet" else 4))):
+        anchors = detector(head, **arguments).anchors
+        assert anchors is not None
+        anchors.set_cell_anchors(torch.float32, torch.device("cpu"))
+        # the cells are around their centre; torchvision rounds them to whole pixels
+        cells = torch.cat([each[:, 2:] - each[:, :2] for each in anchors.cell_anchors])
+        assert torch.allclose(anchors.shapes(), cells, atol=1, rtol=0)
+        assert anchors.shapes().prod(1).sqrt().min().item() == pytest.approx(expected)
+    assert detector("fcos").anchors is None
+
+
 def test_regions_are_cut_at_the_same_strides_whatever_came_first() -> None:
     maps = {"0": torch.rand(1, 2, 8, 8), "1": torch.rand(1, 2, 4, 4)}
     box = [torch.tensor([[2.0, 3, 20, 30]])]

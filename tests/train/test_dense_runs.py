@@ -263,3 +263,13 @@ def test_label_maps_of_ignored_pixels_alone_end_a_run_after_its_first_epoch(tmp_
     with pytest.raises(UsageError, match=r"the loss was 0 in every step of epoch 1: .* task\.ignore_zero=false"):
         train(dense_config("segment", folder), tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints" / "last.pt").exists()
+
+
+def test_anchors_larger_than_most_objects_are_told_at_the_start(
+    scenes: dict[str, Path], wholes: dict[str, Path], tmp_path: Path
+) -> None:
+    (said,) = (note for note in read_log(wholes["detect"]).start["notes"] if "anchor" in note)
+    assert "training objects overlap no anchor by half" in said
+    advised = next(word for word in said.split() if word.startswith("task.args.anchor_scale="))
+    train(dense_config("detect", scenes["detect"], "train.steps=1", advised), tmp_path)
+    assert not [note for note in read_log(tmp_path).start["notes"] if "anchor" in note]

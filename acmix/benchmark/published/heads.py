@@ -63,6 +63,9 @@ AUGMENT = {
     **{"hflip": 0.0, "scale": [0.6, 1.0], "ratio": [0.8, 1.25], "color_jitter": None, "auto_augment": None},
     **{"random_erasing": 0.0, "mixup": 0.0, "cutmix": 0.0, "label_smoothing": 0.0},
 }
+# half the usual anchors, for objects of 18 pixels (the median)
+REGIONS = {"hidden": 128, "proposals": 100, "samples": 32, "anchor_scale": 4}
+OF_HEAD: dict[str, dict[str, Any]] = {"retinanet": {"anchor_scale": 2}, "fcos": {}}
 BOTH_FORMS = ("swin", "resnet")
 IMAGES, SIZE = (600, 100), 96
 STEPS = {"classify": 1500, "segment": 1000, "detect": 1000}
@@ -184,8 +187,8 @@ def task_of(cell: Cell, size: int) -> dict[str, Any]:
         return {"name": "classify"}
     own = {"name": cell.task, "head": cell.head, "max_size": size}
     if cell.task == "detect":
-        regions = {} if cell.head in ("retinanet", "fcos") else {"hidden": 128, "proposals": 100, "samples": 32}
-        return {**own, "num_classes": 10, "min_size": [size], "args": {"channels": 64, **regions}}
+        arguments = {"channels": 64, **OF_HEAD.get(cell.head, REGIONS)}
+        return {**own, "num_classes": 10, "min_size": [size], "args": arguments}
     narrow = {"pyramid_channels": 64} if cell.head == "semantic_fpn" else {"auxiliary_channels": 32}
     return {
         **own,

@@ -17,6 +17,7 @@ from acmix.data import Trained, TrainLoader, ValLoader
 from acmix.data.detection import DetectionBatch, detection_train_loader, detection_val_loader
 from acmix.data.image import normalisation
 from acmix.heads import create_detector
+from acmix.tasks.detect.anchors import odd_anchors
 from acmix.tasks.detect.evaluate import evaluate
 from acmix.tasks.detect.results import check_installed
 from acmix.tasks.evaluation import Evaluation
@@ -84,6 +85,10 @@ class Detection:
             batch_size=batch_size,
             trained=trained,
         )
+
+    def remarks(self, model: Any, batches: TrainLoader) -> list[str]:
+        """On anchors of another size than the objects'."""
+        return odd_anchors(model, batches.dataset.coco)
 
     def loss(self, model: nn.Module, batch: DetectionBatch) -> dict[str, Tensor]:
         """The parts of a batch's loss, as torchvision's detectors call them."""

@@ -83,6 +83,10 @@ class Segmentation:
             trained=trained,
         )
 
+    def remarks(self, model: nn.Module, batches: TrainLoader) -> list[str]:
+        """None."""
+        return []
+
     def loss(self, model: nn.Module, batch: SegmentationBatch) -> dict[str, Tensor]:
         """The mean cross-entropy over all pixels, ignored ones as 0; and the auxiliary head's, by its weight.
 
