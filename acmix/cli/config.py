@@ -30,7 +30,10 @@ def config(
     """
     if words and words[0] == "show":
         if len(words) == 1:
-            raise UsageError("acmix config show: CONFIG is missing; give a YAML file, a shipped name or a run folder")
+            from acmix.config.reading import shipped, shown_of
+
+            names = ", ".join(shown_of(shipped(), "."))
+            raise UsageError(f"acmix config show: CONFIG is missing; give a YAML file, a run folder or a name: {names}")
         from acmix.tools.settings import resolved
 
         typer.echo(resolved(words[1], words[2:]), nl=False)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from acmix.errors import UsageError
 from acmix.models import create_model
+from acmix.models.download import quick_if_offline, server_of_name
 
 # the first stride of a pyramid; larger maps, as a stem's, are left out
 FIRST_STRIDE = 4
@@ -177,16 +178,18 @@ def built(name: str, arguments: dict[str, Any]) -> Any:
     Raises:
         UsageError: no such network, or arguments that it does not take.
     """
+    server = server_of_name(name) if arguments.get("pretrained") else ""
     try:
-        return create_model(name, **arguments)
+        with quick_if_offline(server):
+            return create_model(name, **arguments)
     except UsageError:
         raise
     except (*MISFITS, OSError) as error:
         said = " ".join(str(error).split())[:300] or type(error).__name__
         if isinstance(error, OSError):
             raise UsageError(
-                f"cannot download the weights of {name!r}: {said}; download them elsewhere, and begin with that file "
-                "(model.checkpoint=FILE)"
+                f"cannot download the weights of {name!r}: {said}; download them elsewhere, and read that file "
+                "(model.checkpoint=FILE; in Python pretrained_cfg_overlay=dict(file=FILE))"
             ) from error
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items() if key not in OWN)
         raise UsageError(

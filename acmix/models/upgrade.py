@@ -19,6 +19,7 @@ from acmix.errors import UsageError
 from acmix.layers import GlobalAttention, Mixed, Mixing, ReductionAttention
 from acmix.layers.foldable import copied
 from acmix.layers.plain import is_untouched
+from acmix.models.download import quick_if_offline, server_of_name
 from acmix.models.freezing import Copies, freeze_old, is_new, untrained_classifier
 from acmix.models.swin import SwinTransformer
 from acmix.near import did_you_mean
@@ -235,8 +236,11 @@ def timm_model(name: str, pretrained: bool | str | os.PathLike[str] = False, **k
             )
         told = kwargs.get("pretrained_cfg_overlay") or {}
         kwargs["pretrained_cfg_overlay"] = {**classes_of(file, name), **told, "file": str(file)}
+    # a file is read, wherever the server is
+    server = server_of_name(name) if pretrained is True else ""
     try:
-        return timm.create_model(name, pretrained=bool(pretrained), **kwargs)
+        with quick_if_offline(server):
+            return timm.create_model(name, pretrained=bool(pretrained), **kwargs)
     except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
         said = " ".join(str(error).split())[:200] or type(error).__name__
         if not pretrained:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import timm
 import torch
-from huggingface_hub import constants
 from safetensors import SafetensorError
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from timm.models import PretrainedCfg
 from torch import nn
 
 from acmix.errors import UsageError
+from acmix.models.download import quick_if_offline, server_of
 from acmix.near import near
 from acmix.released.safe_load import UNREADABLE
 from acmix.train.checkpoint import check_tables
@@ -27,8 +23,6 @@ from acmix.train.checkpoint import check_tables
 REPOSITORY, FOLDER = "hf-hub:", "local-dir:"
 # a snapshot of a repository has it
 HUB_CONFIG = "config.json"
-# seconds
-PATIENCE = 5.0
 
 
 def hub_name(source: str) -> str:
@@ -123,40 +117,6 @@ def configuration(name: str) -> PretrainedCfg | None:
         return timm.get_pretrained_cfg(name, allow_unregistered=True)
     except RuntimeError:
         return None
-
-
-def server_of(cfg: PretrainedCfg | None) -> str:
-    """Where weights are downloaded from."""
-    if cfg is not None and cfg.url and not cfg.hf_hub_id:
-        return str(cfg.url)
-    return constants.ENDPOINT
-
-
-@contextmanager
-def quick_if_offline(server: str) -> Iterator[bool]:
-    """Lets the hub's client look at what was downloaded before alone, where the server cannot be reached.
-
-    By itself it tries each of several files six times, which takes a minute.
-    """
-    offline = constants.HF_HUB_OFFLINE
-    reached = not server or (not offline and is_reachable(server))
-    try:
-        if not reached:
-            constants.HF_HUB_OFFLINE = True
-        yield reached
-    finally:
-        constants.HF_HUB_OFFLINE = offline
-
-
-def is_reachable(server: str) -> bool:
-    """Whether a server answers at all; through the proxy that the environment names."""
-    try:
-        with urlopen(Request(server, method="HEAD"), timeout=PATIENCE):
-            return True
-    except HTTPError:
-        return True
-    except (OSError, ValueError):
-        return False
 
 
 def class_names(model: Any) -> list[str]:

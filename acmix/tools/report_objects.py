@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from acmix.tasks.detect.average_precision import annotations_of, average_precision, matched, once_each, unique_names
-from acmix.tasks.detect.results import Detections, pack
+from acmix.tasks.detect.results import Detections, check_installed, pack
 from acmix.tasks.evaluation import Evaluation
 from acmix.tools.charts import Chart, chart
 from acmix.tools.drawing import Colour, Tagged, draw_tags, enlarged, short
@@ -87,7 +87,11 @@ def look(model: nn.Module, loader: Any, device: torch.device, *, with_masks: boo
         device: where the model lies.
         with_masks: whether masks are measured.
         limit: how many images to keep.
+
+    Raises:
+        UsageError: the package that measures is missing.
     """
+    check_installed()
     found: list[Detections] = []
     worst: Worst[WorstImage] = Worst(limit)
     names, perfect = list(loader.dataset.classes), 0

@@ -141,7 +141,7 @@ def test_a_class_without_an_object_has_no_ap_and_is_in_no_mean() -> None:
 def test_no_prediction_at_all_is_an_ap_of_zero() -> None:
     result = average_precision(one_object(), [found(0), found(1)], with_masks=False)
     assert (result.metrics["box_ap"], result.metrics["box_ar100"], result.images) == (0.0, 0.0, 2)
-    assert len(result.lines) == 12
+    assert result.lines[12:] == ("-1.000: no image has an object of that area",)
 
 
 @pytest.mark.parametrize("truth", [{**one_object(), "annotations": []}, one_object(iscrowd=1)])

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from PIL import Image
 from timm.models._hub import save_for_hf
 
@@ -21,8 +22,8 @@ import acmix
 from acmix.config import Config
 from acmix.data.image import evaluation_transform, read_image
 from acmix.errors import UsageError
+from acmix.models import download
 from acmix.models.build import build_model
-from acmix.tools import hub
 from acmix.tools.convert import convert
 from acmix.tools.load import info_of, load
 from acmix.train.checkpoint import read, restore_model, save
@@ -218,14 +219,17 @@ def test_a_damaged_copy_of_a_repository_is_one_line(snapshot: Path) -> None:
 def test_without_a_network_a_name_of_the_hub_is_one_line_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "is_reachable", lambda server: False)
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(download, "is_reachable", lambda server: False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     began = time.monotonic()
     for name in ("resnet18.a1_in1k", "resnet18", "hf-hub:nobody/nothing"):
         with pytest.raises(UsageError, match=f"cannot reach .* for the weights of '{name}'"):
             load(name)
+    for build in (acmix.add_conv_path, lambda name, **given: acmix.create_detector("fcos", name, **given)):
+        with pytest.raises(UsageError, match=r"cannot download the weights of 'resnet18': .* download them elsewhere"):
+            build("resnet18", pretrained=True)
     assert time.monotonic() - began < 10
-    assert not hub.constants.HF_HUB_OFFLINE
+    assert not constants.HF_HUB_OFFLINE
 
 
 @pytest.mark.parametrize(

@@ -120,9 +120,11 @@ def measure(truth: Mapping[str, Any], detections: Sequence[Detections], *, with_
     by_class: dict[str, dict[str, float | None]] = {name: {} for name in names}
     metrics: dict[str, float] = {}
     lines: list[str] = []
+    lacks_areas = False
     for kind in ("box", "mask") if with_masks else ("box",):
         precision, recall = matched(truth, annotations, found, kind)
         numbers = {number: mean_of(number, precision, recall) for number in NUMBERS}
+        lacks_areas |= None in numbers.values()
         for number, value in numbers.items():
             if value is not None or number.area == "all":
                 metrics[f"{kind}_{number.name}"] = value or 0.0
@@ -135,7 +137,8 @@ def measure(truth: Mapping[str, Any], detections: Sequence[Detections], *, with_
                 by_class[name][f"{kind}_{number.name}"] = value
     for name, category in zip(names, categories, strict=True):
         by_class[name]["objects"] = objects[category["id"]]
-    return Evaluation(metrics, images=len(found), by_class=by_class, lines=(*lines, *remarks(found.values(), objects)))
+    lines += remarks(found.values(), objects, lacks_areas=lacks_areas)
+    return Evaluation(metrics, images=len(found), by_class=by_class, lines=tuple(lines))
 
 
 def once_each(detections: Iterable[Detections]) -> dict[int, Detections]:
@@ -278,11 +281,13 @@ def mean_of(number: Number, precision: Array, recall: Array) -> float | None:
     return 100 * float(known.mean()) if known.size else None
 
 
-def remarks(found: Iterable[Detections], objects: Mapping[Any, int]) -> list[str]:
+def remarks(found: Iterable[Detections], objects: Mapping[Any, int], *, lacks_areas: bool) -> list[str]:
     """What a reader of the numbers has to know, a line each."""
     lines = []
     if not sum(objects.values()):
         lines.append("no image has an object to find: AP and AR are not defined, and given as 0")
+    elif lacks_areas:
+        lines.append("-1.000: no image has an object of that area")
     dropped = sum(each.dropped for each in found)
     if dropped:
         lines.append(f"{dropped} detections without a finite score and box, or of label 0, were left out")
