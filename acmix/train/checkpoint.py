@@ -2,7 +2,7 @@
 
 A checkpoint is a dictionary of tensors and plain values alone:
 
-    format "acmix" · version · config · classes · processes · device · model · step · epoch ·
+    format "acmix" · version · digest · config · classes · processes · device · model · step · epoch ·
     metrics                                                                             in every one
     trained                     with model.freeze, the names of the parameters that are trained; else none
     named                       false where `classes` are numbers in place of unknown names
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from acmix.config import Config, validate
 from acmix.errors import UsageError
-from acmix.released.safe_load import safe_load
+from acmix.released.digest import DIGEST, digest_of, is_repeated
+from acmix.released.safe_load import FORMAT, safe_load
 from acmix.released.start_head import are_names
-from acmix.released.unwrap import FORMAT
 from acmix.tasks import task_of
 from acmix.train.files import replaced_whole
 
@@ -61,7 +61,8 @@ def save(path: Path, contents: dict[str, Any]) -> None:
     """
     try:
         with replaced_whole(path) as unfinished, open(unfinished, "wb") as file:
-            torch.save({"format": FORMAT, "version": VERSION, **contents}, file)
+            whole = {"format": FORMAT, "version": VERSION, **contents}
+            torch.save({**whole, DIGEST: digest_of(whole)}, file)
     except (OSError, RuntimeError) as error:
         said = " ".join(str(error).split())
         raise UsageError(f"cannot write {path}: {said}; the previous checkpoint is intact") from error
@@ -226,8 +227,3 @@ def check_weights(model: nn.Module, state: dict[str, Any], where: str) -> None:
     ]
     if problems:
         raise UsageError(f"{where} holds the weights of another model: {', '.join(problems)}")
-
-
-def is_repeated(tensor: Tensor) -> bool:
-    """Whether a tensor has more numbers than its file: one number that stands for many."""
-    return tensor.device.type == "cpu" and tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size()
