@@ -35,7 +35,7 @@ def digest_of(content: Mapping[str, Any]) -> str:
 def feed(hasher: Any, value: Any) -> None:
     """Adds a value, its type and its length, so that no two contents have the same bytes."""
     if isinstance(value, Tensor):
-        if value.layout != torch.strided or value.is_quantized or value.device.type == "meta" or is_repeated(value):
+        if not is_plain(value):
             raise TypeError("a sparse, quantised, empty or repeated tensor is nothing that a checkpoint holds")
         hasher.update(f"T{value.dtype}{tuple(value.shape)}".encode())
         # views of one byte a number work for every dtype
@@ -73,6 +73,12 @@ def encoded(value: Any) -> bytes:
     else:
         raise TypeError(f"a {type(value).__name__} is nothing that a checkpoint holds")
     return kind + struct.pack("<q", len(content)) + content
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers are all there, each in its place."""
+    is_dense = tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type != "meta"
+    return is_dense and not is_repeated(tensor)
 
 
 def is_repeated(tensor: Tensor) -> bool:

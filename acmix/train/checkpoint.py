@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from acmix.config import Config, validate
 from acmix.errors import UsageError
-from acmix.released.digest import DIGEST, digest_of, is_repeated
+from acmix.released.digest import DIGEST, digest_of, is_plain
 from acmix.released.safe_load import FORMAT, safe_load
 from acmix.released.start_head import are_names
 from acmix.tasks import task_of
+from acmix.train.fields import Every, check_fields
 from acmix.train.files import replaced_whole
 
 VERSION = 1
@@ -91,9 +92,7 @@ def check(contents: dict[str, Any], path: str | os.PathLike[str]) -> None:
         )
     if contents.get("version") != VERSION:
         raise UsageError(f"{path} has version {contents.get('version')}; this acmix reads version {VERSION}")
-    kinds = {"config": dict, "classes": list, "model": dict}
-    if wrong := [key for key, kind in kinds.items() if not isinstance(contents.get(key), kind)]:
-        raise UsageError(f"{path} lacks {', '.join(wrong)}; give a checkpoint that acmix wrote")
+    check_fields(contents, Every, path)
 
 
 def checkpoint_of(source: str | os.PathLike[str]) -> Path:
@@ -212,16 +211,16 @@ def check_weights(model: nn.Module, state: dict[str, Any], where: str) -> None:
     """
     ours = model.state_dict()
     missing, unknown = sorted(ours.keys() - state.keys()), sorted(state.keys() - ours.keys())
-    others = sorted(key for key, value in state.items() if not isinstance(value, Tensor))
+    others = sorted(key for key, value in state.items() if not isinstance(value, Tensor) or not is_plain(value))
     shared = (ours.keys() & state.keys()) - set(others)
-    shapes = sorted(key for key in shared if ours[key].shape != state[key].shape or is_repeated(state[key]))
+    shapes = sorted(key for key in shared if ours[key].shape != state[key].shape)
     problems = [
         f"{len(keys)} {what} (first: {keys[0]})"
         for keys, what in (
             (missing, "missing"),
             (unknown, "unknown"),
             (shapes, "of another shape"),
-            (others, "no tensors"),
+            (others, "no plain tensors"),
         )
         if keys
     ]

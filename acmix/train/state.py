@@ -21,6 +21,7 @@ from acmix.ops import dispatch
 from acmix.tasks import Task
 from acmix.train import checkpoint
 from acmix.train.distributed import World, together
+from acmix.train.fields import ToGoOn, check_fields, check_moments
 from acmix.train.length import epochs_begun, total_steps
 from acmix.train.meter import Meter
 from acmix.train.optim import Precision, create_optimizer
@@ -208,6 +209,7 @@ class State:
         where, now, hint = str(self.last), self.config, f"choose another {output_option()}, or move this folder away"
         if lacking := sorted(self.to_go_on().keys() - saved.keys()):
             raise UsageError(f"{where} holds only weights, without {', '.join(lacking)}; {hint}")
+        check_fields(saved, ToGoOn, where)
         then = settings_then(saved["config"], now, self.steps_per_epoch, where)
         refuse_another_run(then, now, where)
         batch, steps = saved["global_batch_size"], saved["steps_per_epoch"]
@@ -289,6 +291,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], wher
             f"{where} has other parameter groups, since optimizer.weight_decay, optimizer.no_decay, "
             "optimizer.layer_decay or model.freeze changed; set it as it was, or choose another output folder"
         )
+    check_moments(optimizer, saved, where)
     # some optimizers count their steps in the groups; the schedule sets lr
     groups = [{**old, **new, "lr": old["lr"]} for old, new in zip(then, now, strict=True)]
     optimizer.load_state_dict({**saved, "param_groups": groups})
