@@ -53,7 +53,7 @@ def written(saved: dict[str, Any], change: Change, folder: Path) -> Path:
         (entry("optimizer", "param_groups", 0, "params", value=3), "optimizer.param_groups.0.params is not"),
         (entry("optimizer", "param_groups", 0, "params", 0, value=10**6), "are not numbered from 0 on"),
         (entry("optimizer", "state", 99, value={}), "the optimizer has no parameter 99"),
-        (entry("optimizer", "state", 0, "exp_avg", value=torch.zeros(3)), "exp_avg of parameter 0 is float32 (3,), and"),
+        (entry("optimizer", "state", 0, "exp_avg", value=torch.zeros(3)), "exp_avg of parameter 0 is float32 (3,), "),
         (entry("optimizer", "state", 0, "exp_avg_sq", value=1.0), "exp_avg_sq of parameter 0 is no tensor, but float"),
         (entry("optimizer", "state", 0, "step", value=torch.tensor(3)), "step of parameter 0 is int64 (), and"),
         (lambda saved: saved["optimizer"]["state"][0].pop("exp_avg"), "exp_avg of parameter 0 is missing"),
