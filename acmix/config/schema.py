@@ -370,6 +370,13 @@ class Train(Section):
     """Steps between further writes of last.pt. It helps where an epoch takes hours. null: only at the end of an
     epoch."""
 
+    checkpoint_every_minutes: PositiveFloat | None = Field(default=None, examples=[30])
+    """Minutes between further writes of last.pt. null: only by epochs and steps."""
+
+    keep_checkpoints: int = Field(default=2, ge=1, le=100, examples=[5])
+    """How many last checkpoints are kept: last.pt, the one before it as last-1.pt, and so on. A run goes on from the
+    newest that is whole."""
+
     evaluate_every_epochs: PositiveInt = Field(default=1, examples=[5])
     """Epochs between measurements on the validation images."""
 

@@ -13,9 +13,10 @@ A checkpoint is a dictionary of tensors and plain values alone:
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from acmix.released.safe_load import FORMAT, safe_load
 from acmix.released.start_head import are_names
 from acmix.tasks import task_of
 from acmix.train.fields import Every, check_fields
-from acmix.train.files import replaced_whole
+from acmix.train.files import replaced_whole, versions
 
 VERSION = 1
 # bytes that a network of a file may take beside its weights: index tables and masks of windows follow from sizes alone,
@@ -54,19 +55,83 @@ class Restored:
     contents: dict[str, Any]
 
 
-def save(path: Path, contents: dict[str, Any]) -> None:
+def save(path: Path, contents: Mapping[str, Any], *, keep: int = 1) -> None:
     """Writes a checkpoint beside its place and moves it there in one go.
+
+    Args:
+        path: where to.
+        contents: what it holds, but for format, version and digest.
+        keep: how many of it are kept, this one counted; see `acmix.train.files.versions`.
 
     Raises:
         UsageError: the folder cannot be written to, or the disk is full.
     """
+    met = Met()
     try:
-        with replaced_whole(path) as unfinished, open(unfinished, "wb") as file:
+        with replaced_whole(path, keep=keep) as unfinished, open(unfinished, "wb") as opened:
+            file: Any = Watched(opened, met)
             whole = {"format": FORMAT, "version": VERSION, **contents}
             torch.save({**whole, DIGEST: digest_of(whole)}, file)
     except (OSError, RuntimeError) as error:
-        said = " ".join(str(error).split())
-        raise UsageError(f"cannot write {path}: {said}; the previous checkpoint is intact") from error
+        cause = met.error or error
+        said = getattr(cause, "strerror", None) or " ".join(str(cause).split())
+        kept = "; the checkpoints from before it are whole" if versions(path) else ""
+        raise UsageError(f"cannot write {path}: {said}{kept}") from error
+
+
+@dataclass
+class Met:
+    """What the system said when a write failed: torch says something else."""
+
+    error: OSError | None = None
+
+
+class Watched:
+    """A file that notes why it could not be written."""
+
+    def __init__(self, file: IO[bytes], met: Met) -> None:
+        self.file, self.met = file, met
+
+    def write(self, content: Any) -> int:
+        """As the file's."""
+        return self.noting(self.file.write, content)
+
+    def flush(self) -> None:
+        """As the file's."""
+        self.noting(self.file.flush)
+
+    def noting(self, do: Any, *arguments: Any) -> Any:
+        """What a call gives; an error of the system is noted."""
+        try:
+            return do(*arguments)
+        except OSError as error:
+            self.met.error = error
+            raise
+
+
+def newest(path: Path, lines: list[str]) -> tuple[Path, dict[str, Any]] | None:
+    """The newest whole one of a checkpoint and those from before it, and what it holds.
+
+    Args:
+        path: of the newest.
+        lines: gets one for each that is damaged.
+
+    Returns:
+        None where there is none at all.
+
+    Raises:
+        UsageError: there are some, and all are damaged: what is wrong with the newest.
+    """
+    first: UsageError | None = None
+    for each in versions(path):
+        try:
+            return each, read(each)
+        except UsageError as error:
+            first = first or error
+            lines.append(str(error))
+    if first is not None:
+        raise first
+    return None
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -105,7 +170,7 @@ def checkpoint_of(source: str | os.PathLike[str]) -> Path:
     if not os.path.isdir(path):
         return path
     files = [path / place / name for name in ("best.pt", "last.pt") for place in ("checkpoints", "")]
-    found = next((file for file in files if os.path.isfile(file)), None)
+    found = next((file for each in files for file in versions(each)), None)
     if found is None:
         begun = "a run that has saved nothing yet" if (path / "config.yaml").is_file() else "no run folder"
         raise UsageError(f"{path} is {begun}: it holds no checkpoints/best.pt or last.pt; give a checkpoint")

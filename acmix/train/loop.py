@@ -31,7 +31,7 @@ from acmix.tasks import Evaluation, task_of
 from acmix.train.closing import ending, summed_up
 from acmix.train.device import peak_memory_mib, pins_memory
 from acmix.train.distributed import Agreement, World, join, together
-from acmix.train.files import held, write_atomically
+from acmix.train.files import held, versions, write_atomically
 from acmix.train.length import end_of_epoch, epochs_begun, total_steps
 from acmix.train.log import RunLog, duration, read_summary
 from acmix.train.opening import announce, counted, odd_statistics
@@ -68,6 +68,7 @@ def train(config: Config, output: Path | DefaultFolder) -> dict[str, Any]:
         try:
             return run.to_the_end()
         finally:
+            run.state.writer.close()
             run.log.close()
 
 
@@ -131,7 +132,8 @@ class Run:
             first_step=self.first_step,
             shown=self.task.shown,
         )
-        self.agreement = Agreement(world, 3)
+        self.agreement = Agreement(world, 5)
+        self.saved, self.is_due = time.monotonic(), False
         self.too_many_unreadable = False
         self.drawn = time.monotonic()
         self.in_step = self.wrap()
@@ -164,6 +166,7 @@ class Run:
         while not self.state.ended:
             self.train_epoch()
             self.end_epoch()
+        self.state.finish_writing()
         summary = summed_up(self.config, self.state)
         if self.world.is_first:
             write_atomically(summary_file, to_json(summary, indent=2).encode())
@@ -198,10 +201,17 @@ class Run:
             to_save = settings.checkpoint_every_steps and state.step % settings.checkpoint_every_steps == 0
             # never log or save what comes after a step that was not finite
             self.listen(now=bool(to_log or to_save))
+            if self.is_due and not (to_log or to_save):
+                self.listen(now=True)
             if to_log:
                 self.log_step(lr)
-            if to_save:
-                state.save_last()
+            if to_save or self.is_due:
+                self.save()
+
+    def save(self) -> None:
+        """Writes last.pt beside what follows; every process calls it."""
+        self.state.save_last()
+        self.saved, self.is_due = time.monotonic(), False
 
     def take_step(self, micro_batches: list[Any]) -> float:
         """One step, that waits for the device nowhere: nothing it computes is read. Returns the learning rate."""
@@ -253,28 +263,41 @@ class Run:
         """
         # on a CPU the loss is there at no cost
         bad_step = self.state.meter.first_bad_step() if now or self.world.device.type == "cpu" else 0
-        agreed = self.agreement.exchange(self.stop.signal, bad_step, int(self.too_many_unreadable))
+        state, minutes = self.state, self.config.train.checkpoint_every_minutes
+        is_due = self.world.is_first and minutes is not None and time.monotonic() - self.saved > 60 * minutes
+        agreed = self.agreement.exchange(
+            self.stop.signal, bad_step, int(self.too_many_unreadable), int(is_due), int(state.writer.has_failed)
+        )
         if now:
             agreed = self.agreement.settle()
-        signal, bad_step, too_many = agreed
+        signal, bad_step, too_many, self.is_due, has_failed = *agreed[:3], bool(agreed[3]), agreed[4]
         if bad_step:
-            self.give_up(f"the loss or the gradient of step {bad_step}")
+            self.give_up(f"the loss or the gradient of step {bad_step}", bad_step)
         if too_many:
             self.state.unreadable.gather()
             self.state.unreadable.check()
+        if has_failed:
+            state.finish_writing()
         if signal and not now:
             self.listen(now=True)
         if signal:
             self.state.save_last()
+            self.state.finish_writing()
             message = f"stopped after step {self.state.step} of {self.total_steps}; run the same command again to go on"
             self.log.progress.stop()
             self.log.say(message)
             raise Stopped(signal, message)
 
-    def give_up(self, what: str) -> None:
-        """Ends a run that has diverged."""
-        last = self.state.last
-        kept = f"{last} is from before it" if last.is_file() else "nothing was saved yet"
+    def give_up(self, what: str, step: int) -> None:
+        """Ends a run that has diverged with a step."""
+        self.state.finish_writing()
+        last, saved = self.state.last, self.state.saved_at
+        there = versions(last)
+        if saved is not None and saved[0] >= step:
+            # the weights of that step compute no loss
+            there = there[1:]
+        none = "nothing was saved yet" if saved is None else "no checkpoint is from before it"
+        kept = f"{there[0]} is from before it" if there else none
         warmup = "epochs" if self.config.schedule.warmup_steps is None else "steps"
         more = [f"more schedule.warmup_{warmup}", *(["train.precision=fp32"] if self.state.precision.dtype else [])]
         raise UsageError(
@@ -320,7 +343,7 @@ class Run:
             state.save_best()
         last = bool(state.ended)
         if last or number % settings.checkpoint_every_epochs == 0:
-            state.save_last()
+            self.save()
             if self.world.is_first and not last and time.monotonic() - self.drawn > DRAW_SECONDS:
                 self.draw()
 
@@ -343,7 +366,7 @@ class Run:
             )
         if result.loss is not None and not math.isfinite(result.loss):
             # the last step made weights that no longer compute: keep the checkpoint that does
-            self.give_up(f"the validation loss after step {self.state.step}")
+            self.give_up(f"the validation loss after step {self.state.step}", self.state.step)
         return result
 
     def record(self, number: int, result: Evaluation | None) -> bool:

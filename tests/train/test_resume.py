@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from acmix.config import Config
 from acmix.data.dataset import OtherClasses
 from acmix.errors import UsageError
+from acmix.train import checkpoint
 from acmix.train.loop import train
 from acmix.train.resume import changed_keys, describe_changes, learning_rate, of_a_run, settings_then
 from tests.support.dense import dense_config
@@ -60,13 +60,14 @@ def test_a_run_that_goes_on_on_another_device_says_so(
     contents = last(copy)
     assert contents["device"] == "cpu"
     # as a GPU would have written it
-    torch.save({**contents, "device": "cuda"}, copy / "checkpoints" / "last.pt")
+    checkpoint.save(copy / "checkpoints" / "last.pt", {**contents, "device": "cuda"})
     train(tiny_config(forty, "train.epochs=3", "train.device=cpu"), copy)
     said = capsys.readouterr().out
     assert "train.device auto → cpu: the run goes on there" in said
     assert "device cuda → cpu: sums round differently" in said
     # and a run that is older than the key goes on in silence
-    torch.save({key: value for key, value in last(copy).items() if key != "device"}, copy / "checkpoints" / "last.pt")
+    older = {key: value for key, value in last(copy).items() if key != "device"}
+    checkpoint.save(copy / "checkpoints" / "last.pt", older)
     train(tiny_config(forty, "train.epochs=4", "train.device=cpu"), copy)
     assert " → cpu" not in capsys.readouterr().out
 
@@ -209,8 +210,6 @@ def test_a_folder_that_moved_and_other_micro_batches_go_on(forty: Path, copy: Pa
 
 
 def test_another_number_of_processes_is_said(forty: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from acmix.train import checkpoint
-
     saved = {key: value for key, value in last(copy).items() if key not in ("format", "version")}
     checkpoint.save(copy / "checkpoints" / "last.pt", {**saved, "processes": 2})
     train(tiny_config(forty, "train.epochs=3"), copy)

@@ -146,7 +146,7 @@ def test_one_command_is_killed_then_stopped_and_ends_with_the_same_bits(
 
     train(tiny_config(data), output)
     assert_same_bits(last(output), last(whole))
-    assert sorted(path.name for path in unfinished.parent.iterdir()) == ["best.pt", "last.pt"]
+    assert sorted(path.name for path in unfinished.parent.iterdir()) == ["best.pt", "last-1.pt", "last.pt"]
 
 
 def test_a_signal_to_the_whole_group_leaves_the_reading_processes_to_the_last_step(data: Path, tmp_path: Path) -> None:
