@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from collections.abc import Iterator
@@ -11,7 +10,6 @@ from itertools import pairwise
 from pathlib import Path
 
 from acmix.errors import UsageError
-from acmix.train.words import output_option
 
 
 @contextmanager
@@ -86,39 +84,6 @@ def write_atomically(path: Path, content: bytes) -> Path:
     with replaced_whole(path) as unfinished:
         unfinished.write_bytes(content)
     return path
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keeps other processes from a folder in the block, where operating system and file system have such locks.
-
-    A process that is killed in the block lets go, and leaves an empty `.held` behind.
-
-    Raises:
-        UsageError: another process holds the folder.
-    """
-    lock = folder / ".held"
-    try:
-        import fcntl  # not on Windows
-
-        file = open(lock, "wb")  # noqa: SIM115  (closed below)
-    except (ImportError, OSError):
-        yield
-        return
-    with file:
-        try:
-            # not flock, which the processes that read images would inherit and might keep
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise UsageError(
-                    f"another process is training into {folder}; wait until it ends, or "
-                    f"choose another {output_option()}"
-                ) from None
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
 
 
 def make_place(file: Path | None) -> None:

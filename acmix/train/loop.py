@@ -11,6 +11,7 @@ import os
 import random
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ from acmix.tasks import Evaluation, task_of
 from acmix.train.closing import ending, summed_up
 from acmix.train.device import peak_memory_mib, pins_memory
 from acmix.train.distributed import Agreement, World, join, together
-from acmix.train.files import held, versions, write_atomically
+from acmix.train.files import versions, write_atomically
 from acmix.train.length import end_of_epoch, epochs_begun, total_steps
+from acmix.train.lock import held
 from acmix.train.log import RunLog, duration, read_summary
 from acmix.train.opening import announce, counted, odd_statistics
 from acmix.train.optim import Schedule, odd_rates
@@ -41,7 +43,8 @@ from acmix.train.preparation import settle
 from acmix.train.resume import of_a_run
 from acmix.train.run_folder import DefaultFolder, ask_for
 from acmix.train.signals import Stopped, StopRequest
-from acmix.train.state import State, make_folder
+from acmix.train.state import State, make_folder, remove_unfinished
+from acmix.train.terminal import new_console, say
 from acmix.train.trial import try_forward
 
 # Pictures of a run under way are no older than this and an epoch; drawing them takes a second.
@@ -119,7 +122,8 @@ class Run:
             try_forward(self.state.model, self.task, config, world, self.state.precision)
             if world.is_first:
                 make_folder(output)
-                held_open.enter_context(held(output))
+                held_open.enter_context(held(output, partial(say, new_console())))
+                remove_unfinished(output)
         self.state.resume()
         self.first_step = self.state.step
         self.is_finished = bool(self.state.ended)

@@ -37,7 +37,8 @@ from acmix.config import WEIGHTS_DECIDE, Config
 from acmix.errors import UsageError
 from acmix.train import checkpoint
 from acmix.train.distributed import World, together
-from acmix.train.files import held, versions
+from acmix.train.files import versions
+from acmix.train.lock import held
 from acmix.train.resume import NETWORK, changed_keys, only_drops, refuse_another_run, shown
 from acmix.train.terminal import new_console, say
 from acmix.train.words import LAUNCHER, output_option

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -359,7 +360,7 @@ def keep_less_for_backward(model: nn.Module, name: str) -> None:
 
 
 def make_folder(output: Path) -> None:
-    """Makes a run's folder, proves that it can be written to, and removes what a killed run left half written.
+    """Makes a run's folder and proves that it can be written to.
 
     Raises:
         UsageError: it cannot be written to.
@@ -370,9 +371,14 @@ def make_folder(output: Path) -> None:
         probe = output / f".writable.{os.getpid()}"
         probe.touch()
         probe.unlink()
-        for unfinished in checkpoints.glob(".*.tmp"):
-            unfinished.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(
             f"cannot write to the output folder {output}: {error.strerror}; choose another folder"
         ) from error
+
+
+def remove_unfinished(output: Path) -> None:
+    """Removes the checkpoints that a killed run left half written; only who holds the folder may, or another's go."""
+    with suppress(OSError):
+        for unfinished in (output / "checkpoints").glob(".*.tmp"):
+            unfinished.unlink(missing_ok=True)
