@@ -7,7 +7,7 @@ A checkpoint is a dictionary of tensors and plain values alone:
     trained                     with model.freeze, the names of the parameters that are trained; else none
     named                       false where `classes` are numbers in place of unknown names
     optimizer · scaler · average · epochs_ended · best · meter · unreadable(_of) ·
-    steps_per_epoch · global_batch_size                                                 in last.pt, to go on from
+    steps_per_epoch · global_batch_size · images (the fingerprint of the training split)   in last.pt, to go on from
 """
 
 from __future__ import annotations

@@ -77,6 +77,7 @@ class ToGoOn(Every):
     unreadable_of: dict[str, Count]
     steps_per_epoch: Positive
     global_batch_size: Positive
+    images: str = ""
 
 
 def check_fields(contents: Mapping[str, Any], kind: type[Entries], where: str | os.PathLike[str]) -> None:

@@ -112,9 +112,17 @@ class Run:
             self.total_steps = total_steps(config, self.steps_per_epoch)
             self.epochs = epochs_begun(config, self.steps_per_epoch)
             self.odd = [*odd_rates(config, self.steps_per_epoch), *odd_statistics(config)]
+            # a stream lists no images
+            fingerprint = getattr(self.train_batches.dataset, "fingerprint", str)
             seed_everything(settings.seed)
             self.state = State(
-                config, output, world, task=self.task, classes=classes, steps_per_epoch=self.steps_per_epoch
+                config,
+                output,
+                world,
+                task=self.task,
+                classes=classes,
+                steps_per_epoch=self.steps_per_epoch,
+                images=fingerprint(),
             )
             self.global_batch_size = self.state.global_batch_size
             self.schedule = Schedule(self.state.optimizer, config, self.steps_per_epoch, self.global_batch_size)
@@ -433,13 +441,21 @@ class Run:
         """Says what is about to run, and keeps it in the folder."""
         if not self.world.is_first:
             return
-        write_atomically(self.output / "config.yaml", dump(self.config).encode())
+        keep_settings(self.output, dump(self.config), self.first_step)
         datasets = self.train_batches.dataset, self.val_batches.dataset
         announce(self.log, self.config, self.state, datasets, notes=self.notes, odd=self.odd)
         if self.first_step:
             self.log.say(f"{self.output}: resuming after step {self.first_step} of {self.total_steps}")
         for change in self.state.changes:
             self.log.say(f"  {change}")
+
+
+def keep_settings(folder: Path, settings: str, step: int) -> None:
+    """Writes config.yaml; where it was another one, that is kept under the step that it held until."""
+    file, content = folder / "config.yaml", settings.encode()
+    if file.is_file() and step and (before := file.read_bytes()) != content:
+        write_atomically(folder / f"config.until-step-{step}.yaml", before)
+    write_atomically(file, content)
 
 
 def compiled(model: nn.Module, task: str) -> nn.Module:

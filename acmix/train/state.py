@@ -33,6 +33,9 @@ from acmix.train.sync_norm import synchronised
 from acmix.train.words import output_option
 from acmix.train.writer import Writer
 
+# entries of last.pt that an early acmix does not write
+SINCE = {"images"}
+
 
 class State:
     """Model, average, optimizer and the place in the run, on one process.
@@ -44,17 +47,26 @@ class State:
         task: what the model learns.
         classes: names, in the order of the labels.
         steps_per_epoch: optimizer steps.
+        images: the fingerprint of the training split; "" where it has none.
 
     Raises:
         UsageError: no such model or optimizer, or the weights to start from do not fit.
     """
 
     def __init__(
-        self, config: Config, folder: Path, world: World, *, task: Task, classes: list[str], steps_per_epoch: int
+        self,
+        config: Config,
+        folder: Path,
+        world: World,
+        *,
+        task: Task,
+        classes: list[str],
+        steps_per_epoch: int,
+        images: str = "",
     ) -> None:
         settings = config.train
         self.config, self.world, self.classes, self.task = config, world, classes, task
-        self.steps_per_epoch = steps_per_epoch
+        self.steps_per_epoch, self.images = steps_per_epoch, images
         self.global_batch_size = settings.batch_size * settings.accumulation * world.size
         self.last, self.best_path = (folder / "checkpoints" / name for name in ("last.pt", "best.pt"))
 
@@ -203,6 +215,7 @@ class State:
             unreadable={split: sorted(names) for split, names in self.unreadable.by_split.items()},
             unreadable_of=dict(self.unreadable.sizes),
             steps_per_epoch=self.steps_per_epoch,
+            images=self.images,
             global_batch_size=self.global_batch_size,
         )
 
@@ -252,7 +265,7 @@ class State:
     def check_fits(self, saved: dict[str, Any], where: str) -> None:
         """Refuses a checkpoint that this run cannot resume from, and notes the settings that changed."""
         now, hint = self.config, f"choose another {output_option()}, or move this folder away"
-        if lacking := sorted(self.to_go_on().keys() - saved.keys()):
+        if lacking := sorted(self.to_go_on().keys() - saved.keys() - SINCE):
             raise UsageError(f"{where} holds only weights, without {', '.join(lacking)}; {hint}")
         check_fields(saved, ToGoOn, where)
         then = settings_then(saved["config"], now, self.steps_per_epoch, where)
@@ -269,6 +282,12 @@ class State:
             raise UsageError(
                 f"{where} was trained on other classes than those of {now.data.dir}: "
                 f"{first_difference(saved['classes'], self.classes)}; {hint}"
+            )
+        then_images = saved.get("images", "")
+        if then_images and self.images and then_images != self.images:
+            raise UsageError(
+                f"{where} was trained on other images than those of {now.data.dir}, or in another order or with other "
+                f"labels; give those again, or choose another {output_option()} and add model.checkpoint={where}"
             )
         misfit = None
         try:

@@ -54,9 +54,8 @@ def told_by(folder: Path) -> Holder:
 
 def test_the_holder_is_named(tmp_path: Path, other: Forked) -> None:
     holder = told_by(tmp_path / "run")
-    assert refused(tmp_path / "run").startswith(
-        f"another process is training into {tmp_path / 'run'}: process {holder.process} on {os.uname().nodename} (since "
-    )
+    who = f"process {holder.process} on {os.uname().nodename} (since "
+    assert refused(tmp_path / "run").startswith(f"another process is training into {tmp_path / 'run'}: {who}")
     assert told_by(tmp_path / "run") == holder
 
 
