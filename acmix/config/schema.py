@@ -384,6 +384,10 @@ class Train(Section):
     """Early stopping: epochs without a better top-1, AP or mIoU. Counted at each measurement on the validation images.
     null: the run trains all `train.epochs`."""
 
+    restarts: NonNegativeInt = Field(default=0, le=1000, examples=[3])
+    """How often `run.sh` starts all processes again when one fails. From the newest checkpoint; not after an error in
+    the input."""
+
     tensorboard: bool = Field(default=True, examples=[False])
     """Writes TensorBoard files."""
 

@@ -46,9 +46,12 @@ from acmix.train.signals import Stopped, StopRequest
 from acmix.train.state import State, make_folder, remove_unfinished
 from acmix.train.terminal import new_console, say
 from acmix.train.trial import try_forward
+from acmix.train.worker_error import Failed
 
 # Pictures of a run under way are no older than this and an epoch; drawing them takes a second.
 DRAW_SECONDS = 60.0
+# what PyTorch says of a reading process that is gone
+READER_LOST = "DataLoader worker (pid"
 
 
 def train(config: Config, output: Path | DefaultFolder) -> dict[str, Any]:
@@ -64,15 +67,26 @@ def train(config: Config, output: Path | DefaultFolder) -> dict[str, Any]:
     Raises:
         UsageError: something in the configuration, the data or the folder is not fit, or training diverged.
         Stopped: Ctrl-C or SIGTERM came; a checkpoint was written.
+        Failed: a process that belongs to the run is gone.
     """
-    with StopRequest() as stop, join(config.train.device) as world, ExitStack() as held_open:
-        folder = output.take(config, world, held_open) if isinstance(output, DefaultFolder) else output
-        run = Run(config, folder, world, stop, held_open)
-        try:
-            return run.to_the_end()
-        finally:
-            run.state.writer.close()
-            run.log.close()
+    try:
+        with StopRequest() as stop, join(config.train.device) as world, ExitStack() as held_open:
+            folder = output.take(config, world, held_open) if isinstance(output, DefaultFolder) else output
+            run = Run(config, folder, world, stop, held_open)
+            try:
+                return run.to_the_end()
+            finally:
+                run.state.writer.close()
+                run.log.close()
+    except RuntimeError as error:
+        # PyTorch raises it wherever the process is at work, while it tidies up, too
+        if READER_LOST not in str(error):
+            raise
+        said = " ".join(str(error).split("\n")[0].split())
+        raise Failed(
+            f"a process that reads images ended ({said}); the machine may have run out of memory: a smaller data.workers "
+            "takes less; run the same command again to go on"
+        ) from error
 
 
 class Run:
@@ -223,7 +237,7 @@ class Run:
     def save(self) -> None:
         """Writes last.pt beside what follows; every process calls it."""
         self.state.save_last()
-        self.saved, self.is_due = time.monotonic(), False
+        self.saved, self.is_due, self.stop.is_save = time.monotonic(), False, False
 
     def take_step(self, micro_batches: list[Any]) -> float:
         """One step, that waits for the device nowhere: nothing it computes is read. Returns the learning rate."""
@@ -276,7 +290,9 @@ class Run:
         # on a CPU the loss is there at no cost
         bad_step = self.state.meter.first_bad_step() if now or self.world.device.type == "cpu" else 0
         state, minutes = self.state, self.config.train.checkpoint_every_minutes
-        is_due = self.world.is_first and minutes is not None and time.monotonic() - self.saved > 60 * minutes
+        is_due = self.stop.is_save or (
+            self.world.is_first and minutes is not None and time.monotonic() - self.saved > 60 * minutes
+        )
         agreed = self.agreement.exchange(
             self.stop.signal, bad_step, int(self.too_many_unreadable), int(is_due), int(state.writer.has_failed)
         )

@@ -55,6 +55,7 @@ WITHOUT_EFFECT = (
     "train.checkpoint_every_steps",
     "train.checkpoint_every_minutes",
     "train.keep_checkpoints",
+    "train.restarts",
     "train.tensorboard",
 )
 PATHS = ("data.dir", "model.checkpoint", "model.pretrained")
