@@ -84,8 +84,8 @@ def train(config: Config, output: Path | DefaultFolder) -> dict[str, Any]:
             raise
         said = " ".join(str(error).split("\n")[0].split())
         raise Failed(
-            f"a process that reads images ended ({said}); the machine may have run out of memory: a smaller data.workers "
-            "takes less; run the same command again to go on"
+            f"a process that reads images ended ({said}); the machine may have run out of memory: a smaller "
+            "data.workers takes less; run the same command again to go on"
         ) from error
 
 
