@@ -56,6 +56,8 @@ NOT_ARGUMENTS = {
     "freeze": "model.freeze",
     "img_size": "data.img_size",
     **dict.fromkeys(("device", "dtype", "features_only", "out_indices", "pretrained_cfg"), ""),
+    # what timm's factory fetches and opens by
+    **dict.fromkeys(("pretrained_cfg_overlay", "pretrained_strict", "cache_dir", "model_cfg", "feature_cfg"), ""),
 }
 
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from acmix.config import Config, validate
+from acmix.config.architecture import check_architecture
 from acmix.errors import UsageError
 from acmix.released.digest import DIGEST, digest_of, is_plain
 from acmix.released.safe_load import FORMAT, safe_load
@@ -194,6 +195,7 @@ def restored(contents: dict[str, Any], path: str | os.PathLike[str], device: str
     """`restore_model` of what `safe_load` gave."""
     check(contents, path)
     config = validate(contents["config"], where=str(path))
+    check_architecture(config, str(path))
     weights = contents.get("average") or contents["model"]
     check_build(config, weights, str(path))
     model = task_of(config).build()

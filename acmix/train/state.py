@@ -13,6 +13,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from acmix.config import Config
+from acmix.config.architecture import check_architecture
 from acmix.data import UnreadableFiles
 from acmix.data.loader import worker_count
 from acmix.errors import UsageError
@@ -75,6 +76,7 @@ class State:
         self.found = checkpoint.newest(self.last, self.damaged)
         begins = self.found is None
         self.model = task.build(download=begins and not config.model.checkpoint)
+        check_architecture(config, "a checkpoint of this run")
         self.memory_format = memory_format(self.model, settings.channels_last, world.device)
         self.started = start(self.model, config, classes) if begins and config.model.checkpoint else None
         if config.model.freeze and not begins:
