@@ -57,7 +57,7 @@ def test_a_checkpoint_that_would_fetch_or_open_is_refused(
     config = tiny_config("", f"model.name={model}", "model.args={}", "model.drop_path_rate=0").model_dump(mode="json")
     config["model"]["args"] = {argument: FETCHING[argument]}
     weights = create_model(model, num_classes=4).state_dict()
-    save(tmp_path / "best.pt", dict(config=config, classes=[*CLASSES], model=weights))
+    save(tmp_path / "best.pt", dict(config=config, classes=list("abcd"), model=weights))
     with pytest.raises(UsageError, match=rf"model\.args\.{argument}"):
         restore_model(tmp_path / "best.pt")
     assert not asked
