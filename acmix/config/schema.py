@@ -376,7 +376,7 @@ class Train(Section):
     """Minutes between further writes of last.pt. null: only by epochs and steps."""
 
     keep_checkpoints: int = Field(default=2, ge=1, le=100, examples=[5])
-    """How many last checkpoints are kept: last.pt, the one before it as last-1.pt, and so on. A run goes on from the
+    """How many last checkpoints are kept. last.pt, the one before it as last-1.pt, and so on. A run goes on from the
     newest that is whole."""
 
     evaluate_every_epochs: PositiveInt = Field(default=1, examples=[5])
@@ -387,8 +387,8 @@ class Train(Section):
     null: the run trains all `train.epochs`."""
 
     restarts: NonNegativeInt = Field(default=0, le=1000, examples=[3])
-    """How often `run.sh` starts all processes again when one fails. From the newest checkpoint; not after an error in
-    the input."""
+    """Times that `run.sh` starts all again when one fails. From the newest checkpoint; not after an error in the
+    input."""
 
     tensorboard: bool = Field(default=True, examples=[False])
     """Writes TensorBoard files."""
