@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from acmix.data.worker import cores
 from acmix.errors import UsageError
 from acmix.released import load_config
-from acmix.train.words import LAUNCHER
+from acmix.train.words import LAUNCHER, LAUNCHER_PROCESS
 
 if TYPE_CHECKING:
     from acmix.config import Train
@@ -66,7 +66,7 @@ def launch(
     """
     from acmix.train.agent import Machines, run_workers
 
-    told = {LAUNCHER: USAGE.split()[1]}
+    told = {LAUNCHER: USAGE.split()[1], LAUNCHER_PROCESS: str(os.getpid())}
     if restarts:
         # torch 2.15 shares one store between all starts, and the second finds the addresses of the first in it
         told["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"

@@ -70,7 +70,8 @@ def train(config: Config, output: Path | DefaultFolder) -> dict[str, Any]:
         Failed: a process that belongs to the run is gone.
     """
     try:
-        with StopRequest() as stop, join(config.train.device) as world, ExitStack() as held_open:
+        # signals end a process that waits for the others to start
+        with join(config.train.device) as world, StopRequest() as stop, ExitStack() as held_open:
             folder = output.take(config, world, held_open) if isinstance(output, DefaultFolder) else output
             run = Run(config, folder, world, stop, held_open)
             try:

@@ -17,6 +17,8 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
+from acmix.train.words import LAUNCHER_PROCESS
+
 # A terminal and a launcher may both pass one Ctrl-C on; within this time they count as one.
 SAME_REQUEST_SECONDS = 5.0
 # those that stop a run, and that which has it save alone, where the system has them
@@ -84,7 +86,8 @@ def end_with_launcher() -> None:
 
     A launcher that is killed cannot tell its processes, which would train on, beside those of the next start.
     """
-    launcher = os.getppid()
+    # it may be gone already; torchrun does not say its number
+    launcher = int(os.environ.get(LAUNCHER_PROCESS) or os.getppid())
 
     def look() -> None:
         while os.getppid() == launcher:

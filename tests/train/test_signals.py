@@ -22,7 +22,7 @@ from acmix.train.plots import read_log
 from acmix.train.signals import Stopped
 from tests.support.checks import assert_same_bits
 from tests.support.paths import ROOT
-from tests.support.processes import PATIENCE, Forked, command, python, run_module
+from tests.support.processes import PATIENCE, Forked, command, free_port, python, run_module
 from tests.support.tiny import last, tiny_config, write_config
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -278,6 +278,18 @@ def test_processes_end_with_their_launcher_and_the_next_start_trains_alone(
     assert step >= 3
     with signal_within_step(step + 1, signal.SIGTERM), pytest.raises(Stopped):
         train(tiny_config(data, "train.epochs=400"), output)
+
+
+@pytest.mark.slow
+def test_processes_whose_launcher_was_gone_before_they_looked_end_at_once(data: Path, tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    config = write_config(tmp_path / "tiny.yaml", data)
+    # the store that the processes are to meet at is gone too
+    environment = {"TORCHELASTIC_RUN_ID": "x", "ACMIX_LAUNCHER_PROCESS": str(gone.pid), "WORLD_SIZE": "2", "RANK": "1"}
+    place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "LOCAL_RANK": "1"}
+    process = command("train", config, "--output", tmp_path / "run", **environment, **place)
+    assert process.finish()[0].status in (-signal.SIGTERM, 128 + signal.SIGTERM)
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
