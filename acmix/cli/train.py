@@ -10,6 +10,7 @@ import typer
 from acmix.cli.app import DeviceOption, app, console, is_first_process
 from acmix.cli.complete import configurations, settings
 from acmix.train.terminal import say
+from acmix.train.worker_error import is_launched
 
 
 @app.command()
@@ -50,7 +51,10 @@ def train(
     # after the settings are read, as this loads torch
     from acmix.train.loop import train as run
     from acmix.train.run_folder import DefaultFolder, named_by
+    from acmix.train.signals import end_with_launcher
 
+    if is_launched():
+        end_with_launcher()
     default = DefaultFolder(Path(configuration).stem)
     place = output or named_by(configuration)
     summary = run(settings, place or default)

@@ -20,6 +20,9 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the validation split. [default: the run's]")
     ] = None,
+    reader: Annotated[
+        str | None, typer.Option("--format", metavar="FORMAT", help="data.format, where the run's is not auto.")
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", help="Images per process. [default: the run's]", min=1)
     ] = None,
@@ -48,7 +51,7 @@ def evaluate(
 
     done = evaluate_checkpoint(
         checkpoint, data, batch_size=batch_size, workers=workers, precision=precision, device=device,
-        scales=parsed_scales(scales), flip=flip, sliding=sliding, split=split,
+        scales=parsed_scales(scales), flip=flip, sliding=sliding, split=split, format=reader,
     )  # fmt: skip
     result = done.result
     if not done.is_first:

@@ -56,6 +56,8 @@ NOT_ARGUMENTS = {
     "freeze": "model.freeze",
     "img_size": "data.img_size",
     **dict.fromkeys(("device", "dtype", "features_only", "out_indices", "pretrained_cfg"), ""),
+    # what timm's factory fetches and opens by
+    **dict.fromkeys(("pretrained_cfg_overlay", "pretrained_strict", "cache_dir", "model_cfg", "feature_cfg"), ""),
 }
 
 
@@ -370,12 +372,23 @@ class Train(Section):
     """Steps between further writes of last.pt. It helps where an epoch takes hours. null: only at the end of an
     epoch."""
 
+    checkpoint_every_minutes: PositiveFloat | None = Field(default=None, examples=[30])
+    """Minutes between further writes of last.pt. null: only by epochs and steps."""
+
+    keep_checkpoints: int = Field(default=2, ge=1, le=100, examples=[5])
+    """How many last checkpoints are kept. last.pt, the one before it as last-1.pt, and so on. A run goes on from the
+    newest that is whole."""
+
     evaluate_every_epochs: PositiveInt = Field(default=1, examples=[5])
     """Epochs between measurements on the validation images."""
 
     patience: PositiveInt | None = Field(default=None, examples=[10])
     """Early stopping: epochs without a better top-1, AP or mIoU. Counted at each measurement on the validation images.
     null: the run trains all `train.epochs`."""
+
+    restarts: NonNegativeInt = Field(default=0, le=1000, examples=[3])
+    """Times that `run.sh` starts all again when one fails. From the newest checkpoint; not after an error in the
+    input."""
 
     tensorboard: bool = Field(default=True, examples=[False])
     """Writes TensorBoard files."""

@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 
 from acmix.config import Augment, Config, Data
 from acmix.data.classes import Trained, open_trained
+from acmix.data.fingerprint import fingerprint
 from acmix.data.image import evaluation_transform, read_image, reader, training_transform
 from acmix.data.sources import Source, open_source
 from acmix.errors import UsageError
@@ -136,6 +137,11 @@ class ImageDataset(Dataset[Row]):
     def name(self, index: int) -> str:
         """The name of a row's file."""
         return self.source.name(index)
+
+    def fingerprint(self) -> str:
+        """What tells the split from others; "" for a source that does not list its images."""
+        keys = getattr(self.source, "keys", None)
+        return "" if keys is None else fingerprint(keys(), [self.source.targets])
 
     def __getitem__(self, key: int | tuple[int, int]) -> Row:
         index, sample_seed = key if isinstance(key, tuple) else (key, seed_of(self.seed, 0, key))

@@ -26,6 +26,7 @@ from torchvision import tv_tensors
 from acmix.data.coco import Coco
 from acmix.data.dataset import PADDING, SUBSTITUTES, seed_of, seeded
 from acmix.data.detection_transforms import TrainingTransform
+from acmix.data.fingerprint import fingerprint
 from acmix.data.image import read_image
 from acmix.data.joint import as_image, to_float
 from acmix.errors import UsageError
@@ -144,6 +145,11 @@ class DetectionDataset(Dataset[DetectionRow]):
     def name(self, index: int) -> str:
         """The name of a row's file."""
         return str(self.folder / self.coco.names[index])
+
+    def fingerprint(self) -> str:
+        """What tells the split from others."""
+        coco = self.coco
+        return fingerprint(coco.names, [coco.starts, coco.boxes, self.label_of[coco.labels], coco.crowd])
 
     def __getitem__(self, key: int | tuple[int, int]) -> DetectionRow:
         index, sample_seed = key if isinstance(key, tuple) else (key, seed_of(self.seed, 0, key))

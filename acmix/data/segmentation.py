@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from acmix.config import Config
 from acmix.data.classes import Trained
 from acmix.data.dataset import PADDING, SUBSTITUTES, seed_of, seeded
+from acmix.data.fingerprint import fingerprint
 from acmix.data.image import reader
 from acmix.data.label_maps import IGNORED, Pairs, open_pairs, read_pair
 from acmix.data.label_names import Labels, open_labels
@@ -138,6 +139,10 @@ class SegmentationDataset(Dataset[SegmentationRow]):
     def name(self, index: int) -> str:
         """A row's image file, relative to the data folder."""
         return self.pairs.images[index]
+
+    def fingerprint(self) -> str:
+        """What tells the split from others."""
+        return fingerprint([*self.pairs.images, *self.pairs.labels])
 
     def __getitem__(self, key: int | tuple[int, int]) -> SegmentationRow:
         index, sample_seed = key if isinstance(key, tuple) else (key, seed_of(self.seed, 0, key))

@@ -17,6 +17,10 @@ def start_worker(_worker: int) -> None:
     """Prepares a reading process; torch has already set it to one thread and to end quietly with its parent."""
     # Ctrl-C goes to the whole foreground group; the trainer still needs its readers to finish the step
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # nor do those mean a reader by which a terminal or a batch system asks the trainer to save
+    for name in ("SIGHUP", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     # so does SIGTERM where a batch system or systemd ends a job; only the trainer's own means this process
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -10,19 +10,24 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import pickletools
 import re
 import struct
 import warnings
 import zipfile
+import zlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from acmix.errors import UsageError
+from acmix.released.digest import DIGEST, digest_of
 
+# what our own checkpoints say of themselves
+FORMAT = "acmix"
 # What reading a broken or hostile file was seen to raise: torch has no single exception for it.
 UNREADABLE = (
     pickle.UnpicklingError,
@@ -45,6 +50,16 @@ UNREADABLE = (
 # bytes that any archive may unpack to, and beyond them so many times its own size; code of TorchScript is compressed
 LEAST_UNPACKED, MOST_TIMES = 2**26, 4
 
+# values in a checkpoint, and how deep one lies in others: lists, each of which holds the one before twice, are small in
+# a file
+MOST_VALUES, MOST_DEPTH = 2_000_000, 64
+# a magic number, a version, facts on the machine, the content, the keys of its storages
+OLDER_PICKLES = 5
+# makes any number of bytes out of a few
+BYTEARRAYS = ("builtins bytearray", "__builtin__ bytearray")
+
+INSTEAD = "copy it again, or use another checkpoint"
+
 # how files begin that a download leaves in the place of a checkpoint
 NOT_CHECKPOINTS = {
     b"version https://git-lfs": "is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`",
@@ -64,7 +79,8 @@ def safe_load(path: str | os.PathLike[str]) -> dict[str, Any]:
         safetensors file gives `{"model": tensors}` beside what its metadata key `acmix` holds.
 
     Raises:
-        UsageError: there is no such file, it is truncated or no checkpoint, or it asks for code to be run.
+        UsageError: there is no such file, it is damaged or no checkpoint, or it asks for code to be run or for memory
+            without bound.
     """
     # a shell leaves the ~ of model.checkpoint=~/FILE as it is
     path = Path(os.path.expanduser(path))
@@ -83,10 +99,58 @@ def safe_load(path: str | os.PathLike[str]) -> dict[str, Any]:
         if start.startswith(sign):
             raise UsageError(f"{path} {told}")
     check_archive(path)
+    check_opcodes(path)
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds a {type(content).__name__}, not a checkpoint's dictionary; give another file")
+    check_undamaged(content, path)
     return content
+
+
+def check_undamaged(content: dict[str, Any], path: Path) -> None:
+    """Refuses what is not as it was written: by the digest of our checkpoints, else by the archive's checksums.
+
+    Raises:
+        UsageError: it differs.
+    """
+    told = content.get(DIGEST) if content.get("format") == FORMAT else None
+    try:
+        is_told = told is not None and told == digest_of(content)
+    except TypeError as error:
+        raise UsageError(f"{path} is not as acmix wrote it: {error}; {INSTEAD}") from None
+    if told is None:
+        broken = broken_records(path)
+    elif is_told:
+        return
+    else:
+        # by the checksums alone it may be known where
+        broken = broken_records(path) or ["its content"]
+    if broken:
+        raise UsageError(
+            f"{path} is damaged: {broken[0]} is not as it was written, so its numbers cannot be trusted; {INSTEAD}"
+        )
+
+
+def broken_records(path: Path) -> list[str]:
+    """The records of a zip archive whose checksums are wrong; none of an archive that was written without checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = [each for each in archive.infolist() if each.file_size]
+            broken = [each.filename for each in records if not has_its_checksum(archive, each)]
+    except (*UNREADABLE, zipfile.BadZipFile):
+        return []
+    return broken if len(broken) < len(records) else []
+
+
+def has_its_checksum(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> bool:
+    """Whether a record's bytes have the checksum that the archive says."""
+    try:
+        with archive.open(record) as file:
+            while file.read(2**20):
+                pass
+    except (*UNREADABLE, zipfile.BadZipFile, zlib.error):
+        return False
+    return True
 
 
 def check_archive(path: Path) -> None:
@@ -152,12 +216,57 @@ def _safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """The same content in plain dictionaries, without the attributes a pickle may have hung on them."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_plain(item) for item in value) if type(value) in (list, tuple) else value
-    return value
+    """The same content in plain dictionaries, without the attributes a pickle may have hung on them.
+
+    Raises:
+        ValueError: it has values without end, or one that lies too deep.
+    """
+    left = MOST_VALUES
+
+    def walk(value: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0 or depth > MOST_DEPTH:
+            what = f"more than {MOST_VALUES:,} values" if left < 0 else f"values more than {MOST_DEPTH} deep"
+            raise ValueError(f"holds {what}")
+        if isinstance(value, Mapping):
+            return {key: walk(item, depth + 1) for key, item in value.items()}
+        if type(value) in (list, tuple):
+            return type(value)(walk(item, depth + 1) for item in value)
+        return value
+
+    return walk(value, 0)
+
+
+def check_opcodes(path: Path) -> None:
+    """Refuses pickles that make bytes out of nothing: the unpickler for weights allows that.
+
+    Raises:
+        UsageError: it does.
+    """
+    names: list[Any] = []
+    try:
+        for pickled in pickles_in(path):
+            # a name, or module and name as two texts that are put together
+            names += [argument for opcode, argument, _ in pickletools.genops(pickled) if isinstance(argument, str)]
+    except (*UNREADABLE, zipfile.BadZipFile):
+        # whoever reads it tells
+        return
+    if any(name in BYTEARRAYS or name == "bytearray" for name in names):
+        raise UsageError(f"{path} asks for a bytearray, which a checkpoint of weights has no need of: refused")
+
+
+def pickles_in(path: Path) -> Iterator[bytes | IO[bytes]]:
+    """The pickles of a file that `torch.save` wrote: data.pkl of an archive, or the first five of an older file."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith(".pkl"):
+                    yield archive.read(name)
+        return
+    with open(path, "rb") as file:
+        for _ in range(OLDER_PICKLES):
+            yield file
 
 
 def _reason(message: str) -> str:

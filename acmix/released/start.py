@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from acmix.errors import UsageError
 from acmix.layers import Mixed
 from acmix.models.freezing import classifier_keys, is_new
-from acmix.released.safe_load import safe_load
+from acmix.released.safe_load import FORMAT, safe_load
 from acmix.released.start_advice import as_timm_s
 from acmix.released.start_head import HEADS, rows_of
 from acmix.released.start_names import FIXED, renamed
 from acmix.released.start_shapes import adapted, stems
-from acmix.released.unwrap import FORMAT, unwrap
+from acmix.released.unwrap import unwrap
 
 if TYPE_CHECKING:
     from rich.table import Table

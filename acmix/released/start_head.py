@@ -14,7 +14,7 @@ from torch import Tensor
 
 from acmix.errors import UsageError
 from acmix.names import composed
-from acmix.released.unwrap import FORMAT
+from acmix.released.safe_load import FORMAT
 
 HEADS = ("auto", "keep", "new")
 

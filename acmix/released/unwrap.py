@@ -12,8 +12,6 @@ from torch import Tensor
 
 from acmix.errors import UsageError
 
-# what our own checkpoints say of themselves
-FORMAT = "acmix"
 # entries that hold weights; averages stand first, as timm prefers them
 AVERAGES = ("average", "state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "teacher")
 ENTRIES = (*AVERAGES, "state_dict", "model", "model_state_dict", "student", "module", "network", "net")

@@ -17,6 +17,7 @@ from acmix import config
 from acmix.errors import UsageError
 from acmix.released import from_official, is_official, load_config, write_official
 from acmix.released.checkpoint import configuration_of, write_checkpoint
+from acmix.released.digest import DIGEST, digest_of
 from acmix.released.safe_load import safe_load
 from acmix.released.start_head import text_order
 from acmix.train.checkpoint import FORMAT, VERSION
@@ -170,11 +171,14 @@ def _described(settings: config.Config, weights: dict[str, Any]) -> str:
 
 def _write_ours(content: dict[str, Any], destination: Path) -> None:
     if destination.suffix.lower() != TENSORS:
-        return _write(destination, lambda path: torch.save(content, path))
+        return _write(destination, lambda path: torch.save({**content, DIGEST: digest_of(content)}, path))
     from safetensors.torch import save
 
     tensors = {key: tensor.contiguous() for key, tensor in content["model"].items()}
-    metadata = {"acmix": json.dumps({key: value for key, value in content.items() if key != "model"})}
+    # as it will be read: JSON has no tuples, and keys of text alone
+    others = json.loads(json.dumps({key: value for key, value in content.items() if key != "model"}))
+    digest = digest_of({**others, "model": tensors})
+    metadata = {"acmix": json.dumps({**others, DIGEST: digest})}
     # not save_file, which writes into a file of another name where the name is no UTF-8
     return _write(destination, lambda path: path.write_bytes(save(tensors, metadata)))
 

@@ -54,6 +54,7 @@ def evaluate_checkpoint(
     flip: bool = False,
     sliding: bool = False,
     split: str | None = None,
+    format: str | None = None,
 ) -> Evaluated:
     """Evaluates a checkpoint on a data folder's validation split; under torchrun the processes share it.
 
@@ -69,6 +70,7 @@ def evaluate_checkpoint(
         flip: of a segmenter: also the mirrored image's.
         sliding: of a segmenter: in windows of `task.crop`, also where the run was evaluated on whole images.
         split: its name in the data folder; None: the run's `data.val_split`, or what `data.split` held out.
+        format: as `data.format`; None: the run's, where that reads files alone.
 
     Raises:
         UsageError: an option is for another task, or the checkpoint, the data or the device cannot be used.
@@ -77,6 +79,10 @@ def evaluate_checkpoint(
         checkpoint = checkpoint_of(checkpoint)
         restored = restore_model(checkpoint, world.device)
         updates: dict[str, object] = {"dir": data}
+        if format is not None:
+            updates["format"] = format
+        else:
+            check_local(restored.config, str(checkpoint), "say that you want it, with --format {}")
         if workers is not None:
             updates["workers"] = workers
         if split is not None:
@@ -131,6 +137,24 @@ def task_with(config: Config, scales: tuple[float, ...], flip: bool, sliding: bo
     from acmix.tasks.segment import Segmentation
 
     return Segmentation(config, scales=scales or (1.0,), flip=flip)
+
+
+def check_local(config: Config, where: str, hint: str) -> None:
+    """Refuses to read by a reader that a checkpoint names: one may ask a hub, or follow addresses in a split's name.
+
+    Args:
+        config: as the checkpoint holds it.
+        where: the checkpoint.
+        hint: what to do, with a place for the reader.
+
+    Raises:
+        UsageError: it names one.
+    """
+    reader = config.data.format
+    if reader != "auto":
+        raise UsageError(
+            f"{where} was trained on data.format={reader}, which may read from a network; {hint.format(reader)}"
+        )
 
 
 def parsed_scales(text: str | None) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from acmix.errors import UsageError
 from acmix.train.signals import Stopped
-from acmix.train.worker_error import write_worker_error
+from acmix.train.worker_error import Failed, LostOthers, is_launched, write_worker_error
 
 # no space is left: on the disk, or of what a user may take of it
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -28,6 +28,11 @@ def guarded(call: Callable[[], object]) -> None:
         sys.exit(stopped.exit_code)
     except UsageError as error:
         fail(str(error))
+    except Failed as error:
+        # of a process that is lost, a launcher says how it ended
+        if not (isinstance(error, LostOthers) and is_launched()):
+            print(f"acmix: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:

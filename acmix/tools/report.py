@@ -18,6 +18,7 @@ from acmix.names import shown
 from acmix.tasks import task_of
 from acmix.tools import report_sections as sections
 from acmix.tools.charts import COLOURS
+from acmix.tools.evaluate import check_local
 from acmix.tools.predictions import Predictions, collect_predictions
 from acmix.train.checkpoint import checkpoint_of, restore_model
 from acmix.train.device import this_device
@@ -117,6 +118,7 @@ def validation_sections(
         config = config.model_copy(update={"data": config.data.model_copy(update={"dir": data})})
     try:
         restored = restore_model(checkpoint, device=device)
+        check_local(config, str(run_dir / "config.yaml"), "`acmix evaluate --format {}` measures the model")
         trained = Trained(restored.classes, restored.are_named, str(checkpoint))
         # images of one size are what only classification has
         alone = None if config.task.name == "classify" else 1

@@ -33,8 +33,7 @@ def resolved(source: str, overrides: Sequence[str] = ()) -> str:
 def of_checkpoint(path: Path, overrides: Sequence[str]) -> Config:
     """The settings that a checkpoint of ours holds, or those that released weights belong to."""
     from acmix.released.checkpoint import configuration_of
-    from acmix.released.safe_load import safe_load
-    from acmix.released.unwrap import FORMAT
+    from acmix.released.safe_load import FORMAT, safe_load
 
     contents = safe_load(path)
     tree = contents.get("config")

@@ -21,6 +21,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 import uuid
@@ -37,7 +38,9 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousHandler, RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+from acmix.train.worker_error import LOST_OTHERS
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,9 @@ class Machines:
     endpoint: str = ""
 
 
-def run_workers(processes: int, command: Sequence[str], machines: Machines, grace_seconds: int) -> Outcome:
+def run_workers(
+    processes: int, command: Sequence[str], machines: Machines, grace_seconds: int, restarts: int = 0
+) -> Outcome:
     """Runs `command` in N processes under torchrun's environment variables and waits for all of them.
 
     Args:
@@ -65,6 +70,7 @@ def run_workers(processes: int, command: Sequence[str], machines: Machines, grac
         command: the program and its arguments, the same for every process; RANK, LOCAL_RANK, ... tell them apart.
         machines: where this machine stands among those of the run.
         grace_seconds: after a stop signal, how long the processes may take to end before they are killed.
+        restarts: how often all are started again when one fails, but for wrong input; on one machine.
     """
     quieten_torchrun()
     with tempfile.TemporaryDirectory(prefix="acmix_launch_") as folder:
@@ -76,10 +82,10 @@ def run_workers(processes: int, command: Sequence[str], machines: Machines, grac
                 # torchrun reads its arguments as templates, in which $$ means $
                 args=tuple(argument.replace("$", "$$") for argument in command[1:]),
                 rdzv_handler=meeting_point(machines),
-                max_restarts=0,
+                max_restarts=restarts,
                 local_addr="localhost" if machines.count == 1 else None,
             )
-            agent = PatientAgent(spec, DefaultLogsSpecs(log_dir=folder), grace_seconds)
+            agent = PatientAgent(spec, DefaultLogsSpecs(log_dir=folder), grace_seconds, Path(folder))
             with stop_signals_handled(agent, interruptible=machines.count == 1):
                 result = agent.run_to_end()
         except (RendezvousError, ConnectionError, TimeoutError) as error:
@@ -91,9 +97,9 @@ def run_workers(processes: int, command: Sequence[str], machines: Machines, grac
 class PatientAgent(LocalElasticAgent):
     """torchrun's agent for one machine; a stopped run gets `grace_seconds` instead of 30 s to write its checkpoint."""
 
-    def __init__(self, spec: WorkerSpec, logs_specs: DefaultLogsSpecs, grace_seconds: int) -> None:
+    def __init__(self, spec: WorkerSpec, logs_specs: DefaultLogsSpecs, grace_seconds: int, folder: Path) -> None:
         super().__init__(spec, logs_specs)
-        self.grace_seconds = grace_seconds
+        self.grace_seconds, self.folder = grace_seconds, folder
         self.stopped_by: signal.Signals | None = None
         self.stop_signals: list[signal.Signals] = []
 
@@ -109,14 +115,23 @@ class PatientAgent(LocalElasticAgent):
         """Installs the handler below."""
         for number in self.stop_signals:
             signal.signal(number, self.on_stop_signal)
+        signal.signal(signal.SIGUSR2, self.on_save_signal)
 
     def on_stop_signal(self, number: int, frame: FrameType | None) -> None:
         """Starts the shutdown at the first signal; later ones only go on to the processes, which decide themselves."""
         if self.stopped_by is None:
             self.stopped_by = signal.Signals(number)
             raise SignalException(f"stopped by {self.stopped_by.name}", sigval=self.stopped_by)
+        self.tell(friendly(signal.Signals(number)))
+
+    def on_save_signal(self, number: int, frame: FrameType | None) -> None:
+        """Has the processes save, and go on."""
+        self.tell(signal.SIGUSR2)
+
+    def tell(self, number: signal.Signals) -> None:
+        """Sends a signal to the processes."""
         for process_id in list(self._pcontext.pids().values()) if self._pcontext else ():
-            pass_on(process_id, signal.Signals(number))
+            pass_on(process_id, number)
 
     # torchrun's timing decorator hides the method's type
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -124,6 +139,20 @@ class PatientAgent(LocalElasticAgent):
         # torchrun has just put its own handlers in place of ours
         self.handle_stop_signals()
         return process_ids
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:  # pyright: ignore[reportIncompatibleVariableOverride]
+        result = cast(RunResult, super()._monitor_workers(worker_group))  # pyright: ignore[reportCallIssue]
+        if result.is_failed() and self._remaining_restarts > 0:
+            if first_worker_error(self.folder):
+                # another start would meet it again
+                self._remaining_restarts = 0
+            else:
+                count = worker_group.spec.max_restarts
+                number = count - self._remaining_restarts + 1
+                how = how_it_ended(first_failure(result)) or "a process failed"
+                again = f"starting all again, from the newest checkpoint ({number} of {count})"
+                print(f"acmix: {how}: {again}", file=sys.stderr)
+        return result
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, *args: Any, **kwargs: Any) -> None:
         if self._pcontext and self.stopped_by is not None:
@@ -135,13 +164,13 @@ class PatientAgent(LocalElasticAgent):
 def pass_on(process_id: int, number: signal.Signals) -> None:
     """Sends a signal to a process that may have ended meanwhile."""
     try:
-        os.kill(process_id, friendly(number))
+        os.kill(process_id, number)
     except ProcessLookupError:
         return
 
 
 def friendly(number: signal.Signals) -> signal.Signals:
-    """The signal to pass on: a closed terminal, too, asks the processes to checkpoint and end."""
+    """The signal to pass on: a closed terminal and Slurm's warning, too, ask the processes to checkpoint and end."""
     return number if number in (signal.SIGINT, signal.SIGTERM) else signal.SIGTERM
 
 
@@ -151,7 +180,7 @@ def stop_signals_handled(agent: PatientAgent, *, interruptible: bool) -> Iterato
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in STOP_SIGNALS}
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (*STOP_SIGNALS, signal.SIGUSR2)}
     # under nohup a closed terminal must stop neither us nor the processes, which inherit the choice
     agent.stop_signals = [
         number for number in STOP_SIGNALS if number != signal.SIGHUP or before[number] != signal.SIG_IGN
@@ -190,12 +219,25 @@ def outcome_of(result: RunResult | None, stopped_by: signal.Signals | None, fold
         return Outcome(0)
     if message:
         return Outcome(2, message)
-    first = min(result.failures.values(), key=lambda failure: failure.timestamp)
-    if first.exitcode < 0:
-        name = signal.Signals(-first.exitcode).name
-        hint = "; the machine may have run out of memory" if -first.exitcode == signal.SIGKILL else ""
-        return Outcome(128 - first.exitcode, f"process {first.local_rank} was ended by {name}{hint}")
-    return Outcome(first.exitcode)
+    first = first_failure(result)
+    return Outcome(128 - first.exitcode if first.exitcode < 0 else first.exitcode, how_it_ended(first))
+
+
+def first_failure(result: RunResult) -> Any:
+    """How the process ended that failed first; those that lost it failed by it."""
+    failures = [*result.failures.values()]
+    causes = [each for each in failures if each.exitcode != LOST_OTHERS] or failures
+    return min(causes, key=lambda failure: failure.timestamp)
+
+
+def how_it_ended(failure: Any) -> str:
+    """What ended a process, where it cannot have said it itself."""
+    if failure.exitcode == LOST_OTHERS:
+        return f"process {failure.local_rank} lost the others, which ended without a word"
+    if failure.exitcode >= 0:
+        return ""
+    hint = "; the machine may have run out of memory" if -failure.exitcode == signal.SIGKILL else ""
+    return f"process {failure.local_rank} was ended by {signal.Signals(-failure.exitcode).name}{hint}"
 
 
 def first_worker_error(folder: Path) -> str:

@@ -2,31 +2,34 @@
 
 A checkpoint is a dictionary of tensors and plain values alone:
 
-    format "acmix" · version · config · classes · processes · device · model · step · epoch ·
+    format "acmix" · version · digest · config · classes · processes · device · model · step · epoch ·
     metrics                                                                             in every one
     trained                     with model.freeze, the names of the parameters that are trained; else none
     named                       false where `classes` are numbers in place of unknown names
     optimizer · scaler · average · epochs_ended · best · meter · unreadable(_of) ·
-    steps_per_epoch · global_batch_size                                                 in last.pt, to go on from
+    steps_per_epoch · global_batch_size · images (the fingerprint of the training split)   in last.pt, to go on from
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
 
 from acmix.config import Config, validate
+from acmix.config.architecture import check_architecture
 from acmix.errors import UsageError
-from acmix.released.safe_load import safe_load
+from acmix.released.digest import DIGEST, digest_of, is_plain
+from acmix.released.safe_load import FORMAT, safe_load
 from acmix.released.start_head import are_names
-from acmix.released.unwrap import FORMAT
 from acmix.tasks import task_of
-from acmix.train.files import replaced_whole
+from acmix.train.fields import Every, check_fields
+from acmix.train.files import replaced_whole, versions
 
 VERSION = 1
 # bytes that a network of a file may take beside its weights: index tables and masks of windows follow from sizes alone,
@@ -53,18 +56,83 @@ class Restored:
     contents: dict[str, Any]
 
 
-def save(path: Path, contents: dict[str, Any]) -> None:
+def save(path: Path, contents: Mapping[str, Any], *, keep: int = 1) -> None:
     """Writes a checkpoint beside its place and moves it there in one go.
+
+    Args:
+        path: where to.
+        contents: what it holds, but for format, version and digest.
+        keep: how many of it are kept, this one counted; see `acmix.train.files.versions`.
 
     Raises:
         UsageError: the folder cannot be written to, or the disk is full.
     """
+    met = Met()
     try:
-        with replaced_whole(path) as unfinished, open(unfinished, "wb") as file:
-            torch.save({"format": FORMAT, "version": VERSION, **contents}, file)
+        with replaced_whole(path, keep=keep) as unfinished, open(unfinished, "wb") as opened:
+            file: Any = Watched(opened, met)
+            whole = {"format": FORMAT, "version": VERSION, **contents}
+            torch.save({**whole, DIGEST: digest_of(whole)}, file)
     except (OSError, RuntimeError) as error:
-        said = " ".join(str(error).split())
-        raise UsageError(f"cannot write {path}: {said}; the previous checkpoint is intact") from error
+        cause = met.error or error
+        said = getattr(cause, "strerror", None) or " ".join(str(cause).split())
+        kept = "; the checkpoints from before it are whole" if versions(path) else ""
+        raise UsageError(f"cannot write {path}: {said}{kept}") from error
+
+
+@dataclass
+class Met:
+    """What the system said when a write failed: torch says something else."""
+
+    error: OSError | None = None
+
+
+class Watched:
+    """A file that notes why it could not be written."""
+
+    def __init__(self, file: IO[bytes], met: Met) -> None:
+        self.file, self.met = file, met
+
+    def write(self, content: Any) -> int:
+        """As the file's."""
+        return self.noting(self.file.write, content)
+
+    def flush(self) -> None:
+        """As the file's."""
+        self.noting(self.file.flush)
+
+    def noting(self, do: Any, *arguments: Any) -> Any:
+        """What a call gives; an error of the system is noted."""
+        try:
+            return do(*arguments)
+        except OSError as error:
+            self.met.error = error
+            raise
+
+
+def newest(path: Path, lines: list[str]) -> tuple[Path, dict[str, Any]] | None:
+    """The newest whole one of a checkpoint and those from before it, and what it holds.
+
+    Args:
+        path: of the newest.
+        lines: gets one for each that is damaged.
+
+    Returns:
+        None where there is none at all.
+
+    Raises:
+        UsageError: there are some, and all are damaged: what is wrong with the newest.
+    """
+    first: UsageError | None = None
+    for each in versions(path):
+        try:
+            return each, read(each)
+        except UsageError as error:
+            first = first or error
+            lines.append(str(error))
+    if first is not None:
+        raise first
+    return None
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -90,9 +158,7 @@ def check(contents: dict[str, Any], path: str | os.PathLike[str]) -> None:
         )
     if contents.get("version") != VERSION:
         raise UsageError(f"{path} has version {contents.get('version')}; this acmix reads version {VERSION}")
-    kinds = {"config": dict, "classes": list, "model": dict}
-    if wrong := [key for key, kind in kinds.items() if not isinstance(contents.get(key), kind)]:
-        raise UsageError(f"{path} lacks {', '.join(wrong)}; give a checkpoint that acmix wrote")
+    check_fields(contents, Every, path)
 
 
 def checkpoint_of(source: str | os.PathLike[str]) -> Path:
@@ -105,7 +171,7 @@ def checkpoint_of(source: str | os.PathLike[str]) -> Path:
     if not os.path.isdir(path):
         return path
     files = [path / place / name for name in ("best.pt", "last.pt") for place in ("checkpoints", "")]
-    found = next((file for file in files if os.path.isfile(file)), None)
+    found = next((file for each in files for file in versions(each)), None)
     if found is None:
         begun = "a run that has saved nothing yet" if (path / "config.yaml").is_file() else "no run folder"
         raise UsageError(f"{path} is {begun}: it holds no checkpoints/best.pt or last.pt; give a checkpoint")
@@ -129,6 +195,7 @@ def restored(contents: dict[str, Any], path: str | os.PathLike[str], device: str
     """`restore_model` of what `safe_load` gave."""
     check(contents, path)
     config = validate(contents["config"], where=str(path))
+    check_architecture(config, str(path))
     weights = contents.get("average") or contents["model"]
     check_build(config, weights, str(path))
     model = task_of(config).build()
@@ -211,23 +278,18 @@ def check_weights(model: nn.Module, state: dict[str, Any], where: str) -> None:
     """
     ours = model.state_dict()
     missing, unknown = sorted(ours.keys() - state.keys()), sorted(state.keys() - ours.keys())
-    others = sorted(key for key, value in state.items() if not isinstance(value, Tensor))
+    others = sorted(key for key, value in state.items() if not isinstance(value, Tensor) or not is_plain(value))
     shared = (ours.keys() & state.keys()) - set(others)
-    shapes = sorted(key for key in shared if ours[key].shape != state[key].shape or is_repeated(state[key]))
+    shapes = sorted(key for key in shared if ours[key].shape != state[key].shape)
     problems = [
         f"{len(keys)} {what} (first: {keys[0]})"
         for keys, what in (
             (missing, "missing"),
             (unknown, "unknown"),
             (shapes, "of another shape"),
-            (others, "no tensors"),
+            (others, "no plain tensors"),
         )
         if keys
     ]
     if problems:
         raise UsageError(f"{where} holds the weights of another model: {', '.join(problems)}")
-
-
-def is_repeated(tensor: Tensor) -> bool:
-    """Whether a tensor has more numbers than its file: one number that stands for many."""
-    return tensor.device.type == "cpu" and tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size()

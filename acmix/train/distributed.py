@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,9 +14,16 @@ import torch.distributed as dist
 
 from acmix.errors import UsageError
 from acmix.train.device import this_device
+from acmix.train.worker_error import LostOthers
 
 # what torchrun tells a process, and what a process alone may assume
 LAUNCHED = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}
+# what gloo and NCCL say when another process is gone
+LOST = re.compile(
+    r"connection (closed|reset|refused)|broken pipe|socket (closed|timeout)|peer closed|remote process|ncclRemoteError"
+    r"|NCCL (communicator was aborted|error)|gloo/transport|recvValue|sendBytes",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,7 @@ def join(device: str = "auto") -> Iterator[World]:
 
     Raises:
         UsageError: no such device, more processes than GPUs, or one device for several processes.
+        LostOthers: another process ended within the block.
     """
     size, rank, local_rank = (int(os.environ.get(key, default)) for key, default in LAUNCHED.items())
     here = own_device(device, size, local_rank)
@@ -57,11 +66,17 @@ def join(device: str = "auto") -> Iterator[World]:
         yield World(0, 1, here)
         return
     backend = dist.get_default_backend_for_device(here)
-    dist.init_process_group(backend, device_id=None if here.type == "cpu" else here)
     try:
+        dist.init_process_group(backend, device_id=None if here.type == "cpu" else here)
         yield World(rank, size, here, control=dist.new_group(backend="gloo"))
+    except (RuntimeError, dist.DistBackendError) as error:
+        said = " ".join(str(error).split())
+        if not LOST.search(said):
+            raise
+        raise LostOthers(f"process {rank} lost the others: {said[:200]}; see what they printed") from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def own_device(name: str, processes: int, local_rank: int) -> torch.device:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 
 from acmix.errors import UsageError
-from acmix.train.words import output_option
 
 
 @contextmanager
-def replaced_whole(path: Path) -> Iterator[Path]:
+def replaced_whole(path: Path, *, keep: int = 1) -> Iterator[Path]:
     """Gives a place beside `path` to write to; when the block succeeds, it replaces `path`.
 
     A process that is killed in the block leaves `.NAME.PID.tmp` behind.
+
+    Args:
+        path: the file.
+        keep: how many of it there are then: of NAME.pt, the one before is NAME-1.pt, and so on.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -24,9 +28,55 @@ def replaced_whole(path: Path) -> Iterator[Path]:
         with open(unfinished, "rb+") as file:
             # the new name must not reach the disk before the bytes do
             os.fsync(file.fileno())
+        make_room(path, keep)
         os.replace(unfinished, path)
+        sync_folder(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def versions(path: Path) -> list[Path]:
+    """The file and those from before it that are there, the newest first."""
+    pattern = re.compile(re.escape(path.stem) + r"-([1-9][0-9]{0,3})" + re.escape(path.suffix))
+    try:
+        names = [(int(match[1]), name) for name in os.listdir(path.parent) if (match := pattern.fullmatch(name))]
+    except OSError:
+        return []
+    older = [path.with_name(name) for _, name in sorted(names)]
+    return [each for each in (path, *older) if each.is_file()]
+
+
+def make_room(path: Path, keep: int) -> None:
+    """Names the versions of a file that is to be replaced by their age; the newest keeps its own name too until then.
+
+    So at each moment a whole file has the name.
+    """
+    places = [path, *(path.with_name(f"{path.stem}-{age}{path.suffix}") for age in range(1, keep))]
+    for younger, older in reversed([*pairwise(places[1:])]):
+        if younger.is_file():
+            os.replace(younger, older)
+    if keep > 1 and path.is_file():
+        again = path.with_name(f".{path.name}.{os.getpid()}.again.tmp")
+        again.unlink(missing_ok=True)
+        try:
+            os.link(path, again)
+        except OSError:
+            # a file system without links
+            os.replace(path, again)
+        os.replace(again, places[1])
+    for each in versions(path):
+        if each not in places:
+            each.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Brings the names of a folder's files to the disk, where the system can."""
+    with suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def write_atomically(path: Path, content: bytes) -> Path:
@@ -34,39 +84,6 @@ def write_atomically(path: Path, content: bytes) -> Path:
     with replaced_whole(path) as unfinished:
         unfinished.write_bytes(content)
     return path
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keeps other processes from a folder in the block, where operating system and file system have such locks.
-
-    A process that is killed in the block lets go, and leaves an empty `.held` behind.
-
-    Raises:
-        UsageError: another process holds the folder.
-    """
-    lock = folder / ".held"
-    try:
-        import fcntl  # not on Windows
-
-        file = open(lock, "wb")  # noqa: SIM115  (closed below)
-    except (ImportError, OSError):
-        yield
-        return
-    with file:
-        try:
-            # not flock, which the processes that read images would inherit and might keep
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise UsageError(
-                    f"another process is training into {folder}; wait until it ends, or "
-                    f"choose another {output_option()}"
-                ) from None
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
 
 
 def make_place(file: Path | None) -> None:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 from acmix.data.worker import cores
 from acmix.errors import UsageError
 from acmix.released import load_config
-from acmix.train.words import LAUNCHER
+from acmix.train.words import LAUNCHER, LAUNCHER_PROCESS
 
 if TYPE_CHECKING:
+    from acmix.config import Train
     from acmix.train.agent import Machines
 
 USAGE = "bash run.sh N CONFIG DATA_DIR [key=value ...]"
@@ -30,14 +31,14 @@ GRACE_SECONDS = 600
 def main(arguments: Sequence[str] | None = None) -> int:
     """Starts the processes that the command line asks for and returns the exit status."""
     try:
-        processes, command, machines, device = parse(sys.argv[1:] if arguments is None else arguments)
-        notice = check_processors(processes, device)
+        processes, command, machines, settings = parse(sys.argv[1:] if arguments is None else arguments)
+        notice = check_processors(processes, settings.device)
     except UsageError as error:
         print(f"acmix: error: {error}", file=sys.stderr)
         return 2
     if notice:
         print(f"acmix: {notice}", file=sys.stderr)
-    return launch(processes, command, machines=machines)
+    return launch(processes, command, machines=machines, restarts=settings.restarts)
 
 
 def launch(
@@ -46,6 +47,7 @@ def launch(
     *,
     machines: Machines | None = None,
     grace_seconds: int = GRACE_SECONDS,
+    restarts: int = 0,
 ) -> int:
     """Runs `command` in N processes that find each other through torchrun's environment variables.
 
@@ -57,21 +59,26 @@ def launch(
         command: the program and its arguments, the same for every process.
         machines: where this machine stands among several; None: it is alone.
         grace_seconds: after a stop signal, how long the processes may take to end before they are killed.
+        restarts: how often all are started again when one fails, but for wrong input.
 
     Returns:
         An exit status: 0, the first failed process's, 2 for wrong input, 128 + the number of a stop signal.
     """
     from acmix.train.agent import Machines, run_workers
 
-    with threads_shared_out(processes), variables(**{LAUNCHER: USAGE.split()[1]}):
-        outcome = run_workers(processes, command, machines or Machines(), grace_seconds)
+    told = {LAUNCHER: USAGE.split()[1], LAUNCHER_PROCESS: str(os.getpid())}
+    if restarts:
+        # torch 2.15 shares one store between all starts, and the second finds the addresses of the first in it
+        told["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    with threads_shared_out(processes), variables(**told):
+        outcome = run_workers(processes, command, machines or Machines(), grace_seconds, restarts)
     if outcome.message:
         print(f"acmix: error: {outcome.message}", file=sys.stderr)
     return outcome.status
 
 
-def parse(arguments: Sequence[str]) -> tuple[int, list[str], Machines, str]:
-    """Reads the command line and the environment: N, a process's command, this machine's place and `train.device`."""
+def parse(arguments: Sequence[str]) -> tuple[int, list[str], Machines, Train]:
+    """Reads the command line and the environment: N, a process's command, this machine's place, the loop's settings."""
     if len(arguments) < 3:
         raise UsageError(f"{len(arguments)} arguments; expected at least 3: {USAGE}")
     processes, source, data, *overrides = arguments
@@ -87,7 +94,12 @@ def parse(arguments: Sequence[str]) -> tuple[int, list[str], Machines, str]:
 
     machines = machines_from_environment()
     check_shared(settings.train.device, count * machines.count)
-    return count, command, machines, settings.train.device
+    if settings.train.restarts and machines.count > 1:
+        raise UsageError(
+            f"train.restarts={settings.train.restarts} with NNODES={machines.count}: run.sh starts processes again on "
+            "one machine alone; on several the batch system does (docs/slurm.md): leave it out"
+        )
+    return count, command, machines, settings.train
 
 
 def machines_from_environment() -> Machines:

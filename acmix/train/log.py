@@ -166,9 +166,17 @@ class RunLog:
     def board_scalars(self, group: str, step: int, values: dict[str, Any]) -> None:
         """Adds what is known of the values to TensorBoard, as `group/key`."""
         if self.board is not None:
-            for key, value in values.items():
-                if value is not None:
-                    self.board.add_scalar(f"{group}/{key}", value, step)
+            try:
+                for key, value in values.items():
+                    if value is not None:
+                        self.board.add_scalar(f"{group}/{key}", value, step)
+            except (OSError, RuntimeError) as error:
+                self.leave_board(error)
+
+    def leave_board(self, error: Exception) -> None:
+        """Goes on without TensorBoard: a full disk, say, is met by what must be written."""
+        self.board = None
+        self.say(f"no more event files for TensorBoard are written ({error}); log.jsonl goes on with the same curves")
 
     def list_unreadable(self, names: list[str], reasons: Iterable[str]) -> None:
         """Names the files that were left out; `reasons` say what is wrong with some of them."""
@@ -185,7 +193,10 @@ class RunLog:
         if self.file is not None:
             self.file.close()
         if self.board is not None:
-            self.board.close()
+            try:
+                self.board.close()
+            except (OSError, RuntimeError) as error:
+                self.leave_board(error)
 
 
 def read_summary(path: Path) -> dict[str, Any]:

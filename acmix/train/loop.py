@@ -11,6 +11,7 @@ import os
 import random
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ from acmix.tasks import Evaluation, task_of
 from acmix.train.closing import ending, summed_up
 from acmix.train.device import peak_memory_mib, pins_memory
 from acmix.train.distributed import Agreement, World, join, together
-from acmix.train.files import held, write_atomically
+from acmix.train.files import versions, write_atomically
 from acmix.train.length import end_of_epoch, epochs_begun, total_steps
+from acmix.train.lock import held
 from acmix.train.log import RunLog, duration, read_summary
 from acmix.train.opening import announce, counted, odd_statistics
 from acmix.train.optim import Schedule, odd_rates
@@ -41,11 +43,15 @@ from acmix.train.preparation import settle
 from acmix.train.resume import of_a_run
 from acmix.train.run_folder import DefaultFolder, ask_for
 from acmix.train.signals import Stopped, StopRequest
-from acmix.train.state import State, make_folder
+from acmix.train.state import State, make_folder, remove_unfinished
+from acmix.train.terminal import new_console, say
 from acmix.train.trial import try_forward
+from acmix.train.worker_error import Failed
 
 # Pictures of a run under way are no older than this and an epoch; drawing them takes a second.
 DRAW_SECONDS = 60.0
+# what PyTorch says of a reading process that is gone
+READER_LOST = "DataLoader worker (pid"
 
 
 def train(config: Config, output: Path | DefaultFolder) -> dict[str, Any]:
@@ -61,14 +67,27 @@ def train(config: Config, output: Path | DefaultFolder) -> dict[str, Any]:
     Raises:
         UsageError: something in the configuration, the data or the folder is not fit, or training diverged.
         Stopped: Ctrl-C or SIGTERM came; a checkpoint was written.
+        Failed: a process that belongs to the run is gone.
     """
-    with StopRequest() as stop, join(config.train.device) as world, ExitStack() as held_open:
-        folder = output.take(config, world, held_open) if isinstance(output, DefaultFolder) else output
-        run = Run(config, folder, world, stop, held_open)
-        try:
-            return run.to_the_end()
-        finally:
-            run.log.close()
+    try:
+        # signals end a process that waits for the others to start
+        with join(config.train.device) as world, StopRequest() as stop, ExitStack() as held_open:
+            folder = output.take(config, world, held_open) if isinstance(output, DefaultFolder) else output
+            run = Run(config, folder, world, stop, held_open)
+            try:
+                return run.to_the_end()
+            finally:
+                run.state.writer.close()
+                run.log.close()
+    except RuntimeError as error:
+        # PyTorch raises it wherever the process is at work, while it tidies up, too
+        if READER_LOST not in str(error):
+            raise
+        said = " ".join(str(error).split("\n")[0].split())
+        raise Failed(
+            f"a process that reads images ended ({said}); the machine may have run out of memory: a smaller "
+            "data.workers takes less; run the same command again to go on"
+        ) from error
 
 
 class Run:
@@ -108,9 +127,17 @@ class Run:
             self.total_steps = total_steps(config, self.steps_per_epoch)
             self.epochs = epochs_begun(config, self.steps_per_epoch)
             self.odd = [*odd_rates(config, self.steps_per_epoch), *odd_statistics(config)]
+            # a stream lists no images
+            fingerprint = getattr(self.train_batches.dataset, "fingerprint", str)
             seed_everything(settings.seed)
             self.state = State(
-                config, output, world, task=self.task, classes=classes, steps_per_epoch=self.steps_per_epoch
+                config,
+                output,
+                world,
+                task=self.task,
+                classes=classes,
+                steps_per_epoch=self.steps_per_epoch,
+                images=fingerprint(),
             )
             self.global_batch_size = self.state.global_batch_size
             self.schedule = Schedule(self.state.optimizer, config, self.steps_per_epoch, self.global_batch_size)
@@ -118,7 +145,8 @@ class Run:
             try_forward(self.state.model, self.task, config, world, self.state.precision)
             if world.is_first:
                 make_folder(output)
-                held_open.enter_context(held(output))
+                held_open.enter_context(held(output, partial(say, new_console())))
+                remove_unfinished(output)
         self.state.resume()
         self.first_step = self.state.step
         self.is_finished = bool(self.state.ended)
@@ -131,7 +159,8 @@ class Run:
             first_step=self.first_step,
             shown=self.task.shown,
         )
-        self.agreement = Agreement(world, 3)
+        self.agreement = Agreement(world, 5)
+        self.saved, self.is_due = time.monotonic(), False
         self.too_many_unreadable = False
         self.drawn = time.monotonic()
         self.in_step = self.wrap()
@@ -164,6 +193,7 @@ class Run:
         while not self.state.ended:
             self.train_epoch()
             self.end_epoch()
+        self.state.finish_writing()
         summary = summed_up(self.config, self.state)
         if self.world.is_first:
             write_atomically(summary_file, to_json(summary, indent=2).encode())
@@ -198,10 +228,17 @@ class Run:
             to_save = settings.checkpoint_every_steps and state.step % settings.checkpoint_every_steps == 0
             # never log or save what comes after a step that was not finite
             self.listen(now=bool(to_log or to_save))
+            if self.is_due and not (to_log or to_save):
+                self.listen(now=True)
             if to_log:
                 self.log_step(lr)
-            if to_save:
-                state.save_last()
+            if to_save or self.is_due:
+                self.save()
+
+    def save(self) -> None:
+        """Writes last.pt beside what follows; every process calls it."""
+        self.state.save_last()
+        self.saved, self.is_due, self.stop.is_save = time.monotonic(), False, False
 
     def take_step(self, micro_batches: list[Any]) -> float:
         """One step, that waits for the device nowhere: nothing it computes is read. Returns the learning rate."""
@@ -253,28 +290,43 @@ class Run:
         """
         # on a CPU the loss is there at no cost
         bad_step = self.state.meter.first_bad_step() if now or self.world.device.type == "cpu" else 0
-        agreed = self.agreement.exchange(self.stop.signal, bad_step, int(self.too_many_unreadable))
+        state, minutes = self.state, self.config.train.checkpoint_every_minutes
+        is_due = self.stop.is_save or (
+            self.world.is_first and minutes is not None and time.monotonic() - self.saved > 60 * minutes
+        )
+        agreed = self.agreement.exchange(
+            self.stop.signal, bad_step, int(self.too_many_unreadable), int(is_due), int(state.writer.has_failed)
+        )
         if now:
             agreed = self.agreement.settle()
-        signal, bad_step, too_many = agreed
+        signal, bad_step, too_many, self.is_due, has_failed = *agreed[:3], bool(agreed[3]), agreed[4]
         if bad_step:
-            self.give_up(f"the loss or the gradient of step {bad_step}")
+            self.give_up(f"the loss or the gradient of step {bad_step}", bad_step)
         if too_many:
             self.state.unreadable.gather()
             self.state.unreadable.check()
+        if has_failed:
+            state.finish_writing()
         if signal and not now:
             self.listen(now=True)
         if signal:
             self.state.save_last()
+            self.state.finish_writing()
             message = f"stopped after step {self.state.step} of {self.total_steps}; run the same command again to go on"
             self.log.progress.stop()
             self.log.say(message)
             raise Stopped(signal, message)
 
-    def give_up(self, what: str) -> None:
-        """Ends a run that has diverged."""
-        last = self.state.last
-        kept = f"{last} is from before it" if last.is_file() else "nothing was saved yet"
+    def give_up(self, what: str, step: int) -> None:
+        """Ends a run that has diverged with a step."""
+        self.state.finish_writing()
+        last, saved = self.state.last, self.state.saved_at
+        there = versions(last)
+        if saved is not None and saved[0] >= step:
+            # the weights of that step compute no loss
+            there = there[1:]
+        none = "nothing was saved yet" if saved is None else "no checkpoint is from before it"
+        kept = f"{there[0]} is from before it" if there else none
         warmup = "epochs" if self.config.schedule.warmup_steps is None else "steps"
         more = [f"more schedule.warmup_{warmup}", *(["train.precision=fp32"] if self.state.precision.dtype else [])]
         raise UsageError(
@@ -320,7 +372,7 @@ class Run:
             state.save_best()
         last = bool(state.ended)
         if last or number % settings.checkpoint_every_epochs == 0:
-            state.save_last()
+            self.save()
             if self.world.is_first and not last and time.monotonic() - self.drawn > DRAW_SECONDS:
                 self.draw()
 
@@ -343,7 +395,7 @@ class Run:
             )
         if result.loss is not None and not math.isfinite(result.loss):
             # the last step made weights that no longer compute: keep the checkpoint that does
-            self.give_up(f"the validation loss after step {self.state.step}")
+            self.give_up(f"the validation loss after step {self.state.step}", self.state.step)
         return result
 
     def record(self, number: int, result: Evaluation | None) -> bool:
@@ -406,13 +458,21 @@ class Run:
         """Says what is about to run, and keeps it in the folder."""
         if not self.world.is_first:
             return
-        write_atomically(self.output / "config.yaml", dump(self.config).encode())
+        keep_settings(self.output, dump(self.config), self.first_step)
         datasets = self.train_batches.dataset, self.val_batches.dataset
         announce(self.log, self.config, self.state, datasets, notes=self.notes, odd=self.odd)
         if self.first_step:
             self.log.say(f"{self.output}: resuming after step {self.first_step} of {self.total_steps}")
         for change in self.state.changes:
             self.log.say(f"  {change}")
+
+
+def keep_settings(folder: Path, settings: str, step: int) -> None:
+    """Writes config.yaml; where it was another one, that is kept under the step that it held until."""
+    file, content = folder / "config.yaml", settings.encode()
+    if file.is_file() and step and (before := file.read_bytes()) != content:
+        write_atomically(folder / f"config.until-step-{step}.yaml", before)
+    write_atomically(file, content)
 
 
 def compiled(model: nn.Module, task: str) -> nn.Module:

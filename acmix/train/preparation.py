@@ -18,6 +18,7 @@ from acmix.config import WEIGHTS_DECIDE, Config, Data
 from acmix.errors import UsageError
 from acmix.released.safe_load import safe_load
 from acmix.train import checkpoint
+from acmix.train.files import versions
 
 
 def settle(config: Config, output: Path) -> tuple[Config, list[str]]:
@@ -56,7 +57,7 @@ def wanted_by_weights(config: Config, output: Path) -> tuple[dict[str, Any], str
     model = config.model
     if not (model.checkpoint or model.pretrained):
         return {}, ""
-    if (output / "checkpoints" / "last.pt").is_file():
+    if versions(output / "checkpoints" / "last.pt"):
         return as_before(output / "config.yaml"), ""
     if model.checkpoint:
         try:

@@ -2,7 +2,7 @@
 
 | change | what happens |
 |---|---|
-| `ANOTHER_RUN`, EMA on or off, images a step, steps an epoch, class names | refused |
+| `ANOTHER_RUN`, EMA on or off, images a step, steps an epoch, class names, the training images | refused |
 | `NETWORK`, and `data.img_size` where the weights are of one size | refused |
 | `SCHEDULE` | the line says what becomes of the learning rate |
 | everything else | holds from the next step on |

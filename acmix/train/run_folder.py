@@ -37,7 +37,8 @@ from acmix.config import WEIGHTS_DECIDE, Config
 from acmix.errors import UsageError
 from acmix.train import checkpoint
 from acmix.train.distributed import World, together
-from acmix.train.files import held
+from acmix.train.files import versions
+from acmix.train.lock import held
 from acmix.train.resume import NETWORK, changed_keys, only_drops, refuse_another_run, shown
 from acmix.train.terminal import new_console, say
 from acmix.train.words import LAUNCHER, output_option
@@ -52,6 +53,9 @@ WITHOUT_EFFECT = (
     "train.log_every_steps",
     "train.checkpoint_every_epochs",
     "train.checkpoint_every_steps",
+    "train.checkpoint_every_minutes",
+    "train.keep_checkpoints",
+    "train.restarts",
     "train.tensorboard",
 )
 PATHS = ("data.dir", "model.checkpoint", "model.pretrained")
@@ -172,10 +176,11 @@ def look_into(folder: Path) -> Found | None:
     settings = None
     with suppress(UsageError):
         settings = configuration.load(folder / "config.yaml") if (folder / "config.yaml").is_file() else None
-    if settings is None and last.is_file():
+    if settings is None:
         with suppress(UsageError):
-            settings = configuration.validate(checkpoint.read(last)["config"])
-    if settings is None and not last.is_file() and not log.is_file():
+            found = checkpoint.newest(last, [])
+            settings = None if found is None else configuration.validate(found[1]["config"])
+    if settings is None and not versions(last) and not log.is_file():
         return None
     return Found(folder, settings, images_a_step(log))
 
@@ -265,7 +270,7 @@ def forget(folder: Path) -> None:
     """Removes a folder that was made for a run that never began, unless another process is at work in it."""
     log = folder / "log.jsonl"
     with suppress(OSError, UsageError):
-        if (folder / "checkpoints" / "last.pt").is_file() or (log.is_file() and log.stat().st_size):
+        if versions(folder / "checkpoints" / "last.pt") or (log.is_file() and log.stat().st_size):
             return
         with held(folder):
             for file in (folder / "config.yaml", log):

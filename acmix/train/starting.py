@@ -14,10 +14,10 @@ from acmix.data.classes import labels_follow_names
 from acmix.errors import UsageError
 from acmix.models.freezing import freeze_old
 from acmix.names import composed
-from acmix.released.safe_load import safe_load
+from acmix.released.safe_load import FORMAT, safe_load
 from acmix.released.start import LEAST_SHARE, Started, drawn_as, fresh_rates, sides, start_from, unfit
 from acmix.released.start_head import are_names
-from acmix.released.unwrap import FORMAT, Found, unwrap
+from acmix.released.unwrap import Found, unwrap
 from acmix.tasks import task_of
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from acmix.config import Config
+from acmix.config.architecture import check_architecture
 from acmix.data import UnreadableFiles
 from acmix.data.loader import worker_count
 from acmix.errors import UsageError
@@ -21,6 +23,8 @@ from acmix.ops import dispatch
 from acmix.tasks import Task
 from acmix.train import checkpoint
 from acmix.train.distributed import World, together
+from acmix.train.fields import ToGoOn, check_fields, check_moments
+from acmix.train.files import versions
 from acmix.train.length import epochs_begun, total_steps
 from acmix.train.meter import Meter
 from acmix.train.optim import Precision, create_optimizer
@@ -28,6 +32,10 @@ from acmix.train.resume import describe_changes, refuse_another_network, refuse_
 from acmix.train.starting import start
 from acmix.train.sync_norm import synchronised
 from acmix.train.words import output_option
+from acmix.train.writer import Writer
+
+# entries of last.pt that an early acmix does not write
+SINCE = {"images"}
 
 
 class State:
@@ -40,22 +48,35 @@ class State:
         task: what the model learns.
         classes: names, in the order of the labels.
         steps_per_epoch: optimizer steps.
+        images: the fingerprint of the training split; "" where it has none.
 
     Raises:
         UsageError: no such model or optimizer, or the weights to start from do not fit.
     """
 
     def __init__(
-        self, config: Config, folder: Path, world: World, *, task: Task, classes: list[str], steps_per_epoch: int
+        self,
+        config: Config,
+        folder: Path,
+        world: World,
+        *,
+        task: Task,
+        classes: list[str],
+        steps_per_epoch: int,
+        images: str = "",
     ) -> None:
         settings = config.train
         self.config, self.world, self.classes, self.task = config, world, classes, task
-        self.steps_per_epoch = steps_per_epoch
+        self.steps_per_epoch, self.images = steps_per_epoch, images
         self.global_batch_size = settings.batch_size * settings.accumulation * world.size
         self.last, self.best_path = (folder / "checkpoints" / name for name in ("last.pt", "best.pt"))
 
-        begins = not self.last.is_file()
+        # what newer checkpoints than the one to go on from suffer from
+        self.damaged: list[str] = []
+        self.found = checkpoint.newest(self.last, self.damaged)
+        begins = self.found is None
         self.model = task.build(download=begins and not config.model.checkpoint)
+        check_architecture(config, "a checkpoint of this run")
         self.memory_format = memory_format(self.model, settings.channels_last, world.device)
         self.started = start(self.model, config, classes) if begins and config.model.checkpoint else None
         if config.model.freeze and not begins:
@@ -75,6 +96,7 @@ class State:
         self.best: dict[str, Any] = {}
         self.metrics: dict[str, Any] = {}
         self.saved_at: tuple[int, int] | None = None
+        self.writer = Writer()
         # lines on settings that differ from those of last.pt
         self.changes: list[str] = []
 
@@ -110,7 +132,8 @@ class State:
 
     def train_as_before(self) -> None:
         """Freezes what last.pt says was frozen; before it said so, that was all but the convolution paths."""
-        trained = checkpoint.read(self.last).get("trained")
+        assert self.found is not None
+        trained = self.found[1].get("trained")
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in trained if isinstance(trained, list) else is_new(name))
 
@@ -135,22 +158,38 @@ class State:
     def save_last(self) -> None:
         """Writes all that a later call needs to go on as if nothing had happened; every process calls it.
 
+        The file is there a moment later: see `finish_writing`.
+
         Raises:
-            UsageError: on every process, where the first cannot write.
+            UsageError: on every process, where the first could not write.
         """
         place = self.step, self.epochs_ended
         if self.saved_at == place:
             return
         with together(self.world):
             if self.world.is_first:
-                checkpoint.save(self.last, {**self.described(), **self.to_go_on()})
+                contents = {**self.described(), **self.to_go_on()}
+                self.writer.write(self.last, contents, keep=self.config.train.keep_checkpoints)
         self.saved_at = place
 
     def save_best(self) -> None:
-        """Writes the weights that were just evaluated; every process calls it."""
+        """Writes the weights that were just evaluated; every process calls it.
+
+        Raises:
+            UsageError: on every process, where the first could not write.
+        """
         with together(self.world):
             if self.world.is_first:
-                checkpoint.save(self.best_path, {**self.described(), "model": self.evaluated_model.state_dict()})
+                self.writer.write(self.best_path, {**self.described(), "model": self.evaluated_model.state_dict()})
+
+    def finish_writing(self) -> None:
+        """Waits until what was saved is on the disk; every process calls it.
+
+        Raises:
+            UsageError: on every process, where the first could not write.
+        """
+        with together(self.world):
+            self.writer.finish()
 
     def described(self) -> dict[str, Any]:
         """What every checkpoint of a run holds, but for the weights."""
@@ -178,22 +217,26 @@ class State:
             unreadable={split: sorted(names) for split, names in self.unreadable.by_split.items()},
             unreadable_of=dict(self.unreadable.sizes),
             steps_per_epoch=self.steps_per_epoch,
+            images=self.images,
             global_batch_size=self.global_batch_size,
         )
 
     # --- and back ---------------------------------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Goes on from last.pt where there is one; every process calls it.
+        """Goes on from last.pt, or the one before it where it is damaged, if there is any; every process calls it.
 
         Raises:
             UsageError: it cannot be read, or belongs to another model, optimizer, data or batch.
         """
         with together(self.world):
-            if self.last.is_file():
-                saved = checkpoint.read(self.last)
-                self.check_fits(saved)
-                self.take(saved)
+            if self.found is not None:
+                place, saved = self.found
+                self.check_fits(saved, str(place))
+                self.take(saved, str(place))
+                self.tell_of_damage(place)
+                self.miss_best()
+            self.found = None
         if self.world.size > 1:
             steps: list[Any] = [None] * self.world.size
             dist.all_gather_object(steps, self.step, group=self.world.control)
@@ -203,11 +246,30 @@ class State:
                     "put the output folder where every machine sees the same files"
                 )
 
-    def check_fits(self, saved: dict[str, Any]) -> None:
+    def tell_of_damage(self, place: Path) -> None:
+        """Says which newer checkpoints are damaged; the first process puts them aside, so that none goes for them."""
+        for said in self.damaged:
+            self.changes.append(f"{said.partition(';')[0]}: going on from {place.name}, of step {self.step}")
+        if self.damaged and self.world.is_first:
+            for each in versions(self.last):
+                if each == place:
+                    break
+                os.replace(each, each.with_name(f"damaged-{each.name}"))
+
+    def miss_best(self) -> None:
+        """Notices that best.pt is gone: the best from here on takes its place."""
+        if self.best and not self.best_path.is_file():
+            self.changes.append(
+                f"{self.best_path} of epoch {self.best.get('epoch')} is gone: the best epoch to come takes its place"
+            )
+            self.best = {}
+
+    def check_fits(self, saved: dict[str, Any], where: str) -> None:
         """Refuses a checkpoint that this run cannot resume from, and notes the settings that changed."""
-        where, now, hint = str(self.last), self.config, f"choose another {output_option()}, or move this folder away"
-        if lacking := sorted(self.to_go_on().keys() - saved.keys()):
+        now, hint = self.config, f"choose another {output_option()}, or move this folder away"
+        if lacking := sorted(self.to_go_on().keys() - saved.keys() - SINCE):
             raise UsageError(f"{where} holds only weights, without {', '.join(lacking)}; {hint}")
+        check_fields(saved, ToGoOn, where)
         then = settings_then(saved["config"], now, self.steps_per_epoch, where)
         refuse_another_run(then, now, where)
         batch, steps = saved["global_batch_size"], saved["steps_per_epoch"]
@@ -222,6 +284,12 @@ class State:
             raise UsageError(
                 f"{where} was trained on other classes than those of {now.data.dir}: "
                 f"{first_difference(saved['classes'], self.classes)}; {hint}"
+            )
+        then_images = saved.get("images", "")
+        if then_images and self.images and then_images != self.images:
+            raise UsageError(
+                f"{where} was trained on other images than those of {now.data.dir}, or in another order or with other "
+                f"labels; give those again, or choose another {output_option()} and add model.checkpoint={where}"
             )
         misfit = None
         try:
@@ -240,9 +308,8 @@ class State:
                 "numbers"
             )
 
-    def take(self, saved: dict[str, Any]) -> None:
+    def take(self, saved: dict[str, Any], where: str) -> None:
         """Takes over what a checkpoint holds beside the weights, which are loaded already."""
-        where = str(self.last)
         if self.average is not None:
             checkpoint.load_weights(self.average.module, saved["average"], where)
         load_optimizer(self.optimizer, saved["optimizer"], where)
@@ -289,6 +356,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], wher
             f"{where} has other parameter groups, since optimizer.weight_decay, optimizer.no_decay, "
             "optimizer.layer_decay or model.freeze changed; set it as it was, or choose another output folder"
         )
+    check_moments(optimizer, saved, where)
     # some optimizers count their steps in the groups; the schedule sets lr
     groups = [{**old, **new, "lr": old["lr"]} for old, new in zip(then, now, strict=True)]
     optimizer.load_state_dict({**saved, "param_groups": groups})
@@ -313,7 +381,7 @@ def keep_less_for_backward(model: nn.Module, name: str) -> None:
 
 
 def make_folder(output: Path) -> None:
-    """Makes a run's folder, proves that it can be written to, and removes what a killed run left half written.
+    """Makes a run's folder and proves that it can be written to.
 
     Raises:
         UsageError: it cannot be written to.
@@ -324,9 +392,14 @@ def make_folder(output: Path) -> None:
         probe = output / f".writable.{os.getpid()}"
         probe.touch()
         probe.unlink()
-        for unfinished in checkpoints.glob(".*.tmp"):
-            unfinished.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(
             f"cannot write to the output folder {output}: {error.strerror}; choose another folder"
         ) from error
+
+
+def remove_unfinished(output: Path) -> None:
+    """Removes the checkpoints that a killed run left half written; only who holds the folder may, or another's go."""
+    with suppress(OSError):
+        for unfinished in (output / "checkpoints").glob(".*.tmp"):
+            unfinished.unlink(missing_ok=True)

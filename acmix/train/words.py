@@ -6,6 +6,8 @@ import os
 
 # set by our launcher
 LAUNCHER = "ACMIX_LAUNCHER"
+# the number of its process
+LAUNCHER_PROCESS = "ACMIX_LAUNCHER_PROCESS"
 
 
 def output_option() -> str:

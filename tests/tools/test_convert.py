@@ -154,7 +154,7 @@ def test_training_settings_that_mean_nothing_here_do_not_stop_the_weights(tmp_pa
 def test_the_average_of_the_weights_is_what_is_converted(tmp_path, ours):
     content = read(ours)
     content["average"] = {key: value + 1 for key, value in content["model"].items()}
-    torch.save(content, tmp_path / "last.pt")
+    save(tmp_path / "last.pt", content)
     convert(tmp_path / "last.pt", tmp_path / "released.pth")
     expected = safe_load(TOY)["model"]["norm.bias"] + 1
     assert torch.equal(safe_load(tmp_path / "released.pth")["model"]["norm.bias"], expected)

@@ -19,6 +19,7 @@ from acmix.tools.convert import convert
 from acmix.tools.evaluate import evaluate_checkpoint
 from acmix.tools.load import info_of
 from acmix.tools.predict import predict
+from acmix.train import checkpoint
 from tests.support.checks import one_error
 from tests.support.downstream import (
     DIGITS,
@@ -143,7 +144,7 @@ def test_evaluate_takes_a_split_of_another_name(
 def test_a_split_that_is_named_goes_before_held_out_images(detector: Path, coco: Path, tmp_path: Path) -> None:
     contents = torch.load(detector / "checkpoints" / "best.pt", weights_only=True)
     contents["config"]["data"] |= {"split": 0.5, "val_split": "val"}
-    torch.save(contents, tmp_path / "held.pt")
+    checkpoint.save(tmp_path / "held.pt", contents)
     one = evaluate_checkpoint(tmp_path / "held.pt", str(coco), split="val2017", device="cpu")
     other = evaluate_checkpoint(detector, str(coco), device="cpu")
     assert (one.result.metrics, one.notes) == (other.result.metrics, other.notes)

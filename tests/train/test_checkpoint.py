@@ -52,7 +52,7 @@ def test_weights_that_are_no_tensors_are_refused_in_one_line() -> None:
     model = torch.nn.Linear(2, 2)
     with pytest.raises(UsageError) as caught:
         load_weights(model, {**model.state_dict(), "bias": 3}, "some.pt")
-    assert str(caught.value) == "some.pt holds the weights of another model: 1 no tensors (first: bias)"
+    assert str(caught.value) == "some.pt holds the weights of another model: 1 no plain tensors (first: bias)"
 
 
 HUGE = {

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from acmix.errors import UsageError
-from acmix.train.files import held, replaced_whole, write_atomically
+from acmix.train.files import replaced_whole, write_atomically
+from acmix.train.lock import held
 from tests.support.processes import Forked
 
 

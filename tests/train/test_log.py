@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,3 +94,17 @@ def test_a_run_ends_well_where_nothing_can_be_drawn(
     monkeypatch.setattr("acmix.train.loop.draw_curves", draw)
     assert train(tiny_config(data, "train.epochs=1"), tmp_path)["epochs"] == 1
     assert "are not drawn, as matplotlib cannot be imported (No module named 'matplotlib')" in capsys.readouterr().out
+
+
+def test_a_run_goes_on_where_tensorboard_cannot_write(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", full)
+    monkeypatch.setattr(SummaryWriter, "close", full)
+    assert train(tiny_config(data, "train.tensorboard=true", "train.epochs=1"), tmp_path)["epochs"] == 1
+    assert capsys.readouterr().out.count("no more event files for TensorBoard are written") == 1

@@ -37,7 +37,7 @@ def test_the_folder_holds_what_was_promised(finished: Path, data: Path) -> None:
     places = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     events = {place for place in places if place.startswith("tensorboard/")}
     promised = {"config.yaml", "log.jsonl", "summary.json", "curves.png", "paths.png"}
-    assert places - events == promised | {"checkpoints/last.pt", "checkpoints/best.pt"}
+    assert places - events == promised | {f"checkpoints/{name}.pt" for name in ("last", "last-1", "best")}
     assert len(events) == 1
     assert all((finished / name).read_bytes().startswith(b"\x89PNG") for name in ("curves.png", "paths.png"))
     assert configuration.load(finished / "config.yaml").data.dir == str(data)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from acmix.config import Config
 from acmix.data.dataset import OtherClasses
 from acmix.errors import UsageError
+from acmix.tasks import task_of
+from acmix.train import checkpoint
 from acmix.train.loop import train
 from acmix.train.resume import changed_keys, describe_changes, learning_rate, of_a_run, settings_then
-from tests.support.dense import dense_config
+from tests.support.dense import dense_config, write_scenes
 from tests.support.images import make_image_folder
 from tests.support.tiny import CLASSES, PLAIN, last, tiny_config
 
@@ -60,13 +62,14 @@ def test_a_run_that_goes_on_on_another_device_says_so(
     contents = last(copy)
     assert contents["device"] == "cpu"
     # as a GPU would have written it
-    torch.save({**contents, "device": "cuda"}, copy / "checkpoints" / "last.pt")
+    checkpoint.save(copy / "checkpoints" / "last.pt", {**contents, "device": "cuda"})
     train(tiny_config(forty, "train.epochs=3", "train.device=cpu"), copy)
     said = capsys.readouterr().out
     assert "train.device auto → cpu: the run goes on there" in said
     assert "device cuda → cpu: sums round differently" in said
     # and a run that is older than the key goes on in silence
-    torch.save({key: value for key, value in last(copy).items() if key != "device"}, copy / "checkpoints" / "last.pt")
+    older = {key: value for key, value in last(copy).items() if key != "device"}
+    checkpoint.save(copy / "checkpoints" / "last.pt", older)
     train(tiny_config(forty, "train.epochs=4", "train.device=cpu"), copy)
     assert " → cpu" not in capsys.readouterr().out
 
@@ -208,9 +211,63 @@ def test_a_folder_that_moved_and_other_micro_batches_go_on(forty: Path, copy: Pa
     assert last(copy)["config"]["data"]["dir"] == str(moved)
 
 
-def test_another_number_of_processes_is_said(forty: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from acmix.train import checkpoint
+def other_images(folder: Path) -> None:
+    """As many of each class, one of them under another name."""
+    file = sorted(folder.glob("train/*/*"))[3]
+    file.rename(file.with_stem("another"))
 
+
+def other_labels(folder: Path) -> None:
+    """Two images in each other's class."""
+    one, *_, two = sorted(folder.glob("train/*/*"))
+    one.rename(aside := folder / "aside")
+    two.rename(one)
+    aside.rename(two.with_stem("z"))
+
+
+@pytest.mark.parametrize("change", [other_images, other_labels])
+def test_other_images_are_another_run(forty: Path, copy: Path, tmp_path: Path, change: Callable[[Path], None]) -> None:
+    folder = Path(shutil.copytree(forty, tmp_path / "other"))
+    change(folder)
+    before = (copy / "checkpoints" / "last.pt").read_bytes()
+    with pytest.raises(UsageError, match=r"last\.pt was trained on other images than those of .*, or in another order"):
+        train(tiny_config(folder, "train.epochs=3"), copy)
+    assert (copy / "checkpoints" / "last.pt").read_bytes() == before
+
+
+def test_a_run_from_before_fingerprints_goes_on(forty: Path, copy: Path) -> None:
+    checkpoint.save(copy / "checkpoints" / "last.pt", {k: v for k, v in last(copy).items() if k != "images"})
+    assert train(tiny_config(forty, "train.epochs=3"), copy)["epochs"] == 3
+
+
+@pytest.mark.parametrize("task", ["detect", "segment"])
+def test_other_annotations_are_another_run(tmp_path: Path, task: str) -> None:
+    folder = write_scenes(task, tmp_path / "scenes")
+    (before,) = {task_of(dense_config(task, folder)).train_loader().dataset.fingerprint() for _ in range(2)}
+    if task == "detect":
+        file = folder / "annotations" / "instances_train2017.json"
+        content = json.loads(file.read_text())
+        content["annotations"][0]["bbox"][2] -= 1
+        file.write_text(json.dumps(content))
+    else:
+        first, *_ = sorted(folder.glob("images/training/*"))
+        labels = folder / "annotations" / "training" / f"{first.stem}.png"
+        labels.rename(labels.with_stem("another"))
+        first.rename(first.with_stem("another"))
+    assert task_of(dense_config(task, folder)).train_loader().dataset.fingerprint() != before
+
+
+def test_settings_that_held_before_are_kept(forty: Path, copy: Path) -> None:
+    then = (copy / "config.yaml").read_text()
+    train(tiny_config(forty, "train.epochs=3"), copy)
+    train(tiny_config(forty, "train.epochs=3"), copy)
+    train(tiny_config(forty, "train.epochs=4", "optimizer.lr=1e-3"), copy)
+    kept = sorted(path.name for path in copy.glob("config*.yaml"))
+    assert kept == ["config.until-step-10.yaml", "config.until-step-15.yaml", "config.yaml"]
+    assert (copy / "config.until-step-10.yaml").read_text() == then
+
+
+def test_another_number_of_processes_is_said(forty: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved = {key: value for key, value in last(copy).items() if key not in ("format", "version")}
     checkpoint.save(copy / "checkpoints" / "last.pt", {**saved, "processes": 2})
     train(tiny_config(forty, "train.epochs=3"), copy)

@@ -248,7 +248,7 @@ def test_a_folder_where_another_process_is_at_work_is_not_removed(here: Path) ->
     code = f"""
 import sys, time
 from pathlib import Path
-from acmix.train.files import held
+from acmix.train.lock import held
 with held(Path({str(folder)!r})):
     Path("ready").touch()
     while not Path("go").exists():

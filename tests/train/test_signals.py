@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ import pytest
 
 from acmix.data import Batch
 from acmix.tasks import classify
-from acmix.train import launch
+from acmix.train import checkpoint, launch
 from acmix.train.loop import Run, train
 from acmix.train.plots import read_log
 from acmix.train.signals import Stopped
 from tests.support.checks import assert_same_bits
 from tests.support.paths import ROOT
-from tests.support.processes import Forked, command, python, run_module
+from tests.support.processes import PATIENCE, Forked, command, free_port, python, run_module
 from tests.support.tiny import last, tiny_config, write_config
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -74,7 +75,10 @@ def has_step(folder: Path, step: int) -> Callable[[], bool]:
     return lambda: log.is_file() and any(record["step"] >= step for record in read_log(folder).steps[-1:])
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGUSR1, 138)],
+)
 def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_bits(
     data: Path, whole: Path, tmp_path: Path, number: int, code: int
 ) -> None:
@@ -146,7 +150,7 @@ def test_one_command_is_killed_then_stopped_and_ends_with_the_same_bits(
 
     train(tiny_config(data), output)
     assert_same_bits(last(output), last(whole))
-    assert sorted(path.name for path in unfinished.parent.iterdir()) == ["best.pt", "last.pt"]
+    assert sorted(path.name for path in unfinished.parent.iterdir()) == ["best.pt", "last-1.pt", "last.pt"]
 
 
 def test_a_signal_to_the_whole_group_leaves_the_reading_processes_to_the_last_step(data: Path, tmp_path: Path) -> None:
@@ -215,3 +219,153 @@ with signals.StopRequest() as stop:
 def test_a_signal_that_comes_twice_at_once_is_one_and_a_later_one_ends_the_process() -> None:
     assert python(TWICE, "60") == (0, "15\n15\n", "")
     assert python(TWICE, "0") == (-signal.SIGTERM, "15\n", "")
+
+
+def test_sigusr2_saves_and_the_run_goes_on(data: Path, whole: Path, tmp_path: Path) -> None:
+    written: list[int] = []
+    plain = checkpoint.save
+
+    def save(path: Path, contents: Any, **how: Any) -> None:
+        written.append(contents["step"])
+        plain(path, contents, **how)
+
+    with pytest.MonkeyPatch.context() as patch, signal_within_step(3, signal.SIGUSR2):
+        patch.setattr(checkpoint, "save", save)
+        train(tiny_config(data), tmp_path)
+    assert written[0] == 3
+    assert written.count(3) == 1
+    assert_same_bits(last(tmp_path), last(whole))
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing(data: Path, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signal_within_step(3, signal.SIGHUP):
+            assert train(tiny_config(data), tmp_path)["epochs"] == 2
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def processes_into(folder: Path) -> list[int]:
+    """The processes that train into a folder, readers and launchers too."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if str(folder).encode() in (place / "cmdline").read_bytes() and "Z" not in (place / "stat").read_text():
+                found.append(int(place.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", [False, True])
+def test_processes_end_with_their_launcher_and_the_next_start_trains_alone(
+    data: Path, tmp_path: Path, group: bool
+) -> None:
+    output = tmp_path / "run"
+    config = write_config(tmp_path / "tiny.yaml", "", "train.epochs=400", "train.accumulation=1", "data.workers=1")
+    command = [sys.executable, "-m", "acmix.train.launch", "2", str(config), str(data)]
+    environment = {**os.environ, "OUTPUT": str(output), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    started = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    wait_until(has_step(output, 3))
+    if group:
+        # launcher and readers; torchrun gives each process a session of its own
+        os.killpg(started.pid, signal.SIGKILL)
+    else:
+        started.kill()
+    started.wait()
+    wait_until(lambda: not processes_into(output))
+    step = last(output)["step"]
+    assert step >= 3
+    with signal_within_step(step + 1, signal.SIGTERM), pytest.raises(Stopped):
+        train(tiny_config(data, "train.epochs=400"), output)
+
+
+@pytest.mark.slow
+def test_processes_whose_launcher_was_gone_before_they_looked_end_at_once(data: Path, tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    config = write_config(tmp_path / "tiny.yaml", data)
+    # the store that the processes are to meet at is gone too
+    environment = {"TORCHELASTIC_RUN_ID": "x", "ACMIX_LAUNCHER_PROCESS": str(gone.pid), "WORLD_SIZE": "2", "RANK": "1"}
+    place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "LOCAL_RANK": "1"}
+    process = command("train", config, "--output", tmp_path / "run", **environment, **place)
+    assert process.finish()[0].status in (-signal.SIGTERM, 128 + signal.SIGTERM)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Waits, for a minute or two."""
+    until = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+KILLED_ONCE = """
+import os, signal, sys
+from pathlib import Path
+from acmix.train.loop import Run
+plain = Run.one_step
+def one_step(run, batches):
+    flag = Path(os.environ["KILLED"])
+    if run.state.step + 1 == int(os.environ["KILL_AT"]) and os.environ["RANK"] == "1" and not flag.exists():
+        flag.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(run, batches)
+Run.one_step = one_step
+import acmix.cli
+sys.argv[0] = "acmix"
+acmix.cli.main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("restarts", [1, 0])
+def test_a_killed_process_is_started_again_as_often_as_asked(data: Path, tmp_path: Path, restarts: int) -> None:
+    script = tmp_path / "killed_once.py"
+    script.write_text(KILLED_ONCE)
+    changes = ("train.accumulation=1", "train.epochs=2", "train.checkpoint_every_steps=3")
+    config = write_config(tmp_path / "tiny.yaml", data, *changes)
+    train_here = ["train", str(config), "--output"]
+    settings = {"PYTHONPATH": str(ROOT), "KILLED": str(tmp_path / "killed"), "KILL_AT": "5"}
+    if restarts:
+        two = run_launched(0, script, [*train_here, str(tmp_path / "whole")], {**settings, "KILL_AT": "0"})
+        assert two.status == 0
+    end = run_launched(restarts, script, [*train_here, str(tmp_path / "run")], settings)
+    said = [line for line in end.errors.splitlines() if line]
+    how = "acmix: process 1 was ended by SIGKILL; the machine may have run out of memory"
+    if restarts:
+        assert end.status == 0
+        assert said == [f"{how}: starting all again, from the newest checkpoint (1 of 1)"]
+        assert_same_bits(last(tmp_path / "run"), last(tmp_path / "whole"))
+    else:
+        assert end.status == 128 + signal.SIGKILL
+        assert said == [how.replace("acmix:", "acmix: error:")]
+
+
+def run_launched(restarts: int, script: Path, arguments: list[str], environment: dict[str, str]) -> Any:
+    """Runs a script in two processes."""
+    told = [sys.executable, str(script), *arguments]
+    process = Forked(launched_with, restarts, told, environment={**environment, "OMP_NUM_THREADS": "1"})
+    [end] = process.finish()
+    return end
+
+
+def launched_with(restarts: int, command: list[str]) -> None:
+    sys.exit(launch.launch(2, command, restarts=restarts))
+
+
+@pytest.mark.slow
+def test_a_killed_reader_ends_the_run_in_one_line(data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    config = write_config(tmp_path / "tiny.yaml", data, "train.epochs=4000", "data.workers=1")
+    process = command("train", config, "--output", output)
+    process.wait_for(has_step(output, 3))
+    trainer = process.processes[0].pid
+    children = Path(f"/proc/{trainer}/task/{trainer}/children").read_text().split()
+    for each in children:
+        if b"resource_tracker" not in Path(f"/proc/{each}/cmdline").read_bytes():
+            os.kill(int(each), signal.SIGKILL)
+    [end] = process.finish()
+    assert end.status == 1
+    assert end.errors.startswith("acmix: error: a process that reads images ended (DataLoader worker (pid")
+    assert end.errors.count("\n") == 1
