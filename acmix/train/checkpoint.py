@@ -56,13 +56,13 @@ class Restored:
     contents: dict[str, Any]
 
 
-def save(path: Path, contents: Mapping[str, Any], *, keep: int = 1) -> None:
+def save(path: Path, contents: Mapping[str, Any], *, keep: int | None = None) -> None:
     """Writes a checkpoint beside its place and moves it there in one go.
 
     Args:
         path: where to.
         contents: what it holds, but for format, version and digest.
-        keep: how many of it are kept, this one counted; see `acmix.train.files.versions`.
+        keep: how many of it are kept, this one counted; see `acmix.train.files.versions`. None: this one replaces it.
 
     Raises:
         UsageError: the folder cannot be written to, or the disk is full.

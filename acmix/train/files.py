@@ -13,14 +13,15 @@ from acmix.errors import UsageError
 
 
 @contextmanager
-def replaced_whole(path: Path, *, keep: int = 1) -> Iterator[Path]:
+def replaced_whole(path: Path, *, keep: int | None = None) -> Iterator[Path]:
     """Gives a place beside `path` to write to; when the block succeeds, it replaces `path`.
 
     A process that is killed in the block leaves `.NAME.PID.tmp` behind.
 
     Args:
         path: the file.
-        keep: how many of it there are then: of NAME.pt, the one before is NAME-1.pt, and so on.
+        keep: how many of it there are then: of NAME.pt, the one before is NAME-1.pt, and so on. None: no other file is
+            touched, whatever it is called.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -28,7 +29,8 @@ def replaced_whole(path: Path, *, keep: int = 1) -> Iterator[Path]:
         with open(unfinished, "rb+") as file:
             # the new name must not reach the disk before the bytes do
             os.fsync(file.fileno())
-        make_room(path, keep)
+        if keep is not None:
+            make_room(path, keep)
         os.replace(unfinished, path)
         sync_folder(path.parent)
     finally:
@@ -64,9 +66,11 @@ def make_room(path: Path, keep: int) -> None:
             # a file system without links
             os.replace(path, again)
         os.replace(again, places[1])
-    for each in versions(path):
-        if each not in places:
-            each.unlink(missing_ok=True)
+    # where fewer are to be kept than before; not a copy that somebody has called NAME-7.pt
+    age = keep
+    while (older := path.with_name(f"{path.stem}-{age}{path.suffix}")).is_file():
+        older.unlink()
+        age += 1
 
 
 def sync_folder(folder: Path) -> None:

@@ -34,8 +34,8 @@ class Writer:
         self.collect(most=MOST_WAITING)
         return self.failure is not None
 
-    def write(self, path: Path, contents: Mapping[str, Any], *, keep: int = 1) -> None:
-        """Takes a copy of a checkpoint, to be written; waits where others are waiting to be.
+    def write(self, path: Path, contents: Mapping[str, Any], *, keep: int | None = None) -> None:
+        """Takes a copy of a checkpoint, to be written as `checkpoint.save` does; waits where others are waiting to be.
 
         Raises:
             UsageError: an earlier one could not be written.

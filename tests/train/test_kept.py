@@ -50,6 +50,19 @@ def test_as_many_versions_are_kept_as_asked(tmp_path: Path, keep: int) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
+@pytest.mark.parametrize("keep", [None, 1, 2])
+def test_copies_that_a_user_has_made_are_left(tmp_path: Path, keep: int | None) -> None:
+    for name in ("found.json", "found-7.json", "found-copy.json", "found-1.txt"):
+        (tmp_path / name).write_text("kept")
+    if keep is None:
+        (tmp_path / "found-1.json").write_text("kept")
+    for number in range(3):
+        with replaced_whole(tmp_path / "found.json", keep=keep) as unfinished:
+            unfinished.write_text(str(number))
+    others = {"found-7.json", "found-copy.json", "found-1.txt", *(["found-1.json"] if keep is None else [])}
+    assert {path.name for path in tmp_path.iterdir() if path.read_text() == "kept"} == others
+
+
 def test_a_file_system_without_links_keeps_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def link(*paths: Path) -> None:
         raise OSError(errno.EPERM, "no links here")
