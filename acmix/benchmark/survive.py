@@ -322,7 +322,7 @@ def kill_all(settings: Sequence[Setting], folder: Path, *, runs: int, jobs: int,
     plan = [(settings[number % len(settings)], number) for number in range(runs)]
     began, done, results = time.monotonic(), 0, dict[int, Survived]()
     with ThreadPoolExecutor(jobs) as pool:
-        for number, result in pool.map(lambda each: (each[1], survive(*each, folder, seed)), plan):
+        for number, result in pool.map(lambda each: (each[1], survive(each[0], each[1], folder, seed)), plan):
             results[number], done = result, done + 1
             left = (time.monotonic() - began) / done * (runs - done)
             setting = plan[number][0]

@@ -121,7 +121,8 @@ class RetinaDetector(Detector, RetinaNet):
 
     @property
     def anchors(self) -> Anchors:
-        return self.anchor_generator
+        anchors: Any = self.anchor_generator
+        return anchors
 
 
 class PointDetector(Detector, FCOS):
@@ -133,7 +134,8 @@ class RegionDetector(Detector, GeneralizedRCNN):
 
     @property
     def anchors(self) -> Anchors:
-        return self.rpn.anchor_generator
+        proposals: Any = self.rpn
+        return proposals.anchor_generator
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ def feed(hasher: Any, value: Any) -> None:
         hasher.update(f"T{value.dtype}{tuple(value.shape)}".encode())
         # views of one byte a number work for every dtype
         flat = value.detach().to("cpu").contiguous().reshape(-1)
-        hasher.update(memoryview(flat.view(torch.uint8).numpy()))
+        numbers: Any = flat.view(torch.uint8).numpy()
+        hasher.update(numbers)
     elif isinstance(value, Mapping):
         hasher.update(b"D" + struct.pack("<q", len(value)))
         for key, item in sorted(((encoded(key), item) for key, item in value.items()), key=lambda pair: pair[0]):

@@ -6,6 +6,7 @@ Shapes: n objects · A anchors' shapes
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -56,8 +57,10 @@ def odd_anchors(model: Detector, coco: Coco) -> list[str]:
 def scaled_sides(model: Detector, coco: Coco) -> np.ndarray:
     """Width and height of the objects as the detector sees their images at evaluation, float64 (n, 2)."""
     sizes = coco.sizes.astype(np.float64)
-    shorter, longest = model.transform.min_size[-1], model.transform.max_size
-    scale = np.minimum(shorter / sizes.min(axis=1), longest / sizes.max(axis=1))  # (images,)
+    # torchvision's type says one number
+    shorter: Any = model.transform.min_size
+    longest = model.transform.max_size
+    scale = np.minimum(shorter[-1] / sizes.min(axis=1), longest / sizes.max(axis=1))  # (images,)
     sides = coco.boxes[:, 2:] * np.repeat(scale, np.diff(coco.starts))[:, None]
     sides = sides[~coco.crowd]
     return sides[:: max(1, len(sides) // LOOKED_AT)]
