@@ -359,7 +359,8 @@ def draw(rows: Sequence[dict[str, str]], file: Path) -> None:
             )
         panel.set(xticks=range(len(heads)), xticklabels=heads, ylabel=f"{LABELS[metric]}, %", ylim=(0, 100))
         panel.grid(axis="y", alpha=0.3)
-    panels[1].legend(fontsize=8)
+    # beside the bars, not on them
+    figure.legend(*panels[1].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.savefig(file, dpi=110)
 
 
