@@ -36,7 +36,7 @@ from acmix.train.files import versions, write_atomically
 from acmix.train.length import end_of_epoch, epochs_begun, total_steps
 from acmix.train.lock import held
 from acmix.train.log import RunLog, duration, read_summary
-from acmix.train.opening import announce, counted, odd_statistics
+from acmix.train.opening import announce, counted, keep_settings, odd_statistics
 from acmix.train.optim import Schedule, odd_rates
 from acmix.train.plots import draw_curves, draw_paths
 from acmix.train.preparation import settle
@@ -465,14 +465,6 @@ class Run:
             self.log.say(f"{self.output}: resuming after step {self.first_step} of {self.total_steps}")
         for change in self.state.changes:
             self.log.say(f"  {change}")
-
-
-def keep_settings(folder: Path, settings: str, step: int) -> None:
-    """Writes config.yaml; where it was another one, that is kept under the step that it held until."""
-    file, content = folder / "config.yaml", settings.encode()
-    if file.is_file() and step and (before := file.read_bytes()) != content:
-        write_atomically(folder / f"config.until-step-{step}.yaml", before)
-    write_atomically(file, content)
 
 
 def compiled(model: nn.Module, task: str) -> nn.Module:

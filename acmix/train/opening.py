@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from acmix.config import Config
 from acmix.models import build
 from acmix.models.freezing import classifiers, is_new
 from acmix.released.start import grouped
+from acmix.train.files import write_atomically
 from acmix.train.length import length_in_epochs, total_steps
 from acmix.train.log import RunLog, in_words, provenance
 from acmix.train.optim import DECAY_FACTOR, DECAY_PARTS, POWER, lr_scale
@@ -61,6 +63,14 @@ def announce(
         log.show(state.started.table())
     for line in (*data_lines, *notes, *step_lines, *odd):
         log.say(line)
+
+
+def keep_settings(folder: Path, settings: str, step: int) -> None:
+    """Writes config.yaml; where it was another one, that is kept under the step that it held until."""
+    file, content = folder / "config.yaml", settings.encode()
+    if file.is_file() and step and (before := file.read_bytes()) != content:
+        write_atomically(folder / f"config.until-step-{step}.yaml", before)
+    write_atomically(file, content)
 
 
 def effective(config: Config, state: State) -> dict[str, Any]:
