@@ -390,6 +390,9 @@ class Train(Section):
     """Times that `run.sh` starts all again when one fails. From the newest checkpoint; not after an error in the
     input."""
 
+    timeout_minutes: PositiveFloat = Field(default=30.0, le=10_000, examples=[60])
+    """Minutes that a process waits for another before the run ends. More where the disk is slow."""
+
     tensorboard: bool = Field(default=True, examples=[False])
     """Writes TensorBoard files."""
 

@@ -6,7 +6,8 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ import torch.distributed as dist
 
 from acmix.errors import UsageError
 from acmix.train.device import this_device
-from acmix.train.worker_error import LostOthers
+from acmix.train.signs import Signs
+from acmix.train.worker_error import Failed, LostOthers
 
 # what torchrun tells a process, and what a process alone may assume
 LAUNCHED = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}
@@ -24,6 +26,8 @@ LOST = re.compile(
     r"|NCCL (communicator was aborted|error)|gloo/transport|recvValue|sendBytes",
     re.IGNORECASE,
 )
+# what they say where it does not come
+TIMED_OUT = re.compile(r"timed out waiting|wait timeout|collective operation timeout", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,14 @@ class World:
         size: how many processes there are.
         device: where this one computes.
         control: a group for small messages over the CPU, so that asking the others never waits for a GPU.
+        signs: what this process and the others say they are doing.
     """
 
     rank: int
     size: int
     device: torch.device
     control: Any = None
+    signs: Signs = field(default_factory=Signs)
 
     @property
     def is_first(self) -> bool:
@@ -48,15 +54,17 @@ class World:
 
 
 @contextmanager
-def join(device: str = "auto") -> Iterator[World]:
+def join(device: str = "auto", timeout_minutes: float = 30.0) -> Iterator[World]:
     """Joins the processes that torchrun started, or stands alone; leaves them again at the end.
 
     Args:
         device: where this process computes, as `train.device`; of several processes, each has a GPU of its own.
+        timeout_minutes: how long a process may wait for another.
 
     Raises:
         UsageError: no such device, more processes than GPUs, or one device for several processes.
         LostOthers: another process ended within the block.
+        Failed: another process did not come to where this one waited for it.
     """
     size, rank, local_rank = (int(os.environ.get(key, default)) for key, default in LAUNCHED.items())
     here = own_device(device, size, local_rank)
@@ -66,15 +74,28 @@ def join(device: str = "auto") -> Iterator[World]:
         yield World(0, 1, here)
         return
     backend = dist.get_default_backend_for_device(here)
+    # a GPU's own group waits twice as long: where one process is missed, the group over the CPU then says it
+    patience = timedelta(minutes=timeout_minutes)
+    signs = Signs(rank, size)
     try:
-        dist.init_process_group(backend, device_id=None if here.type == "cpu" else here)
-        yield World(rank, size, here, control=dist.new_group(backend="gloo"))
+        device_id, wait = (None, patience) if here.type == "cpu" else (here, 2 * patience)
+        dist.init_process_group(backend, device_id=device_id, timeout=wait)
+        signs.store = dist.distributed_c10d._get_default_store().clone()
+        control = dist.new_group(backend="gloo", timeout=patience)
+        yield World(rank, size, here, control=control, signs=signs.start())
     except (RuntimeError, dist.DistBackendError) as error:
         said = " ".join(str(error).split())
+        if TIMED_OUT.search(said):
+            others = signs.of_others() or "nothing is known of them"
+            raise Failed(
+                f"process {rank}, {signs.doing}, waited {timeout_minutes:g} minutes for the others "
+                f"(train.timeout_minutes): {others}; run the same command again to go on"
+            ) from error
         if not LOST.search(said):
             raise
         raise LostOthers(f"process {rank} lost the others: {said[:200]}; see what they printed") from error
     finally:
+        signs.done.set()
         if dist.is_initialized():
             dist.destroy_process_group()
 

@@ -71,7 +71,11 @@ def train(config: Config, output: Path | DefaultFolder) -> dict[str, Any]:
     """
     try:
         # signals end a process that waits for the others to start
-        with join(config.train.device) as world, StopRequest() as stop, ExitStack() as held_open:
+        with (
+            join(config.train.device, config.train.timeout_minutes) as world,
+            StopRequest() as stop,
+            ExitStack() as held_open,
+        ):
             folder = output.take(config, world, held_open) if isinstance(output, DefaultFolder) else output
             run = Run(config, folder, world, stop, held_open)
             try:
@@ -220,7 +224,9 @@ class Run:
         to_do = end_of_epoch(self.config, self.steps_per_epoch, epoch + 1) - epoch * self.steps_per_epoch
         batches = self.train_batches.epoch(epoch, done) if done < to_do else iter(())
         for number in range(done + 1, to_do + 1):
+            self.world.signs.doing = f"reading the images of step {state.step + 1}"
             micro_batches = [next(batches) for _ in range(settings.accumulation)]
+            self.world.signs.doing = f"in step {state.step + 1}"
             for batch in micro_batches:
                 self.note_unreadable(batch, self.train_batches.dataset)
             lr = self.take_step(micro_batches)
@@ -237,6 +243,7 @@ class Run:
 
     def save(self) -> None:
         """Writes last.pt beside what follows; every process calls it."""
+        self.world.signs.doing = f"saving after step {self.state.step}"
         self.state.save_last()
         self.saved, self.is_due, self.stop.is_save = time.monotonic(), False, False
 
@@ -378,6 +385,8 @@ class Run:
 
     def evaluate(self) -> Evaluation:
         """Measures the model on the validation images; ends the run where its loss is no number."""
+
+        self.world.signs.doing = f"evaluating after step {self.state.step}"
 
         def on_batch(batch: Any) -> None:
             self.note_unreadable(batch, self.val_batches.dataset)

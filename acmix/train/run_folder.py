@@ -56,6 +56,7 @@ WITHOUT_EFFECT = (
     "train.checkpoint_every_minutes",
     "train.keep_checkpoints",
     "train.restarts",
+    "train.timeout_minutes",
     "train.tensorboard",
 )
 PATHS = ("data.dir", "model.checkpoint", "model.pretrained")

@@ -376,3 +376,22 @@ def test_a_killed_reader_ends_the_run_in_one_line(data: Path, tmp_path: Path) ->
     assert end.status == 1
     assert end.errors.startswith("acmix: error: a process that reads images ended (DataLoader worker (pid")
     assert end.errors.count("\n") == 1
+
+
+STOPPED_ONCE = KILLED_ONCE.replace("signal.SIGKILL", "signal.SIGSTOP")
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_named_by_those_that_wait_for_it(data: Path, tmp_path: Path) -> None:
+    script = tmp_path / "stopped_once.py"
+    script.write_text(STOPPED_ONCE)
+    changes = ("train.accumulation=1", "train.timeout_minutes=0.1")
+    config = write_config(tmp_path / "tiny.yaml", data, *changes)
+    told = [sys.executable, str(script), "train", str(config), "--output", str(tmp_path / "run")]
+    settings = {"PYTHONPATH": str(ROOT), "KILLED": str(tmp_path / "stopped"), "KILL_AT": "3", "OMP_NUM_THREADS": "1"}
+    [end] = Forked(launched_with, 0, told, environment=settings).finish()
+    assert end.status == 1
+    [said] = [line for line in end.errors.splitlines() if line.startswith("acmix")]
+    waited = "acmix: error: process 0, in step 3, waited 0.1 minutes for the others (train.timeout_minutes): process 1 "
+    assert said.startswith(waited)
+    assert "was last heard of" in said.removeprefix(waited)

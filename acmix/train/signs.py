@@ -1,0 +1,64 @@
+"""What the processes of a run say they are doing, so that one which waits too long can say for whom."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+# seconds between two signs, and how old the newest may be before it is told
+BEAT, SILENCE = 2.0, 5.0
+
+
+@dataclass
+class Signs:
+    """Tells the other processes what this one is doing, from a thread, and knows what they last told.
+
+    Args:
+        rank: number of this process.
+        size: how many there are.
+        store: where they tell it; None: this process is alone, and tells nothing.
+    """
+
+    rank: int = 0
+    size: int = 1
+    store: Any = None
+    doing: str = "starting"
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def start(self) -> Signs:
+        """Begins to tell."""
+        if self.store is not None:
+            threading.Thread(target=self.tell, daemon=True, name="signs").start()
+        return self
+
+    def tell(self) -> None:
+        """Tells what is being done until the end."""
+        while True:
+            with suppress(RuntimeError):
+                sign = {"doing": self.doing, "time": time.time()}
+                self.store.set(f"sign {self.rank}", json.dumps(sign))
+            if self.done.wait(BEAT):
+                return
+
+    def of_others(self) -> str:
+        """What the others last told, the silent ones first, as the end of a sentence; "" where nothing is known."""
+        lines = []
+        for rank in range(self.size):
+            if rank == self.rank or self.store is None:
+                continue
+            try:
+                key = f"sign {rank}"
+                sign = json.loads(self.store.get(key)) if self.store.check([key]) else None
+            except (RuntimeError, ValueError):
+                sign = None
+            if sign is None:
+                lines.append((0.0, f"process {rank} said nothing at all"))
+            elif (age := time.time() - sign["time"]) > SILENCE:
+                lines.append((-age, f"process {rank} was last heard of {age:.0f} s ago, {sign['doing']}"))
+            else:
+                lines.append((1.0, f"process {rank} is {sign['doing']}"))
+        return "; ".join(text for _, text in sorted(lines)[:3])
