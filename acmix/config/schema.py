@@ -391,7 +391,7 @@ class Train(Section):
     input."""
 
     timeout_minutes: PositiveFloat = Field(default=30.0, le=10_000, examples=[60])
-    """Minutes that a process waits for another before the run ends. More where the disk is slow."""
+    """Minutes that a process waits for another. Then the run ends; more where the disk is slow."""
 
     tensorboard: bool = Field(default=True, examples=[False])
     """Writes TensorBoard files."""
