@@ -1,11 +1,12 @@
 """Runs that are killed at random moments and started again until they are done, beside undisturbed ones.
 
-python benchmarks/survive.py [--runs N] [--jobs N]
+python benchmarks/survive.py [--runs N] [--jobs N] [--only KIND,...]
 
 Each run is a real `acmix train` in one process, or in two by the launcher of run.sh: of classification, detection or
 segmentation, on small images. SIGKILL goes to the launcher's whole group, or to one process of two, at a moment that is
 drawn from the length of an undisturbed run; the same command follows, is killed again or not, and so on until a call
-ends by itself. The last checkpoint is then compared with the undisturbed run's, bit by bit.
+ends by itself. The last checkpoint is then compared with the undisturbed run's, bit by bit. What was done is kept in
+the folder of the runs: the same command, killed itself, goes on.
 
 ->  benchmarks/results/survive.csv
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import random
 import shutil
@@ -23,7 +25,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ from acmix.train.device import device_name
 from acmix.train.log import duration
 
 COLUMNS = (
-    *("machine", "task", "processes", "runs", "kills", "starting", "training", "evaluating", "writing"),
+    *("machine", "task", "images", "processes", "runs", "kills", "starting", "training", "evaluating", "writing"),
     *("equal", "different", "failed", "gone_on_from_the_one_before"),
 )
 MOMENTS = ("starting", "training", "evaluating", "writing")
@@ -79,6 +81,8 @@ TASKS: dict[str, dict[str, Any]] = {
     },
 }
 PROCESSES = (1, 2)
+# a task, and what its images come from
+KINDS = {"classify": "folder", "detect": "folder", "segment": "folder", "shards": "shards"}
 
 
 @dataclass
@@ -86,18 +90,23 @@ class Setting:
     """What is run.
 
     Args:
-        task: one of `TASKS`.
+        kind: one of `KINDS`.
         processes: 1 or 2.
         config: the file of its configuration.
         whole: the folder of the undisturbed run.
         seconds: that it took.
     """
 
-    task: str
+    kind: str
     processes: int
     config: Path
     whole: Path
     seconds: float = 0.0
+
+    @property
+    def task(self) -> str:
+        """One of `TASKS`."""
+        return self.kind if self.kind in TASKS else "classify"
 
     def command(self, data: Path) -> list[str]:
         """The command line; the folder is told by OUTPUT."""
@@ -133,53 +142,100 @@ def main(root: Path) -> int:
     parser.add_argument("--runs", type=int, default=200, help="how many are killed (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
-    parser.add_argument("--folder", type=Path, default=root / "runs" / "survive", help="of the runs; emptied first")
+    parser.add_argument("--only", default=",".join(KINDS), help="of these kinds, by commas (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, default=root / "runs" / "survive", help="of the runs")
+    parser.add_argument("--anew", action="store_true", help="do not go on from what the folder holds")
     parser.add_argument("--results", type=Path, default=root / "benchmarks" / "results", help="folder of the table")
     asked = parser.parse_args()
     if os.name != "posix":
         raise UsageError("this machine has no SIGKILL; run it on Linux or macOS")
-    shutil.rmtree(asked.folder, ignore_errors=True)
-    settings = undisturbed(asked.folder)
-    rows = kill_all(settings, asked.folder, runs=asked.runs, jobs=asked.jobs, seed=asked.seed)
+    kinds = asked.only.split(",")
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise UsageError(f"--only {unknown[0]}: no such kind; expected some of {', '.join(KINDS)}")
+    if asked.anew:
+        shutil.rmtree(asked.folder, ignore_errors=True)
+    settings = undisturbed(asked.folder, kinds)
+    results = kill_all(settings, asked.folder, each=asked.runs // len(settings), jobs=asked.jobs, seed=asked.seed)
+    rows = [row_of(setting, results[name_of(setting)]) for setting in settings]
     file = asked.results / "survive.csv"
-    with file.open("w", newline="", encoding="utf-8") as opened:
-        writer = csv.DictWriter(opened, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(file, rows)
     print(f"written: {file}")
     return 1 if any(row["different"] or row["failed"] for row in rows) else 0
 
 
-def data_of(task: str, folder: Path) -> Path:
-    """The images of a task."""
-    return folder / f"images_{task}"
+def write_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Writes a table, in which rows of other kinds stay as they are."""
+    there: list[dict[str, Any]] = []
+    if file.is_file():
+        with file.open(newline="", encoding="utf-8") as opened:
+            there = [*csv.DictReader(opened)]
+    names = {(row["task"], row["images"], str(row["processes"])) for row in rows}
+    kept = [row for row in there if (row["task"], row["images"], row["processes"]) not in names]
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.DictWriter(opened, COLUMNS)
+        writer.writeheader()
+        writer.writerows([*kept, *rows])
 
 
-def undisturbed(folder: Path) -> list[Setting]:
-    """Writes images and configurations, and runs each setting once to its end."""
-    write_few_digits(data_of("classify", folder))
-    write_detection_scenes(data_of("detect", folder), images=(24, 8), size=64)
-    write_segmentation_scenes(data_of("segment", folder), images=(24, 8), size=64)
+def data_of(kind: str, folder: Path) -> Path:
+    """The images of a kind of run."""
+    return folder / f"images_{kind}"
+
+
+def name_of(setting: Setting) -> str:
+    """Of a setting, in files."""
+    return f"{setting.kind}_{setting.processes}"
+
+
+def undisturbed(folder: Path, kinds: Sequence[str]) -> list[Setting]:
+    """Writes images and configurations, and runs each setting once to its end, where it has not been yet."""
     settings = []
-    for task in TASKS:
-        config = folder / f"{task}.yaml"
-        tree = {**TASKS[task], "train": TRAIN, "schedule": {"warmup_epochs": 1}}
-        config.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    for kind in kinds:
+        write_images(kind, folder)
+        config = folder / f"{kind}.yaml"
         for processes in PROCESSES:
-            setting = Setting(task, processes, config, folder / f"whole_{task}_{processes}")
-            began = time.monotonic()
-            status, said = call(setting, folder, setting.whole)
-            setting.seconds = time.monotonic() - began
-            if status != 0:
-                raise UsageError(f"the undisturbed run of {task} ended with status {status}: {said}")
-            print(f"undisturbed: {task}, {counted(processes, 'process', 'es')}, {setting.seconds:.1f} s", flush=True)
+            setting = Setting(kind, processes, config, folder / f"whole_{kind}_{processes}")
+            tree = {**TASKS[setting.task], "train": TRAIN, "schedule": {"warmup_epochs": 1}}
+            config.write_text(yaml.safe_dump(tree), encoding="utf-8")
+            took = setting.whole.with_suffix(".seconds")
+            if not took.is_file():
+                shutil.rmtree(setting.whole, ignore_errors=True)
+                began = time.monotonic()
+                status, said = call(setting, folder, setting.whole)
+                if status != 0:
+                    raise UsageError(f"the undisturbed run of {kind} ended with status {status}: {said}")
+                took.write_text(f"{time.monotonic() - began:.1f}", encoding="utf-8")
+            setting.seconds = float(took.read_text(encoding="utf-8"))
+            print(f"undisturbed: {kind}, {counted(processes, 'process', 'es')}, {setting.seconds:.1f} s", flush=True)
             settings.append(setting)
     return settings
 
 
+def write_images(kind: str, folder: Path) -> None:
+    """Writes the images of a kind, where they are not there yet."""
+    place = data_of(kind, folder)
+    if place.is_dir():
+        return
+    unfinished = place.with_name(f"{place.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    if kind == "detect":
+        write_detection_scenes(unfinished, images=(24, 8), size=64)
+    elif kind == "segment":
+        write_segmentation_scenes(unfinished, images=(24, 8), size=64)
+    elif kind == "classify":
+        write_few_digits(unfinished)
+    else:
+        write_images("classify", folder)
+        command = [sys.executable, "-m", "acmix", "data", "shard", str(data_of("classify", folder)), str(unfinished)]
+        subprocess.run([*command, "--samples", "8"], check=True)
+    unfinished.rename(place)
+
+
 def write_few_digits(root: Path) -> None:
     """A few digits of each class."""
-    whole = write_digits(root.with_name(f"{root.name}_all"))
+    whole = root.with_name(f"{root.name}_all")
+    shutil.rmtree(whole, ignore_errors=True)
+    write_digits(whole)
     for split, many in (("train", 4), ("val", 1)):
         for place in sorted((whole / split).iterdir()):
             (root / split / place.name).mkdir(parents=True)
@@ -200,7 +256,7 @@ def call(setting: Setting, folder: Path, output: Path, kill: Kill | None = None)
         Its status, and the last line that it said.
     """
     environment = {**os.environ, "OUTPUT": str(output), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": ""}
-    command = setting.command(data_of(setting.task, folder))
+    command = setting.command(data_of(setting.kind, folder))
     if setting.processes == 1:
         command += ["--output", str(output)]
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -317,25 +373,44 @@ def command_line(place: Path) -> bytes:
         return b""
 
 
-def kill_all(settings: Sequence[Setting], folder: Path, *, runs: int, jobs: int, seed: int) -> list[dict[str, Any]]:
-    """Kills as many runs, the settings in turn; a row for each setting."""
-    plan = [(settings[number % len(settings)], number) for number in range(runs)]
-    began, done, results = time.monotonic(), 0, dict[int, Survived]()
-    with ThreadPoolExecutor(jobs) as pool:
-        for number, result in pool.map(lambda each: (each[1], survive(each[0], each[1], folder, seed)), plan):
-            results[number], done = result, done + 1
-            left = (time.monotonic() - began) / done * (runs - done)
-            setting = plan[number][0]
+def kill_all(
+    settings: Sequence[Setting], folder: Path, *, each: int, jobs: int, seed: int
+) -> dict[str, list[Survived]]:
+    """Kills as many runs of each setting, in turn; what became of them, by the setting's name."""
+    results: dict[str, list[Survived]] = {name_of(setting): [] for setting in settings}
+    done, file = set[tuple[str, int]](), folder / "results.jsonl"
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        record = json.loads(line)
+        key = record.pop("setting"), record.pop("number")
+        if key[0] in results and key[1] < each and key not in done:
+            results[key[0]].append(Survived(**record))
+            done.add(key)
+    plan = [(setting, number) for number in range(each) for setting in settings]
+    plan = [(setting, number) for setting, number in plan if (name_of(setting), number) not in done]
+    began, here = time.monotonic(), 0
+    with ThreadPoolExecutor(jobs) as pool, file.open("a", encoding="utf-8") as kept:
+        for (setting, number), result in zip(
+            plan, pool.map(lambda one: survive(one[0], one[1], folder, seed), plan), strict=True
+        ):
+            name, here = name_of(setting), here + 1
+            results[name].append(result)
+            kept.write(json.dumps({"setting": name, "number": number, **asdict(result)}) + "\n")
+            kept.flush()
+            left = (time.monotonic() - began) / here * (len(plan) - here)
             kills = counted(len(result.moments), "kill")
-            say = f"{done}/{runs} · {setting.task} × {setting.processes} · {kills} · {result.outcome} {result.said}"
+            say = (
+                f"{here}/{len(plan)} · {setting.kind} × {setting.processes} · {kills} · {result.outcome} {result.said}"
+            )
             print(f"{say.rstrip()} · about {duration(left)} left", flush=True)
-    return [row_of(setting, [results[number] for each, number in plan if each is setting]) for setting in settings]
+    return results
 
 
 def survive(setting: Setting, number: int, folder: Path, seed: int) -> Survived:
     """Kills one run until a call ends by itself, and compares."""
-    draw = random.Random(f"{seed} {number}")
-    output, result = folder / f"run_{number}", Survived()
+    draw = random.Random(f"{seed} {name_of(setting)} {number}")
+    output, result = folder / f"run_{name_of(setting)}_{number}", Survived()
+    shutil.rmtree(output, ignore_errors=True)
+    output.with_suffix(".printed").unlink(missing_ok=True)
     while True:
         kill = None
         if not result.moments or draw.random() < AGAIN:
@@ -374,6 +449,7 @@ def row_of(setting: Setting, results: Iterable[Survived]) -> dict[str, Any]:
     return {
         "machine": device_name(torch.device("cpu")),
         "task": setting.task,
+        "images": KINDS[setting.kind],
         "processes": setting.processes,
         "runs": len(results),
         "kills": len(moments),
