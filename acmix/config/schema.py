@@ -353,6 +353,19 @@ class Train(Section):
     """Batch norms keep the statistics of the weights. For ResNets in detection with two images a GPU; norms of
     detection and segmentation heads are not meant."""
 
+    reduction: Literal["mean", "exact"] = Field(default="mean", examples=["exact"])
+    """How the gradients of several processes become one. exact: added in a fixed order, so that the same global batch
+    on another number of processes gives the same bits; each needs the same number of threads, and it is slower."""
+
+    bucket_mib: PositiveFloat = Field(default=25.0, le=65536, examples=[100])
+    """Gradients that travel together, in MiB. Larger ones suit a slow start of each message."""
+
+    static_graph: bool = Field(default=False, examples=[True])
+    """Tells DistributedDataParallel that every step is alike. It then plans its messages once."""
+
+    gradient_compression: Literal["fp16", "bf16"] | None = Field(default=None, examples=["bf16"])
+    """Gradients travel between processes rounded to it. null: as they are."""
+
     compile: bool = Field(default=False, examples=[True])
     """Compiles the network with torch.compile."""
 

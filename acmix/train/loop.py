@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import math
 import os
-import random
 import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from acmix.config import Config, dump, without_effect
 from acmix.data.classes import as_trained
@@ -44,6 +41,7 @@ from acmix.train.resume import of_a_run
 from acmix.train.run_folder import DefaultFolder, ask_for
 from acmix.train.signals import Stopped, StopRequest
 from acmix.train.state import State, make_folder, remove_unfinished
+from acmix.train.step import Step, seed_everything
 from acmix.train.terminal import new_console, say
 from acmix.train.trial import try_forward
 from acmix.train.worker_error import Failed
@@ -167,16 +165,7 @@ class Run:
         self.saved, self.is_due = time.monotonic(), False
         self.too_many_unreadable = False
         self.drawn = time.monotonic()
-        self.in_step = self.wrap()
-
-    def wrap(self) -> nn.Module:
-        """The model as a step calls it: compiled if asked for, its gradients averaged over the processes."""
-        model = self.state.model
-        module = compiled(model, self.config.task.name) if self.config.train.compile else model
-        if self.world.size == 1:
-            return module
-        device_ids = None if self.world.device.type == "cpu" else [self.world.device]
-        return DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True)
+        self.in_step = Step(config, self.state, world)
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
@@ -218,7 +207,7 @@ class Run:
         if done == 0:
             state.meter.start_epoch()
         state.meter.start()
-        self.in_step.train()
+        self.in_step.module.train()
         if settings.freeze_statistics:
             keep_statistics(getattr(state.model, "features", state.model))
         to_do = end_of_epoch(self.config, self.steps_per_epoch, epoch + 1) - epoch * self.steps_per_epoch
@@ -251,37 +240,11 @@ class Run:
         """One step, that waits for the device nowhere: nothing it computes is read. Returns the learning rate."""
         state = self.state
         lr = self.schedule.apply(state.step)
-        seed_everything(self.config.train.seed, state.step, self.world.rank)
-        losses, norm = self.one_step(micro_batches)
+        losses, norm = self.in_step.take(micro_batches)
         state.step += 1
         finite = self.is_finite(losses, norm)
         state.meter.add(losses, norm, finite, step=state.step, images=self.global_batch_size)
         return lr
-
-    def one_step(self, micro_batches: list[Any]) -> tuple[dict[str, Tensor], Tensor]:
-        """Forward and backward over every micro-batch, then one move of the weights.
-
-        Returns:
-            The loss as "loss", and its parts where it has several; the gradient norm.
-        """
-        state = self.state
-        losses = {"loss": torch.zeros((), device=self.world.device)}
-        for i, cpu_batch in enumerate(micro_batches):
-            batch = cpu_batch.to(self.world.device, state.memory_format)
-            if isinstance(self.in_step, DistributedDataParallel):
-                # gradients travel once a step, with the last micro-batch
-                self.in_step.require_backward_grad_sync = i == len(micro_batches) - 1
-            with state.precision.autocast():
-                parts = self.task.loss(self.in_step, batch)
-                loss = sum_of(parts) / len(micro_batches)
-            state.precision.backward(loss)
-            losses["loss"] += loss.detach()
-            for name, part in parts.items() if len(parts) > 1 else ():
-                losses[name] = losses.get(name, 0.0) + part.detach().float() / len(micro_batches)
-        norm = state.precision.step(state.optimizer, state.model.parameters(), self.config.train.clip_grad)
-        if state.average is not None:
-            state.average.update(state.model, step=state.step)
-        return losses, norm
 
     def is_finite(self, losses: dict[str, Tensor], norm: Tensor) -> Tensor:
         """Whether training can go on after a step; with fp16 the scaler leaves out a step whose gradient is not."""
@@ -474,27 +437,3 @@ class Run:
             self.log.say(f"{self.output}: resuming after step {self.first_step} of {self.total_steps}")
         for change in self.state.changes:
             self.log.say(f"  {change}")
-
-
-def compiled(model: nn.Module, task: str) -> nn.Module:
-    """The model with what can be compiled of it compiled; of a detector in place, for images of any size."""
-    if task != "detect":
-        return torch.compile(model)  # type: ignore[return-value]
-    model.compile(dynamic=True)
-    return model
-
-
-def sum_of(parts: dict[str, Tensor]) -> Tensor:
-    """The sum of a loss's parts; the only part as it is."""
-    first, *others = parts.values()
-    for each in others:
-        first = first + each
-    return first
-
-
-def seed_everything(*parts: int) -> None:
-    """Seeds Python's, numpy's and torch's generators with one number made of several."""
-    seed = int(np.random.SeedSequence(parts).generate_state(1)[0])
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)

@@ -299,9 +299,10 @@ class State:
         refuse_another_network(then, now, where, misfit)
         self.changes = describe_changes(then, now, saved["step"], self.steps_per_epoch, self.global_batch_size)
         if (processes := saved.get("processes", self.world.size)) != self.world.size:
-            self.changes.append(
-                f"processes {processes} → {self.world.size}: dropout, drop path and mixup draw other numbers"
-            )
+            effect = "dropout, drop path and mixup draw other numbers, and sums round differently"
+            if now.train.reduction == "exact":
+                effect = "the same sums by train.reduction=exact, with as many threads in each"
+            self.changes.append(f"processes {processes} → {self.world.size}: {effect}")
         if (device := saved.get("device", self.world.device.type)) != self.world.device.type:
             self.changes.append(
                 f"device {device} → {self.world.device.type}: sums round differently, dropout and drop path draw other "

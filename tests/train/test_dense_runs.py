@@ -16,10 +16,11 @@ from PIL import Image
 from acmix.config import Config, validate
 from acmix.errors import UsageError
 from acmix.tasks import task_of
-from acmix.train.loop import Run, train
+from acmix.train.loop import train
 from acmix.train.plots import draw_curves, read_log
 from acmix.train.signals import Stopped
 from acmix.train.starting import start
+from acmix.train.step import Step
 from tests.support.checks import assert_same_bits
 from tests.support.dense import SWIN, dense_config, write_dense_config, write_scenes
 from tests.support.images import make_image_folder
@@ -47,15 +48,15 @@ def wholes(scenes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 def stopped_at(step: int, config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs until SIGTERM comes within a step, counted from 1."""
-    plain = Run.one_step
+    plain = Step.take
 
-    def one_step(run: Run, batches: list[object]) -> object:
-        if run.state.step + 1 == step:
+    def take(each: Step, batches: list[object]) -> object:
+        if each.state.step + 1 == step:
             os.kill(os.getpid(), signal.SIGTERM)
-        return plain(run, batches)
+        return plain(each, batches)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "one_step", one_step)
+        patch.setattr(Step, "take", take)
         with pytest.raises(Stopped):
             train(config, folder)
 

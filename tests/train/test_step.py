@@ -1,0 +1,151 @@
+"""One step on several processes: in a fixed order the same bits, by messages of any size and rounding."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from acmix.released.digest import digest_of
+from acmix.train.loop import train
+from acmix.train.signals import Stopped
+from acmix.train.step import Step, in_buckets
+from tests.support.checks import largest_difference, one_error
+from tests.support.images import make_image_folder
+from tests.support.processes import command
+from tests.support.tiny import CLASSES, last, tiny_config, write_config
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+# three steps of 8 images, however they are shared out; every source of chance is on, and an average is kept
+EXACT = ("train.epochs=1", "train.reduction=exact", "train.batch_size=2")
+SWIN = ()
+RESNET = ("model.name=acmix_resnet26", "model.args={layers: [1, 1, 1, 1]}", "model.drop_path_rate=0")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 training images."""
+    root = tmp_path_factory.mktemp("step") / "images"
+    return make_image_folder(root, CLASSES, train_per_class=6, val_per_class=1, size=40)
+
+
+def content(folder: Path) -> dict[str, str]:
+    """Digests of what training moved."""
+    saved = last(folder)
+    return {key: digest_of(saved[key]) for key in ("model", "average", "optimizer", "best")}
+
+
+@pytest.fixture
+def one_thread() -> object:
+    """A sum that several threads share is rounded otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("model", [SWIN, RESNET], ids=["swin", "resnet"])
+def test_exact_is_the_same_to_the_bit_on_any_number_of_processes(
+    data: Path, tmp_path: Path, model: tuple[str, ...]
+) -> None:
+    train(tiny_config(data, *EXACT, *model, "train.accumulation=4"), tmp_path / "1")
+    for processes, accumulation in ((2, 2), (4, 1)):
+        config = write_config(
+            tmp_path / "tiny.yaml", data, *EXACT, *model, f"train.accumulation={accumulation}", "train.bucket_mib=0.01"
+        )
+        output = tmp_path / str(processes)
+        ends = command("train", config, "--output", output, processes=processes, OMP_NUM_THREADS="1").finish()
+        assert [(status, errors) for status, _, errors in ends] == [(0, "")] * processes
+        assert content(output) == content(tmp_path / "1"), processes
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_exact_goes_on_on_another_number_of_processes_without_a_difference(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, output = tmp_path / "whole", tmp_path / "parts"
+    alone = tiny_config(data, *EXACT, "train.epochs=2", "train.accumulation=4")
+    train(alone, whole)
+    plain = Step.take
+
+    def take(each: Step, batches: list[object]) -> object:
+        if each.state.step + 1 == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(each, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Step, "take", take)
+        with pytest.raises(Stopped):
+            train(alone, output)
+    config = write_config(tmp_path / "tiny.yaml", data, *EXACT, "train.epochs=2", "train.accumulation=2")
+    ends = command("train", config, "--output", output, processes=2, OMP_NUM_THREADS="1").finish()
+    assert [(status, errors) for status, _, errors in ends] == [(0, "")] * 2
+    assert "processes 1 → 2: the same sums by train.reduction=exact, with as many threads in each" in ends[0].output
+    assert "draw other numbers" not in ends[0].output
+    assert content(output) == content(whole)
+
+
+def test_exact_follows_the_mean_but_for_rounding(data: Path, tmp_path: Path) -> None:
+    plain = (
+        *("train.epochs=1", "train.batch_size=2", "train.accumulation=4", "model.drop_path_rate=0"),
+        *("augment.mixup=0", "augment.cutmix=0", "optimizer.name=sgd", "optimizer.lr=0.1", *RESNET),
+    )
+    train(tiny_config(data, *plain), tmp_path / "mean")
+    train(tiny_config(data, *plain, "train.reduction=exact"), tmp_path / "exact")
+    assert largest_difference(last(tmp_path / "mean")["model"], last(tmp_path / "exact")["model"]) < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "bound"),
+    [
+        (("train.bucket_mib=0.01",), 1e-6),
+        (("train.static_graph=true", "train.accumulation=1", "train.batch_size=4"), 1e-6),
+        # 8 bits of a gradient are left, and 11
+        (("train.gradient_compression=bf16",), 1e-2),
+        (("train.gradient_compression=fp16",), 1e-3),
+    ],
+    ids=lambda value: value[0].split(".")[1] if isinstance(value, tuple) else "",
+)
+def test_messages_of_another_size_or_rounding_take_the_same_steps(
+    data: Path, tmp_path: Path, options: tuple[str, ...], bound: float
+) -> None:
+    plain = (
+        *("train.epochs=1", "train.batch_size=2", "model.drop_path_rate=0", "train.ema_decay=null"),
+        *("augment.mixup=0", "augment.cutmix=0", "optimizer.name=sgd", "optimizer.lr=0.1"),
+    )
+    train(tiny_config(data, *plain, "train.accumulation=4"), tmp_path / "one")
+    config = write_config(tmp_path / "tiny.yaml", data, *plain, "train.accumulation=2", *options)
+    ends = command("train", config, "--output", tmp_path / "two", processes=2).finish()
+    assert [(status, errors) for status, _, errors in ends] == [(0, "")] * 2
+    difference = largest_difference(last(tmp_path / "one")["model"], last(tmp_path / "two")["model"])
+    print(f"{options[0]}: largest difference of weights {difference:.2e}")
+    assert 0 < difference < bound
+
+
+def test_a_static_graph_is_refused_with_passes_whose_gradients_do_not_travel(data: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "tiny.yaml", data, "train.static_graph=true", "train.accumulation=2")
+    ends = command("train", config, "--output", tmp_path / "run", processes=2).finish()
+    assert [status for status, _, _ in ends] == [2, 2]
+    one_error(ends[0].errors, "train.static_graph=true does not go with train.accumulation=2")
+
+
+def test_exact_refuses_norms_over_all_processes(data: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "tiny.yaml", data, *EXACT, *RESNET, "train.sync_batchnorm=true")
+    ends = command("train", config, "--output", tmp_path / "run", processes=2).finish()
+    assert [status for status, _, _ in ends] == [2, 2]
+    one_error(ends[0].errors, "add train.sync_batchnorm=false")
+
+
+def test_buckets_hold_what_fits_of_one_format() -> None:
+    sizes = [(10, torch.float32), (10, torch.float32), (100, torch.float32), (1, torch.float32), (1, torch.bfloat16)]
+    parameters = [torch.nn.Parameter(torch.zeros(size, dtype=dtype)) for size, dtype in sizes]
+    assert in_buckets(parameters, 80) == [[0, 1], [2], [3], [4]]
+    assert in_buckets(parameters, 1e9) == [[0, 1, 2, 3], [4]]
+    assert in_buckets([], 80) == []
