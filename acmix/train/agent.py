@@ -20,7 +20,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
+import socket
+import struct
 import sys
 import tempfile
 import threading
@@ -32,6 +35,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
+import torch.distributed as dist
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -40,6 +44,11 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from acmix.train.worker_error import LOST_OTHERS
 
+# Linux's SIOCGIFADDR
+ADDRESS_OF_INTERFACE = 0x8915
+# what a machine waits for the others
+MEETING_SECONDS = 900
+TAKEN = re.compile(r"EADDRINUSE|address already in use", re.IGNORECASE)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
 
 
@@ -53,11 +62,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Machines:
-    """Which of how many machines this is; `endpoint` is HOST:PORT of machine 0, needed where there are several."""
+    """Which of how many machines this is.
+
+    Args:
+        count: of machines.
+        rank: the number of this one; on the first all find each other.
+        endpoint: HOST:PORT of machine 0, needed where there are several.
+        run: a name that this run's machines share, and those of no other run.
+    """
 
     count: int = 1
     rank: int = 0
     endpoint: str = ""
+    run: str = "acmix"
 
 
 def run_workers(
@@ -70,7 +87,8 @@ def run_workers(
         command: the program and its arguments, the same for every process; RANK, LOCAL_RANK, ... tell them apart.
         machines: where this machine stands among those of the run.
         grace_seconds: after a stop signal, how long the processes may take to end before they are killed.
-        restarts: how often all are started again when one fails, but for wrong input; on one machine.
+        restarts: how often all are started again when one fails, but for wrong input and after a signal to stop. On
+            several machines all start again, and wait for one that is gone to come back.
     """
     quieten_torchrun()
     with tempfile.TemporaryDirectory(prefix="acmix_launch_") as folder:
@@ -88,9 +106,8 @@ def run_workers(
             agent = PatientAgent(spec, DefaultLogsSpecs(log_dir=folder), grace_seconds, Path(folder))
             with stop_signals_handled(agent, interruptible=machines.count == 1):
                 result = agent.run_to_end()
-        except (RendezvousError, ConnectionError, TimeoutError) as error:
-            cause = " ".join(str(error).split())
-            return Outcome(2, f"the machines did not find each other at {machines.endpoint or 'localhost'}: {cause}")
+        except (RendezvousError, dist.DistError, ConnectionError, TimeoutError) as error:
+            return Outcome(2, why_not_met(error, machines))
         return outcome_of(result, agent.stopped_by, Path(folder))
 
 
@@ -143,8 +160,8 @@ class PatientAgent(LocalElasticAgent):
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:  # pyright: ignore[reportIncompatibleVariableOverride]
         result = cast(RunResult, super()._monitor_workers(worker_group))  # pyright: ignore[reportCallIssue]
         if result.is_failed() and self._remaining_restarts > 0:
-            if first_worker_error(self.folder):
-                # another start would meet it again
+            if first_worker_error(self.folder) or was_stopped(result):
+                # another start would meet it again, or is not wanted
                 self._remaining_restarts = 0
             else:
                 count = worker_group.spec.max_restarts
@@ -205,9 +222,69 @@ def meeting_point(machines: Machines) -> RendezvousHandler:
         name = uuid.uuid4().hex
         parameters = RendezvousParameters("c10d", "localhost:0", name, 1, 1, local_addr="localhost", timeout=900)
     else:
-        endpoint, rank = machines.endpoint, machines.rank
-        parameters = RendezvousParameters("static", endpoint, "acmix", count, count, rank=rank, timeout=900)
+        parameters = RendezvousParameters(
+            *("c10d", machines.endpoint, machines.run, count, count),
+            local_addr=address_towards(machines.endpoint),
+            is_host=machines.rank == 0,
+            join_timeout=MEETING_SECONDS,
+            # machine 0 may start late
+            read_timeout=MEETING_SECONDS,
+        )
     return get_rendezvous_handler(parameters)
+
+
+def address_towards(endpoint: str) -> str | None:
+    """This machine's address in the network that leads to HOST:PORT; None where none is found.
+
+    The machine's name may be known to itself alone, or stand for another of its networks.
+    """
+    host, _, port = endpoint.rpartition(":")
+    try:
+        for family, kind, _, _, address in socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM):
+            with socket.socket(family, kind) as probe:
+                # nothing is sent
+                probe.connect(address)
+                return str(probe.getsockname()[0])
+    except OSError:
+        return None
+    return None
+
+
+def interface_of(address: str | None) -> str:
+    """The name of the network interface with an address (IPv4); "" where it is not found."""
+    if address is None or sys.platform != "linux":
+        return ""
+    import fcntl
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            asked = struct.pack("256s", name.encode()[:15])
+            try:
+                answer = fcntl.ioctl(probe.fileno(), ADDRESS_OF_INTERFACE, asked)
+            except OSError:
+                continue
+            if socket.inet_ntoa(answer[20:24]) == address:
+                return name
+    return ""
+
+
+def why_not_met(error: BaseException, machines: Machines) -> str:
+    """One line on machines that did not find each other."""
+    causes: list[str] = []
+    at: BaseException | None = error
+    while at is not None:
+        causes.append(" ".join(str(at).split()))
+        at = at.__cause__ or at.__context__
+    endpoint, said = machines.endpoint or "localhost", " ".join(causes)
+    if TAKEN.search(said):
+        return (
+            f"port {endpoint.rpartition(':')[2]} of machine 0 is taken, maybe by another run; "
+            "set RDZV_ENDPOINT to another port, on every machine"
+        )
+    return (
+        f"the machines did not find each other at {endpoint}: {causes[-1][:300]}; check that machine 0 runs the same "
+        f"command, that all of NNODES={machines.count} do, and that the port is open between them"
+    )
 
 
 def outcome_of(result: RunResult | None, stopped_by: signal.Signals | None, folder: Path) -> Outcome:
@@ -228,6 +305,11 @@ def first_failure(result: RunResult) -> Any:
     failures = [*result.failures.values()]
     causes = [each for each in failures if each.exitcode != LOST_OTHERS] or failures
     return min(causes, key=lambda failure: failure.timestamp)
+
+
+def was_stopped(result: RunResult) -> bool:
+    """Whether the processes ended as a signal asked them to, on this machine or another, and saved."""
+    return first_failure(result).exitcode in {128 + number for number in STOP_SIGNALS}
 
 
 def how_it_ended(failure: Any) -> str:

@@ -1,7 +1,8 @@
 """`python -m acmix.train.launch N CONFIG DATA_DIR [key=value ...]`: one run in N processes, as torchrun does it.
 
 From the environment: OUTPUT, the run's folder (by default as `acmix.train.run_folder` says); NNODES, NODE_RANK and
-RDZV_ENDPOINT=HOST:PORT where several machines take part, each starting N processes with the same command.
+RDZV_ENDPOINT=HOST:PORT where several machines take part, each starting N processes with the same command; RDZV_ID, a
+name of the run, where several runs could meet at one port (by default Slurm's number of the job).
 
 Exit status: 0, the failed process's status, 2 where the input is wrong, 130 or 143 after Ctrl-C or SIGTERM.
 """
@@ -30,6 +31,8 @@ GRACE_SECONDS = 600
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Starts the processes that the command line asks for and returns the exit status."""
+    # what PyTorch's own code meets comes as an exception too
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     try:
         processes, command, machines, settings = parse(sys.argv[1:] if arguments is None else arguments)
         notice = check_processors(processes, settings.device)
@@ -64,12 +67,16 @@ def launch(
     Returns:
         An exit status: 0, the first failed process's, 2 for wrong input, 128 + the number of a stop signal.
     """
-    from acmix.train.agent import Machines, run_workers
+    from acmix.train.agent import Machines, address_towards, interface_of, run_workers
 
     told = {LAUNCHER: USAGE.split()[1], LAUNCHER_PROCESS: str(os.getpid())}
     if restarts:
         # torch 2.15 shares one store between all starts, and the second finds the addresses of the first in it
         told["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    if machines is not None and machines.count > 1:
+        # gloo asks what the machine's name stands for, which may be 127.0.0.1
+        interface = os.environ.get("GLOO_SOCKET_IFNAME") or interface_of(address_towards(machines.endpoint))
+        told |= {"GLOO_SOCKET_IFNAME": interface} if interface else {}
     with threads_shared_out(processes), variables(**told):
         outcome = run_workers(processes, command, machines or Machines(), grace_seconds, restarts)
     if outcome.message:
@@ -94,11 +101,6 @@ def parse(arguments: Sequence[str]) -> tuple[int, list[str], Machines, Train]:
 
     machines = machines_from_environment()
     check_shared(settings.train.device, count * machines.count)
-    if settings.train.restarts and machines.count > 1:
-        raise UsageError(
-            f"train.restarts={settings.train.restarts} with NNODES={machines.count}: run.sh starts processes again on "
-            "one machine alone; on several the batch system does (docs/slurm.md): leave it out"
-        )
     return count, command, machines, settings.train
 
 
@@ -117,7 +119,9 @@ def machines_from_environment() -> Machines:
     host, _, port = endpoint.rpartition(":")
     if not host or not port.isdecimal():
         raise UsageError(f"RDZV_ENDPOINT={endpoint!r} with NNODES={count}; set it to HOST:PORT of machine 0")
-    return Machines(count, int(rank), endpoint)
+    # two jobs of one user may name the same port
+    run = os.environ.get("RDZV_ID") or os.environ.get("SLURM_JOB_ID") or "acmix"
+    return Machines(count, int(rank), endpoint, run)
 
 
 def positive(text: str, what: str) -> int:
