@@ -10,6 +10,7 @@ from acmix.cli import look as _look  # noqa: F401
 from acmix.cli import models as _models  # noqa: F401
 from acmix.cli import benchmark as _benchmark  # noqa: F401
 from acmix.cli import config as _config  # noqa: F401
+from acmix.cli import data as _data  # noqa: F401
 from acmix.cli import demo as _demo  # noqa: F401
 
 __all__ = ["app"]

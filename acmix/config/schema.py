@@ -121,12 +121,13 @@ class Data(Section):
     """Where the images lie and how they are read."""
 
     dir: str = Field(default="", examples=["photos"])
-    """The folder of images; `--data` sets it. It holds the splits as folders, list files or .tar files, or a data set
-    for the reader in `data.format`; with `task.name`, COCO's or ADE20K's folders."""
+    """The folder of images; `--data` sets it. It holds the splits as folders, list files, .tar files or shards, or a
+    data set for the reader in `data.format`; with `task.name`, COCO's or ADE20K's folders. Shards may lie behind a
+    URL."""
 
     format: str = Field(default="auto", examples=["wds/"])
-    """How the images are stored. auto reads train_list.txt if there is one, else a folder a class; otherwise a timm
-    reader: wds/, hfds/NAME or hfids/NAME."""
+    """How the images are stored. auto reads shards of `acmix data shard`, or train_list.txt if there is one, else a
+    folder a class; otherwise a timm reader: wds/, hfds/NAME or hfids/NAME."""
 
     train_split: Name = Field(default="train", examples=["training"])
     """Name of the training split. hfids/ and wds/ take "name|SAMPLES" where the number of samples is not written
@@ -141,6 +142,13 @@ class Data(Section):
 
     split_seed: NonNegativeInt = Field(default=0, examples=[1])
     """Which images `data.split` holds out. `train.seed` has no part in it."""
+
+    shuffle_shards: PositiveInt | None = Field(default=None, examples=[8])
+    """Shards whose images are shuffled together. More mix better, and need more shards at a time. null: 4, or 1 from a
+    URL."""
+
+    cache_gib: PositiveFloat = Field(default=50.0, examples=[200])
+    """Most GiB of the cache of shards from a URL. The cache lies in the folder ACMIX_CACHE, else in ~/.cache/acmix."""
 
     img_size: int = Field(default=224, ge=1, le=LARGEST_IMG_SIZE, examples=[256])
     """Pixels a side of what the network sees in classification. Not set, or auto: what the weights that the run starts

@@ -5,7 +5,7 @@
     | folders, tar files | the names | by name | its numbers are those of all names sorted as text |
     | lists, hfds/, hfids/, wds/ | numbers | by name where the data has names, else by number | by number |
 
-K classes.
+Shards follow what they were written from. K classes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from acmix.config import Data
-from acmix.data.sources import Files, Source, data_folder, has_lists, holds, open_source
+from acmix.data.shards.source import Shards, find_shards
+from acmix.data.sources import Files, Source, data_folder, has_lists, has_split, open_source
 from acmix.errors import UsageError
 from acmix.names import places
 
@@ -44,7 +45,8 @@ def labels_follow_names(data: Data) -> bool:
     """Whether labels are places in the sorted names of folders, rather than numbers that the data gives."""
     if data.format != "auto":
         return False
-    return not has_lists(data_folder(data), data)
+    shards = find_shards(data)
+    return not has_lists(data_folder(data), data) if shards is None else shards.info.labels == "by name"
 
 
 def as_trained(data: Data, classes: list[str]) -> Trained | None:
@@ -83,7 +85,7 @@ def open_trained(data: Data, split: str, trained: Trained) -> Source:
     table = labels(found, trained, data.dir or data.format, used=used, follow_names=by_name)
     classes, targets = list(trained.names), np.array(table, dtype=np.int64)[targets]
     notes = [*source.notes, *notes]
-    if isinstance(source, Files):
+    if isinstance(source, (Files, Shards)):
         return replace(source, classes=classes, targets=targets, notes=notes)
     source.classes, source.targets, source.notes = classes, targets, notes  # type: ignore[attr-defined,misc]
     return source
@@ -91,7 +93,7 @@ def open_trained(data: Data, split: str, trained: Trained) -> Source:
 
 def with_its_own_validation(data: Data) -> tuple[Data, list[str]]:
     """Data with validation images of its own is measured on these, not on what the run held out of other data."""
-    if data.split is None or not holds(data_folder(data), data, "val"):
+    if data.split is None or not has_split(data, "val"):
         return data, []
     note = f"measured on {data.val_split}, which {data.dir} has; the run held out images by data.split={data.split:g}"
     return data.model_copy(update={"split": None}), [note]

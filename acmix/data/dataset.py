@@ -25,6 +25,7 @@ from acmix.config import Augment, Config, Data
 from acmix.data.classes import Trained, open_trained
 from acmix.data.fingerprint import fingerprint
 from acmix.data.image import evaluation_transform, read_image, reader, training_transform
+from acmix.data.shards.remote import CannotFetch
 from acmix.data.sources import Source, open_source
 from acmix.errors import UsageError
 from acmix.names import shown
@@ -161,6 +162,9 @@ class ImageDataset(Dataset[Row]):
         """A row's picture as (in_chans, H, W), or None where the file is unreadable."""
         try:
             picture = self.picture(index)
+        except CannotFetch:
+            # the image is not to blame
+            raise
         except (UsageError, OSError):
             return None
         with seeded(sample_seed):

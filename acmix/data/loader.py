@@ -6,6 +6,8 @@ process r in its pass a the rows [(a W + r) b, (a W + r + 1) b) of these. So one
 b, and one with batch b and A = 2 see the same images, changed in the same way, step by step. An incomplete last step is
 dropped.
 
+Shards have an order of their own, in which a process reads few of them at a time; see `acmix.data.shards.order`.
+
 Evaluation. Process r takes the images r, r + W, r + 2W, ...; shares are filled up with rows of weight 0, so that all
 processes get equally many batches and every image counts once.
 """
@@ -23,6 +25,7 @@ from acmix.config import Config
 from acmix.data.batch import Batch, collate
 from acmix.data.classes import Trained
 from acmix.data.dataset import PADDING, ceil_div, check_classes, open_dataset, seed_of
+from acmix.data.shards.source import Shards
 from acmix.data.stream import is_stream, open_stream, read_evaluation, read_training
 from acmix.data.worker import cores, start_worker
 from acmix.errors import UsageError
@@ -101,6 +104,9 @@ def train_loader(config: Config, *, rank: int = 0, world_size: int = 1, pin_memo
         return TrainLoader(stream, steps, read_stream)
     dataset = open_dataset(config.data, config.augment, "train", in_chans=config.model.in_chans, seed=train.seed)
     check_classes(config, dataset.classes, dataset.source.targets, dataset.notes)
+    if isinstance(dataset.source, Shards):
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size)) / world_size
+        dataset.source = dataset.source.with_cache_note(train.batch_size * train.accumulation * world_size, here)
     return training_batches(config, dataset, collate=collate, rank=rank, world_size=world_size, pin_memory=pin_memory)
 
 
@@ -127,7 +133,8 @@ def training_batches(
         UsageError: a global batch above the number of images.
     """
     steps = count_steps(config, len(dataset), world_size)
-    order = TrainOrder(config, len(dataset), steps, rank=rank, world_size=world_size, groups=groups)
+    shards = shards_of(dataset)
+    order = TrainOrder(config, len(dataset), steps, rank=rank, world_size=world_size, groups=groups, shards=shards)
     loader = make_loader(
         dataset, order, collate=collate, workers=worker_count(config), pin_memory=pin_memory, persistent=True
     )
@@ -202,7 +209,8 @@ def evaluation_batches(
         collate: makes a batch of rows.
         rank, world_size, pin_memory, batch_size: as for `val_loader`.
     """
-    order = ValOrder(len(dataset), batch_size or config.train.batch_size, rank=rank, world_size=world_size)
+    batch_size = batch_size or config.train.batch_size
+    order = ValOrder(len(dataset), batch_size, rank=rank, world_size=world_size, shards=shards_of(dataset))
     loader = make_loader(
         dataset, order, collate=collate, workers=worker_count(config), pin_memory=pin_memory, persistent=False
     )
@@ -221,9 +229,11 @@ class TrainOrder(Sampler[list[tuple[int, int]]]):
         rank: int,
         world_size: int,
         groups: Sequence[int] | None = None,
+        shards: Shards | None = None,
     ):
         self.size = size
         self.groups = groups
+        self.shards = shards
         self.steps = steps
         self.batch_size = config.train.batch_size
         self.accumulation = config.train.accumulation
@@ -242,16 +252,33 @@ class TrainOrder(Sampler[list[tuple[int, int]]]):
 
     def keys(self, epoch: int, start_step: int) -> Iterator[list[tuple[int, int]]]:
         """Key lists, one a micro-batch."""
-        generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
-        order = torch.randperm(self.size, generator=generator)
-        if self.groups is not None:
-            step = self.batch_size * self.accumulation * self.world_size
-            order = torch.tensor(by_group(order.tolist(), self.groups, step))
-        for micro in range(start_step * self.accumulation, self.steps * self.accumulation):
-            # (s A + a) W + r, as step s begins at s A W micro-batches
-            first = (micro * self.world_size + self.rank) * self.batch_size
-            indices = order[first : first + self.batch_size].tolist()
-            yield [(index, seed_of(self.seed, epoch, index)) for index in indices]
+        order = self.order(seed_of(self.seed, epoch))
+        ahead = 0 if self.shards is None else self.shards.steps_ahead(self.step) * self.accumulation
+        first, last = start_step * self.accumulation, self.steps * self.accumulation
+        for micro in range(first, last):
+            if ahead and self.shards is not None:
+                # of the first batches all, then of each the one so far ahead
+                for later in range(micro, micro + ahead) if micro == first else (micro + ahead,):
+                    self.shards.fetch_soon(self.rows(order, later).tolist() if later < last else [])
+            yield [(index, seed_of(self.seed, epoch, index)) for index in self.rows(order, micro).tolist()]
+
+    @property
+    def step(self) -> int:
+        """Images a step."""
+        return self.batch_size * self.accumulation * self.world_size
+
+    def order(self, seed: int) -> torch.Tensor:
+        """All images in the order of an epoch."""
+        if self.shards is not None:
+            return self.shards.order(seed, self.step)
+        order = torch.randperm(self.size, generator=torch.Generator().manual_seed(seed))
+        return order if self.groups is None else torch.tensor(by_group(order.tolist(), self.groups, self.step))
+
+    def rows(self, order: torch.Tensor, micro: int) -> torch.Tensor:
+        """Those of a micro-batch of this process."""
+        # (s A + a) W + r, as step s begins at s A W micro-batches
+        first = (micro * self.world_size + self.rank) * self.batch_size
+        return order[first : first + self.batch_size]
 
 
 def by_group(order: list[int], groups: Sequence[int], size: int) -> list[int]:
@@ -269,18 +296,31 @@ def by_group(order: list[int], groups: Sequence[int], size: int) -> list[int]:
 class ValOrder(Sampler[list[tuple[int, int]]]):
     """The keys of this process's share of an evaluation."""
 
-    def __init__(self, size: int, batch_size: int, *, rank: int, world_size: int):
+    def __init__(self, size: int, batch_size: int, *, rank: int, world_size: int, shards: Shards | None = None):
         share = ceil_div(size, world_size)
         indices = [rank + row * world_size for row in range(share)]
         self.keys = [(index if index < size else PADDING, 0) for index in indices]
         self.batch_size = batch_size
+        self.shards = shards
 
     def __len__(self) -> int:
         return ceil_div(len(self.keys), self.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for first in range(0, len(self.keys), self.batch_size):
+            if self.shards is not None:
+                # one shard after the other: the next one while this one is read
+                after = self.keys[first][0] + len(self.shards) // len(self.shards.files.split.filenames)
+                self.shards.fetch_soon(
+                    [index for index in (self.keys[first][0], after) if 0 <= index < len(self.shards)]
+                )
             yield self.keys[first : first + self.batch_size]
+
+
+def shards_of(dataset: Any) -> Shards | None:
+    """The shards that a dataset's rows lie in, if they do."""
+    source = getattr(dataset, "source", None)
+    return source if isinstance(source, Shards) else None
 
 
 def make_loader(

@@ -1,4 +1,4 @@
-"""Where the images lie: a folder a class, a list file, a tar file, or a Hugging Face dataset.
+"""Where the images lie: a folder a class, a list file, a tar file, shards, or a Hugging Face dataset.
 
 A source knows the class names, and for every index the file's name, its label and how to open it.
 """
@@ -9,20 +9,19 @@ import os
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
 import numpy as np
-from timm.data.readers.reader_factory import create_reader
 
 from acmix.config import Data
+from acmix.data.huggingface import HuggingFace
 from acmix.data.lists import list_classes, read_list
 from acmix.data.scan import LeftOut, entries, is_folder, is_passed_over, natural_key, walk_images
+from acmix.data.shards.source import Place, Shards, find_shards, open_shards
 from acmix.data.split import held_out
 from acmix.data.tars import Pieces, read_tar
 from acmix.errors import UsageError
-from acmix.extras import install
 from acmix.names import places, shown
 
 
@@ -76,9 +75,12 @@ def open_source(data: Data, split: str, *, advise: bool = True) -> Source:
     """
     assert split in ("train", "val")
     if data.format.lower().startswith("hfds/"):
-        return HuggingFace(data, split)
+        return HuggingFace(data, split_name(data, split))
     if data.format != "auto":
         raise UsageError(f"data.format={data.format!r} is unknown; expected auto, wds/, hfds/NAME or hfids/NAME")
+    place = find_shards(data)
+    if place is not None:
+        return open_part(place, data, split) if data.split else open_shards(place, data, split_name(data, split))
     root = data_folder(data)
     if data.split is not None:
         return open_part(root, data, split)
@@ -97,9 +99,16 @@ def has_lists(root: Path, data: Data) -> bool:
     return any((root / f"{each}_list.txt").is_file() for each in (data.train_split, data.val_split))
 
 
-def holds(root: Path, data: Data, split: str) -> bool:
-    """Whether a data folder has a split: a list where there are lists, else a folder or a tar file."""
+def has_split(data: Data, split: str) -> bool:
+    """Whether a data folder, or a URL, has a split."""
+    return holds(find_shards(data) or data_folder(data), data, split)
+
+
+def holds(root: Path | Place, data: Data, split: str) -> bool:
+    """Whether data has a split: shards, a list where there are lists, else a folder or a tar file."""
     name = split_name(data, split)
+    if isinstance(root, Place):
+        return root.split(name) is not None
     if has_lists(root, data):
         return (root / f"{name}_list.txt").is_file()
     return (root / name).is_dir() or (root / f"{name}.tar").is_file()
@@ -123,27 +132,43 @@ def has_class_folders(root: Path) -> bool:
     return any(any(walk_images(root / name)) for name in subfolders(root))
 
 
-def open_part(root: Path, data: Data, split: str) -> Source:
+def open_part(root: Path | Place, data: Data, split: str) -> Source:
     """The part of the only split there is that `data.split` holds out ("val"), or the rest ("train")."""
     assert data.split is not None
-    train = data.train_split
+    where = root.name if isinstance(root, Place) else str(root)
     if holds(root, data, "val"):
         raise UsageError(
-            f"{root} has validation images ({data.val_split}), and data.split={data.split:g} would hold out others; "
+            f"{where} has validation images ({data.val_split}), and data.split={data.split:g} would hold out others; "
             "leave data.split out, or move them away"
         )
-    if has_lists(root, data):
-        whole: Files | Tar = open_list(root, train, train)
-    elif not (root / train).is_dir() and (root / f"{train}.tar").is_file():
-        whole = Tar(root, train, train)
-    else:
-        # a folder of classes, with or without train/ around them
-        inner = train if is_split(root, train) else ""
-        whole = open_folder(root, inner, inner)
-    held = held_out(whole.keys(), whole.targets, data.split, data.split_seed, where=str(root))
+    whole = open_shards(root, data, data.train_split) if isinstance(root, Place) else open_whole(root, data)
+    held = held_out(whole.keys(), whole.targets, data.split, data.split_seed, where=where)
     if split == "train":
         return whole.part(~held, whole.notes)
     return whole.part(held, held_out_notes(whole, held, data))
+
+
+def open_only(data: Data) -> Source:
+    """The images of a folder that has neither split: those of its classes.
+
+    Raises:
+        UsageError: there are none.
+    """
+    root = data_folder(data)
+    if not has_class_folders(root):
+        raise missing(root, data, "train", advise=False)
+    return open_whole(root, data)
+
+
+def open_whole(root: Path, data: Data) -> Files | Tar:
+    """The only split there is: the training split, or a folder of classes without train/ around them."""
+    train = data.train_split
+    if has_lists(root, data):
+        return open_list(root, train, train)
+    if not (root / train).is_dir() and (root / f"{train}.tar").is_file():
+        return Tar(root, train, train)
+    inner = train if is_split(root, train) else ""
+    return open_folder(root, inner, inner)
 
 
 def is_split(root: Path, name: str) -> bool:
@@ -154,7 +179,7 @@ def is_split(root: Path, name: str) -> bool:
     return not others or has_class_folders(root / name)
 
 
-def held_out_notes(whole: Files | Tar, held: np.ndarray, data: Data) -> list[str]:
+def held_out_notes(whole: Files | Tar | Shards, held: np.ndarray, data: Data) -> list[str]:
     """What was held out, and of which classes nothing could be."""
     notes = [
         f"{held.sum()} of {len(held)} images are held out by data.split={data.split:g}, "
@@ -172,15 +197,6 @@ def held_out_notes(whole: Files | Tar, held: np.ndarray, data: Data) -> list[str
 def split_name(data: Data, split: str) -> str:
     """What the data set calls "train" or "val"."""
     return data.train_split if split == "train" else data.val_split
-
-
-def need_package(data: Data) -> None:
-    """Refuses a format whose optional package is missing, of which timm would print a message and go on."""
-    package = "webdataset" if data.format.lower().startswith("wds/") else "datasets"
-    try:
-        import_module(package)
-    except ImportError:
-        raise UsageError(f"data.format={data.format} needs more packages; run {install('readers')}") from None
 
 
 def data_folder(data: Data) -> Path:
@@ -327,50 +343,3 @@ class Tar:
         some.index, some.targets, some.notes = replace(self.index, **columns), self.targets[chosen], [*notes]
         some.pieces = Pieces(self.file)
         return some
-
-
-class HuggingFace:
-    """A data set of Hugging Face `datasets`, read by timm: a name on the hub, or a local folder."""
-
-    notes: Sequence[str] = ()
-
-    def __init__(self, data: Data, split: str):
-        name = split_name(data, split)
-        self.where = f"{data.format} split {name!r}"
-        self.reader = huggingface_reader(data, name)
-        labels = self.reader.dataset.with_format("numpy")["label"][:]
-        if not np.issubdtype(np.asarray(labels).dtype, np.integer):
-            raise UsageError(f"{self.where}: the labels are not integers; expected a column `label` of class numbers")
-        self.targets = np.asarray(labels, dtype=np.int64)
-        names = self.reader.class_to_idx
-        self.classes = sorted(names, key=names.__getitem__) or [str(n) for n in range(int(self.targets.max()) + 1)]
-        if self.targets.min() < 0 or self.targets.max() >= len(self.classes):
-            raise UsageError(
-                f"{self.where}: labels run from {self.targets.min()} to {self.targets.max()};"
-                f" expected 0 to {len(self.classes) - 1}"
-            )
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def target(self, index: int) -> int:
-        return int(self.targets[index])
-
-    def name(self, index: int) -> str:
-        return self.reader.filename(index) or f"{self.where} row {index}"
-
-    def open(self, index: int) -> IO[bytes]:
-        return self.reader[index][0]
-
-
-def huggingface_reader(data: Data, split: str) -> Any:
-    """timm's reader, of a split that is there and has images and labels."""
-    need_package(data)
-    try:
-        reader: Any = create_reader(data.format, root=data.dir or None, split=split)
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"cannot open {data.format} split {split!r}: {reason}; check the name and the split") from None
-    if "label" not in reader.dataset.column_names or not len(reader.dataset):
-        raise UsageError(f"{data.format} split {split!r} has no labelled rows; expected columns image and label")
-    return reader

@@ -20,9 +20,10 @@ from acmix.config import Config, Data
 from acmix.data.batch import Batch, collate
 from acmix.data.classes import Trained, labels
 from acmix.data.dataset import PADDING, Row, ceil_div, check_classes, seed_of, seeded
+from acmix.data.huggingface import need_package
 from acmix.data.image import evaluation_transform, training_transform
 from acmix.data.pixels import to_rgb
-from acmix.data.sources import data_folder, need_package, split_name
+from acmix.data.sources import data_folder, split_name
 from acmix.data.worker import start_worker
 from acmix.errors import UsageError
 

@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 from acmix import config as configuration
 from acmix.config import Config
 from acmix.data import Trained
+from acmix.data.shards.remote import is_url, without_secrets
 from acmix.errors import UsageError
 from acmix.names import shown
 from acmix.tasks import task_of
@@ -119,6 +120,11 @@ def validation_sections(
     try:
         restored = restore_model(checkpoint, device=device)
         check_local(config, str(run_dir / "config.yaml"), "`acmix evaluate --format {}` measures the model")
+        if data is None and is_url(config.data.dir):
+            # a run folder may come from anywhere
+            raise UsageError(
+                f"the images are at {without_secrets(config.data.dir)}; say that you want them, with --data"
+            )
         trained = Trained(restored.classes, restored.are_named, str(checkpoint))
         # images of one size are what only classification has
         alone = None if config.task.name == "classify" else 1

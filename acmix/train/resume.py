@@ -27,6 +27,8 @@ ANOTHER_RUN = (
     *("model.name", "optimizer.name", "train.ema_decay", "train.seed", "model.num_classes"),
     # images that were trained on would be validated on
     *("data.split", "data.split_seed"),
+    # the order of an epoch would be another
+    "data.shuffle_shards",
 )
 NETWORK = ("model.in_chans", "model.conv_path", "model.add_conv_path", "model.freeze", "model.args.", "task.args.")
 SCHEDULE = ("train.epochs", "train.steps", "optimizer.lr", "optimizer.base_batch_size", "schedule.")
@@ -42,6 +44,7 @@ EFFECTS = {
     "model.pretrained": "not read again; the weights are those of last.pt",
     "data.": "the images are read from there, in the same classes",
     "data.workers": "the same images in the same order",
+    "data.cache_gib": "the same images in the same order",
     **dict.fromkeys(
         ("data.img_size", "data.interpolation", "data.crop_pct", "data.mean", "data.std", "data.background"),
         "applies from step {step} on; accuracies before and after are not comparable",

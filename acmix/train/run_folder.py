@@ -46,6 +46,7 @@ from acmix.train.words import LAUNCHER, output_option
 # settings that change no result but its rounding
 WITHOUT_EFFECT = (
     "data.workers",
+    "data.cache_gib",
     "train.device",
     "train.compile",
     "train.channels_last",

@@ -261,6 +261,14 @@ def test_the_page_says_that_the_data_has_other_classes(run, tmp_path):
     assert "was trained on other classes than those of" in read(report(run, data=str(other))).words
 
 
+def test_a_run_folder_cannot_have_its_images_fetched(run, monkeypatch):
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(re.sub(r"\n  dir: .*", "\n  dir: http://localhost:1/images", config))
+    monkeypatch.setattr("acmix.data.shards.remote.stream", lambda url: pytest.fail(f"asked for {url}"))
+    page = report(run).read_text(encoding="utf-8")
+    assert "the images are at http://localhost:1/images; say that you want them, with --data" in page
+
+
 def test_an_unfinished_baseline_run_is_reported_too(tmp_path, data):
     run = write_run(tmp_path / "run", config=make_config(data), lines=log_lines(epochs=2, blocks=[]))
     (run / "summary.json").unlink()

@@ -1,0 +1,55 @@
+"""`acmix data`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from acmix.cli.app import app, console
+from acmix.train.terminal import say
+
+data_commands = typer.Typer(rich_markup_mode=None, help="Write images into shards; look data over.")
+app.add_typer(data_commands, name="data")
+
+Format = Annotated[str, typer.Option("--format", metavar="FORMAT", help="auto or hfds/NAME, as data.format.")]
+TrainSplit = Annotated[str, typer.Option("--train-split", metavar="NAME", help="What the source calls train.")]
+ValSplit = Annotated[str, typer.Option("--val-split", metavar="NAME", help="What the source calls val.")]
+Workers = Annotated[int | None, typer.Option(metavar="N", help="Processes. [default: the cores]", min=0, max=1024)]
+
+
+@data_commands.callback()
+def data() -> None:
+    """Write images into shards; look data over."""
+
+
+@data_commands.command("shard")
+def data_shard(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Images as for `acmix train --data`.")],
+    destination: Annotated[Path, typer.Argument(metavar="DESTINATION", help="A new or empty folder.")],
+    samples: Annotated[
+        int | None, typer.Option(metavar="N", help="Images per shard. [default: 1000]", min=1, max=10**7)
+    ] = None,
+    size: Annotated[float | None, typer.Option(metavar="MB", help="Or most MB per shard.", min=0.001, max=1e6)] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the shuffle.", min=0)] = 0,
+    split: Annotated[
+        list[str] | None, typer.Option("--split", metavar="train|val", help="Only this one; repeat it for both.")
+    ] = None,
+    reader: Format = "auto",
+    train_split: TrainSplit = "train",
+    val_split: ValSplit = "val",
+    workers: Workers = None,
+) -> None:
+    """Write a data set into tar shards, which `acmix train --data DESTINATION` reads.
+
+    The images' bytes stay as they are. A killed call goes on where it was: give the same command again.
+    """
+    from acmix.config import Data
+    from acmix.tools.shard import shard as run
+
+    where = Data(dir=source, format=reader, train_split=train_split, val_split=val_split)
+    for line in run(
+        where, destination, splits=split or (), samples=samples, size=size, seed=seed, workers=workers
+    ):  # fmt: skip
+        say(console, line)
