@@ -172,6 +172,9 @@ class Remote:
                 raise Passing("its SHA-256 is not the one in the index")
             with of_the_cache():
                 os.replace(unfinished, place)
+                with locked(self.folder / ".room.lock"):
+                    # several files may have come at a time
+                    make_room(self.folder, self.limit)
         finally:
             unfinished.unlink(missing_ok=True)
 

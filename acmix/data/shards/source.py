@@ -23,6 +23,8 @@ from acmix.errors import UsageError
 
 # shards that a process keeps open, and fetches at a time
 OPEN, AT_A_TIME = 256, 4
+# of a shard that others drop from the cache
+TRIES = 3
 # shards that are shuffled together, from a folder and from a URL: fewer are then needed at a time
 WINDOW, REMOTE_WINDOW = 4, 1
 
@@ -131,9 +133,20 @@ class ShardFiles:
         if handle is None:
             while len(self.handles) >= OPEN:
                 os.close(self.handles.pop(next(iter(self.handles))))
-            handle = os.open(self.path(shard), os.O_RDONLY)
+            handle = self.opened(shard)
         self.handles[shard] = handle
         return handle
+
+    def opened(self, shard: int) -> int:
+        """A shard, newly opened."""
+        for _ in range(TRIES):
+            try:
+                return os.open(self.path(shard), os.O_RDONLY)
+            except FileNotFoundError:
+                if self.place.remote is None:
+                    raise
+                # another process dropped it from the cache just now
+        raise CannotFetch(f"{self.name(shard)} is dropped from the cache again and again; raise data.cache_gib")
 
     def fetch_soon(self, shards: Sequence[int]) -> None:
         """Has threads fetch shards, in this order; their troubles are met again where a shard is read."""
