@@ -366,7 +366,8 @@ class Train(Section):
     on another number of processes gives the same bits; each needs the same number of threads, and it is slower."""
 
     bucket_mib: PositiveFloat = Field(default=25.0, le=65536, examples=[100])
-    """Gradients that travel together, in MiB. Larger ones suit a slow start of each message."""
+    """Gradients that travel together, in MiB. Larger ones suit a slow start of each message. The default is PyTorch's,
+    whose first one is of 1 MiB, so that they travel early."""
 
     static_graph: bool = Field(default=False, examples=[True])
     """Tells DistributedDataParallel that every step is alike. It then plans its messages once."""

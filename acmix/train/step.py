@@ -24,7 +24,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from acmix.config import Config
+from acmix.config import Config, Train
 from acmix.errors import UsageError
 from acmix.train.distributed import World
 from acmix.train.state import State
@@ -61,7 +61,8 @@ class Step:
             self.module = DistributedDataParallel(
                 self.module,
                 device_ids=None if world.device.type == "cpu" else [world.device],
-                bucket_cap_mb=settings.bucket_mib,
+                # PyTorch keeps its small first bucket, from which on gradients travel, where none is named alone
+                bucket_cap_mb=None if usual_buckets(settings) else settings.bucket_mib,
                 static_graph=settings.static_graph,
                 gradient_as_bucket_view=True,
             )
@@ -102,6 +103,11 @@ class Step:
         if state.average is not None:
             state.average.update(state.model, step=state.step)
         return losses, norm
+
+
+def usual_buckets(settings: Train) -> bool:
+    """Whether gradients travel in PyTorch's own buckets: one of 1 MiB, then 25 MiB each."""
+    return settings.bucket_mib == Train.model_fields["bucket_mib"].default
 
 
 class ExactSum:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from acmix.released.digest import digest_of
+from acmix.train.distributed import World
 from acmix.train.loop import train
 from acmix.train.signals import Stopped
 from acmix.train.step import Step, in_buckets
@@ -149,3 +153,22 @@ def test_buckets_hold_what_fits_of_one_format() -> None:
     assert in_buckets(parameters, 80) == [[0, 1], [2], [3], [4]]
     assert in_buckets(parameters, 1e9) == [[0, 1, 2, 3], [4]]
     assert in_buckets([], 80) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "asked"), [([], None), (["train.bucket_mib=25"], None), (["train.bucket_mib=5"], 5)]
+)
+def test_the_usual_buckets_keep_pytorch_s_small_first_one(
+    monkeypatch: pytest.MonkeyPatch, overrides: list[str], asked: float | None
+) -> None:
+    """Told 25 MiB, it would make the first one as large, and small networks' gradients would wait for the last one."""
+    told: dict[str, Any] = {}
+
+    def parallel(module: nn.Module, **options: Any) -> nn.Module:
+        told.update(options)
+        return module
+
+    monkeypatch.setattr("acmix.train.step.DistributedDataParallel", parallel)
+    state: Any = SimpleNamespace(model=nn.Linear(2, 2))
+    Step(tiny_config("photos", *overrides), state, World(0, 2, torch.device("cpu")))
+    assert told["bucket_cap_mb"] == asked
