@@ -53,3 +53,38 @@ def data_shard(
         where, destination, splits=split or (), samples=samples, size=size, seed=seed, workers=workers
     ):  # fmt: skip
         say(console, line)
+
+
+@data_commands.command("check")
+def data_check(
+    place: Annotated[str, typer.Argument(metavar="DIR", help="Images as for `acmix train --data`, or shards.")],
+    split: Annotated[
+        list[str] | None, typer.Option("--split", metavar="train|val", help="Only this one; repeat it for both.")
+    ] = None,
+    reader: Format = "auto",
+    train_split: TrainSplit = "train",
+    val_split: ValSplit = "val",
+    workers: Workers = None,
+    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write all names to a file.")] = None,
+) -> None:
+    """Look every image of a data set over: unreadable ones, copies, odd sizes, balance of classes.
+
+    Exit status 1 means that an image is unreadable or a shard is broken.
+    """
+    from acmix.config import Data
+    from acmix.names import to_json
+    from acmix.tools.check import check, copies
+    from acmix.tools.check_report import as_json, is_sound, lines
+    from acmix.train.files import make_place, write_atomically
+
+    make_place(json)
+    splits = check(
+        Data(dir=place, format=reader, train_split=train_split, val_split=val_split), split or (), workers
+    )  # fmt: skip
+    found = copies(splits)
+    for line in lines(splits, found):
+        say(console, line)
+    if json is not None:
+        write_atomically(json, to_json(as_json(place, splits, found), indent=1).encode())
+        say(console, f"written: {json}")
+    raise typer.Exit(0 if is_sound(splits) else 1)
