@@ -5,6 +5,7 @@ What `acmix benchmark` runs
     scaling      a model on one card and on N
     operators    each implementation of an operator beside the reference and beside PyTorch's own means (`peers`)
     loading      images a second out of JPEG files
+    scale        a step on many cards, predicted from measured parts
 
 What they stand on
     steps        the training step and the forward pass that are timed, and the batch they are fed

@@ -27,6 +27,7 @@ SCRIPTS = {
     "leaving": ("leaving", "every family in every format that leaves PyTorch, read where acmix is not"),
     "evaluators": ("evaluators", "AP beside pycocotools and mIoU beside a plain loop: differences and seconds"),
     "survive": ("survive", "runs killed at random moments and started again, beside undisturbed ones"),
+    "scale": ("scale.check", "the model of scale beside two gloo processes, and its table to 512 cards"),
     "gpu": ("gpu", "everything on this machine's GPU: right first, then how fast"),
 }
 

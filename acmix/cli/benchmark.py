@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from acmix.cli.app import app
+from acmix.errors import UsageError
 
 benchmarks = typer.Typer(rich_markup_mode=None, help="Measure the speed of models, operators and image reading.")
 app.add_typer(benchmarks, name="benchmark")
@@ -105,3 +106,54 @@ def benchmark_data(
     from acmix.benchmark.loading import benchmark_data as run
 
     run(workers=workers, batch_size=batch_size, img_size=img_size, seconds=seconds)
+
+
+@benchmarks.command("scale")
+def benchmark_scale(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Other parts, or with --measure other settings of CONFIG."),
+    ] = None,
+    parts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Your figures, as YAML or JSON. [default: the recipe, assumed networks]"),
+    ] = None,
+    cards: Annotated[
+        str, typer.Option(metavar="N,N", help="Numbers of cards. [default: 1,8,64,512]", show_default=False)
+    ] = "",
+    measured: Annotated[
+        str | None, typer.Option("--measure", metavar="CONFIG", help="Measure the parts of a run on this machine.")
+    ] = None,
+    data: Annotated[
+        str, typer.Option(metavar="DIR", help="With --measure: images. [default: drawn]", show_default=False)
+    ] = "",
+    processes: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="With --measure: how many. [default: a process a GPU, or 2]", min=1),
+    ] = None,
+    seconds: Annotated[float, typer.Option(metavar="S", help="With --measure: for each of four parts.")] = 10.0,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="With --measure: where the parts are written.")] = Path(
+        "parts.yaml"
+    ),
+    csv: FiguresOption = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw efficiency against cards.")] = None,
+) -> None:
+    """Predict images/s and efficiency on many cards, from measured parts."""
+    from acmix.benchmark.scale import command
+
+    if measured is None:
+        command.scale(overrides or [], parts=parts, cards=cards, csv=csv, plot=plot)
+        return
+    if parts is not None:
+        raise UsageError("--measure writes parts and --parts reads them; give one of them")
+    command.measure(
+        measured,
+        overrides or [],
+        data=data,
+        processes=processes,
+        seconds=seconds,
+        output=output,
+        cards=cards,
+        csv=csv,
+        plot=plot,
+    )
