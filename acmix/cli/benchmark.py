@@ -112,7 +112,7 @@ def benchmark_data(
 def benchmark_scale(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Other parts, or with --measure other settings of CONFIG."),
+        typer.Argument(metavar="KEY=VALUE...", help="Other parts, or with --measure other settings of CONFIG."),
     ] = None,
     parts: Annotated[
         Path | None,

@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 import torch
 
 from acmix.benchmark.published.cells import put_between
-from acmix.benchmark.record import measured_with
+from acmix.benchmark.record import counted, measured_with
 from acmix.benchmark.scale.measure import measure_parts
 from acmix.benchmark.scale.parts import Parts
 from acmix.benchmark.scale.recipe import recipe_sets
@@ -325,7 +325,7 @@ def check_table(found: Sequence[dict[str, str]]) -> str:
     made += [
         "",
         f"{first['machine']} a process, gloo, torch {first['torch']}, {first['gradients_mib']} MiB of gradients, "
-        f"medians of {first['rounds']} rounds and their range, commit `{first['commit'][:7]}`, {first['date'][:10]}.",
+        f"medians of {counted(int(first['rounds']), 'round')} and their range, commit `{first['commit'][:7]}`, {first['date'][:10]}.",
     ]
     return "\n".join(made)
 

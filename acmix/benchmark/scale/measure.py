@@ -36,6 +36,7 @@ from acmix.train.distributed import World, join
 from acmix.train.log import provenance
 from acmix.train.loop import Run
 from acmix.train.signals import StopRequest
+from acmix.train.step import usual_buckets
 
 # steps whose batches are kept in memory, and photographs that are drawn where there are no data
 KEPT, DRAWN = 4, 64
@@ -58,6 +59,11 @@ def measure_parts(config: Config, processes: int, *, seconds: float = 10.0) -> P
     """
     from acmix.train.agent import Machines, run_workers
     from acmix.train.launch import threads_shared_out
+
+    if config.train.reduction != "mean":
+        raise UsageError(
+            f"train.reduction={config.train.reduction} sends other messages than the model of scale knows; leave it out"
+        )
 
     with tempfile.TemporaryDirectory(prefix="acmix_scale_") as name:
         folder = Path(name)
@@ -108,7 +114,7 @@ class Passes:
 
     def __post_init__(self) -> None:
         state = self.run.state
-        vars(self.run.task)["loss"] = self.timed(self.run.task.loss, self.forward)
+        vars(state.task)["loss"] = self.timed(state.task.loss, self.forward)
         vars(state.precision)["backward"] = self.timed(state.precision.backward, self.backward)
         for parameter in state.model.parameters():
             if parameter.requires_grad:
@@ -242,7 +248,13 @@ def measured(run: Run, world: World, seconds: float) -> dict[str, Any]:
             "other_ms": 1000 * max(0.0, statistics.median(whole) - own),
             "deviation": deviation(whole) / own,
         },
-        "gradients": {"mib": gradients / MIB, "ready": passes.curve()},
+        "gradients": {
+            "mib": gradients / MIB,
+            "bucket_mib": config.train.bucket_mib,
+            "first_bucket_mib": 1.0 if usual_buckets(config.train) else config.train.bucket_mib,
+            "ready": passes.curve(),
+            "compression": 1.0 if config.train.gradient_compression is None else 0.5,
+        },
         "network": network,
         "loader": {
             "images_per_second": images_per_second,

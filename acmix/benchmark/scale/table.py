@@ -161,7 +161,7 @@ def draw_curves(axes: Axes, several: Sequence[Parts], most: int = max(CARDS)) ->
     axes.set_ylim(0, 105)
     axes.grid(alpha=0.3)
     if any(parts.title for parts in several):
-        axes.legend(fontsize=8, loc="lower left")
+        axes.legend(fontsize=8, loc="best")
 
 
 def save(figure: Figure, path: Path) -> None:
