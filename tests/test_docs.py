@@ -115,7 +115,7 @@ def test_no_table_of_a_readme_has_a_row_without_a_figure(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_that_a_page_names_exists(page):
-    for name in re.findall(r"(?<![\w/.<])(?:acmix|benchmarks|docs|scripts|tests)/[\w./*-]*[\w*]", read(page)):
+    for name in re.findall(r"(?<![\w/.<-])(?:acmix|benchmarks|docs|scripts|tests)/[\w./*-]*[\w*]", read(page)):
         assert any(ROOT.glob(name)), f"{page} names {name}"
 
 

@@ -322,10 +322,11 @@ def check_table(found: Sequence[dict[str, str]]) -> str:
         lost = f"{float(row['communication_ms']):.1f} ms, {float(row['waiting_ms']):.1f} ms"
         made.append(f"| {row['batch_size']} × {row['accumulation']} | {speed} | {measured} | {predicted} | {lost} |")
     first = found[0]
+    rounds, commit = counted(int(first["rounds"]), "round"), first["commit"][:7]
     made += [
         "",
         f"{first['machine']} a process, gloo, torch {first['torch']}, {first['gradients_mib']} MiB of gradients, "
-        f"medians of {counted(int(first['rounds']), 'round')} and their range, commit `{first['commit'][:7]}`, {first['date'][:10]}.",
+        f"medians of {rounds} and their range, commit `{commit}`, {first['date'][:10]}.",
     ]
     return "\n".join(made)
 
