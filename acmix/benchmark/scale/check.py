@@ -186,7 +186,7 @@ def one_round(setting: Setting, data: Path, folder: Path, steps: int, seconds: f
     both = folder / "both"
     launch = [sys.executable, "-m", "acmix.train.launch", "2", str(file), str(data)]
     finish([start(launch, both)])
-    return Round(statistics.median([speed for output in alone for speed in speeds(output)]), speed_of(both), parts)
+    return Round(speed_of([speed for output in alone for speed in speeds(output)]), speed_of(speeds(both)), parts)
 
 
 def start(command: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
@@ -224,9 +224,9 @@ def speeds(output: Path) -> list[float]:
     return found[1:] or found
 
 
-def speed_of(output: Path) -> float:
-    """Their median."""
-    return statistics.median(speeds(output))
+def speed_of(records: Sequence[float]) -> float:
+    """Images/s over all records, which are of as many images each: the mean of their times."""
+    return statistics.harmonic_mean(records)
 
 
 def row_of(setting: Setting, found: Sequence[Round]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 What runs is the real loop of `acmix train`, one process alone in a world of its own, N of them at once: memory that
 they share slows compute, and is not taken for communication. Then, with none of them training, reductions of several
-sizes; then both at once, which tells what one costs the other.
+sizes; then both at once, which tells what one costs the other. Means, as what a run takes is the sum of its steps.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from acmix.train.step import usual_buckets
 
 # steps whose batches are kept in memory, and photographs that are drawn where there are no data
 KEPT, DRAWN = 4, 64
-# figures of a median; as many steps come before anything is timed
+# figures of a mean; as many steps come before anything is timed
 LEAST, MOST = 5, 200
 # points of the curve of ready gradients
 POINTS = 17
@@ -225,13 +225,13 @@ def measured(run: Run, world: World, seconds: float) -> dict[str, Any]:
             run.take_step(groups[number % len(groups)])
             synchronize(world.device)
 
-        network |= network_of(world, gradients, work, statistics.median(whole), seconds)
+        network |= network_of(world, gradients, work, statistics.fmean(whole), seconds)
         meet(world)
     passes = Passes(run)
     timed = steps(run, groups, seconds)
-    forward, backward = statistics.median(passes.forward), statistics.median(passes.backward)
+    forward, backward = statistics.fmean(passes.forward), statistics.fmean(passes.backward)
     # what timing the passes costs, where it waits for a GPU, is taken out again
-    as_before = statistics.median(whole) / statistics.median(timed)
+    as_before = statistics.fmean(whole) / statistics.fmean(timed)
     forward, backward = forward * as_before, backward * as_before
     own = accumulation * (forward + backward)
     began = time.perf_counter()
@@ -245,7 +245,7 @@ def measured(run: Run, world: World, seconds: float) -> dict[str, Any]:
             "accumulation": accumulation,
             "forward_ms": 1000 * forward,
             "backward_ms": 1000 * backward,
-            "other_ms": 1000 * max(0.0, statistics.median(whole) - own),
+            "other_ms": 1000 * max(0.0, statistics.fmean(whole) - own),
             "deviation": deviation(whole) / own,
         },
         "gradients": {

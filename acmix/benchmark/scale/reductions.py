@@ -17,7 +17,7 @@ from acmix.train.distributed import World
 
 # bytes of the reductions that are timed: these, and all gradients
 SIZES = (2**12, 2**16, 2**18, 2**20, 2**22, 2**24)
-# reductions that a median is of
+# reductions that a mean is of
 LEAST, MOST = 5, 200
 # how long the reductions beside compute last, in steps
 STEPS_BESIDE = 6
@@ -48,15 +48,15 @@ def network_of(
 
 
 def reduction_times(world: World, gradients: int, seconds: float) -> dict[int, float]:
-    """Seconds of a reduction by its bytes: medians, of the slowest process."""
+    """Seconds of a reduction by its bytes: means, of the slowest process."""
     sizes = sorted({*(size for size in SIZES if size < gradients), gradients})
     found = {}
     for size in sizes:
         data = torch.zeros(max(1, size // 4), device=world.device)
         # the same number on every process
-        once = slowest(world, statistics.median(reduce_often(data, LEAST)))
+        once = slowest(world, statistics.fmean(reduce_often(data, LEAST)))
         often = int(min(MOST, max(LEAST, seconds / len(sizes) / once)))
-        found[size] = slowest(world, statistics.median(reduce_often(data, often)))
+        found[size] = slowest(world, statistics.fmean(reduce_often(data, often)))
     return found
 
 
@@ -129,4 +129,4 @@ def rates_beside(
     other.join()
     # the last one went on after the reductions had ended
     whole = times[:-1] or times
-    return min(1.0, alone / statistics.median(whole)), min(1.0, once * often / took[0])
+    return min(1.0, alone / statistics.fmean(whole)), min(1.0, once * often / took[0])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from acmix.benchmark.scale import check
-from acmix.benchmark.scale.check import COLUMNS, Round, Setting, row_of, speeds, tables
+from acmix.benchmark.scale.check import COLUMNS, Round, Setting, row_of, speed_of, speeds, tables
 from acmix.benchmark.scale.parts import parts_of
 from acmix.benchmark.scale.recipe import SINGLE, SOURCES, TOGETHER, implied, recipe_parts, recipe_sets
 from acmix.benchmark.scale.step import simulate
@@ -72,6 +72,8 @@ def test_the_first_record_of_a_run_is_left_out(tmp_path: Path) -> None:
     records = [{"event": "start"}, *({"event": "step", "images_per_second": speed} for speed in (1.0, 5.0, 6.0))]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, records)))
     assert speeds(tmp_path) == [5.0, 6.0]
+    # 10 images take 2 s, then 1 s
+    assert speed_of([5.0, 10.0]) == pytest.approx(20 / 3)
 
 
 @pytest.mark.slow
