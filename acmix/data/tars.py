@@ -181,7 +181,9 @@ class Pieces:
         """A piece as an open file; OSError where the file is gone or has become shorter."""
         if self.handle is None:
             self.handle = os.open(self.file, os.O_RDONLY)
-        content = os.pread(self.handle, size, start)
+        # before memory is taken for it
+        is_whole = os.fstat(self.handle).st_size >= start + size
+        content = os.pread(self.handle, size, start) if is_whole else b""
         if len(content) < size:
             raise OSError("the tar file is truncated")
         return io.BytesIO(content)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from acmix.data.worker import cores, start_worker
 from acmix.train.log import duration
 from acmix.train.terminal import new_console
+from acmix.train.worker_error import Failed
 
 # seconds between plain lines
 PLAIN_SECONDS = 10.0
@@ -48,6 +49,9 @@ def done(work: Work, what: str, images: Sequence[int], workers: int | None) -> I
         what: is done, for the progress.
         images: how many each piece holds.
         workers: processes; None: the cores at hand. With fewer than two pieces, this process.
+
+    Raises:
+        Failed: a process was killed.
     """
     workers = min(cores() if workers is None else workers, len(work))
     loader = DataLoader(
@@ -58,7 +62,14 @@ def done(work: Work, what: str, images: Sequence[int], workers: int | None) -> I
         worker_init_fn=start_worker,
     )
     with Watch(what, sum(images)) as watch:
-        for number, found in enumerate(loader):
+        results = iter(loader)
+        for number in range(len(work)):
+            try:
+                found = next(results)
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise Failed(f"{what}: a process was killed, perhaps for want of memory; try fewer --workers") from None
             yield found
             watch.advance(images[number])
 

@@ -251,3 +251,18 @@ def test_images_that_lie_in_no_folder_of_a_class_are_said(tmp_path: Path) -> Non
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     with pytest.raises(UsageError, match=r"holds 2 images outside any class folder; expected <class>/ folders"):
         train_loader(config(tmp_path, split=0.2))
+
+
+def test_a_folder_of_parquet_files_trains_and_is_validated(folder, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("abcd"))})
+    for split in ("train", "val"):
+        files = sorted((folder / split).rglob("*.JPEG"))
+        rows = {"image": [str(file) for file in files], "label": [int(file.parent.name[-1]) for file in files]}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "parquet" / f"{split}.parquet")
+    settings = config(tmp_path / "cache", format=f"hfds/{tmp_path / 'parquet'}", val_split="validation")
+    batches = list(train_loader(settings).epoch(0))
+    assert sum(len(batch.images) for batch in batches) == 12
+    assert open_dataset(settings.data, None, "val").classes == list("abcd")
+    assert sum(int(batch.weights.sum()) for batch in val_loader(settings)) == 8

@@ -10,14 +10,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from acmix.config import Data
 from acmix.errors import UsageError
 from acmix.tools import shard as shard_module
+from acmix.tools.in_parallel import done
 from acmix.tools.shard import cut_by_size, shard
 from acmix.tools.shard_file import ShardWriter
+from acmix.train.worker_error import Failed
 from tests.support.images import make_image_folder
 from tests.support.processes import command
 from tests.support.shards import write_shards
@@ -141,7 +144,7 @@ def test_a_split_without_a_readable_image_is_refused(folder, tmp_path):
 
 
 def test_shards_are_cut_by_size(folder, tmp_path):
-    assert cut_by_size(__import__("numpy").array([1000, 1000, 5000, 10, 10, 10]), 0.006) == [0, 2, 3, 5, 6]
+    assert cut_by_size(np.array([1000, 1000, 5000, 10, 10, 10]), 0.006) == [0, 2, 3, 5, 6]
     list(shard(Data(dir=str(folder)), tmp_path, size=0.02, workers=0))
     sizes = [file.stat().st_size for file in tmp_path.glob("train-*.tar")]
     assert len(sizes) > 1
@@ -200,3 +203,20 @@ def test_a_place_that_cannot_be_made_is_one_line(folder, tmp_path, acmix):
     assert status == 2
     assert errors.startswith("acmix: error: cannot write into ")
     assert errors.count("\n") == 1
+
+
+class Dying:
+    """Work whose second piece is killed."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, number: int) -> int:
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+
+def test_a_killed_process_is_one_line():
+    with pytest.raises(Failed, match="writing train: a process was killed, perhaps for want of memory"):
+        list(done(Dying(), "writing train", [1, 1, 1], 1))
