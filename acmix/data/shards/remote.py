@@ -17,7 +17,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +113,8 @@ class Remote:
         Raises:
             CannotFetch: the server does not give it.
         """
-        return self.tried(name, lambda file: file.read(most + 1))
+        # at the start, where somebody waits
+        return self.tried(name, lambda file: file.read(most + 1), WAITS[:2])
 
     def fetch(self, wanted: Wanted) -> Path:
         """A file in the cache, fetched where it is not there yet.
@@ -178,10 +179,11 @@ class Remote:
         finally:
             unfinished.unlink(missing_ok=True)
 
-    def tried(self, name: str, use: Any) -> Any:
+    def tried(self, name: str, use: Any, waits: Sequence[float] | None = None) -> Any:
         """What comes of an open file, after several tries where something may pass."""
         began, reason = time.monotonic(), ""
-        for wait in (0.0, *WAITS):
+        waits = WAITS if waits is None else waits
+        for wait in (0.0, *waits):
             time.sleep(wait)
             try:
                 with opened(joined(self.url, name)) as file:
@@ -191,7 +193,7 @@ class Remote:
             except Passing as error:
                 reason = str(error)
         raise CannotFetch(
-            f"cannot fetch {without_secrets(joined(self.url, name))}: {reason} ({len(WAITS) + 1} tries in "
+            f"cannot fetch {without_secrets(joined(self.url, name))}: {reason} ({len(waits) + 1} tries in "
             f"{time.monotonic() - began:.0f} s); the same command goes on from the last checkpoint"
         )
 
@@ -237,7 +239,9 @@ def opened(url: str) -> Iterator[IO[bytes]]:
     except ValueError as error:
         raise CannotFetch(f"cannot fetch {shown}: {error}; check the address") from None
     except passing_errors() as error:
-        raise Passing(" ".join(str(error).split()) or type(error).__name__) from None
+        why = error.reason if isinstance(error, urllib.error.URLError) else error
+        said = getattr(why, "strerror", None) or str(why)
+        raise Passing(" ".join(said.split()) or type(error).__name__) from None
 
 
 def passing_errors() -> tuple[type[Exception], ...]:
