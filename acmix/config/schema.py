@@ -375,6 +375,9 @@ class Train(Section):
     gradient_compression: Literal["fp16", "bf16"] | None = Field(default=None, examples=["bf16"])
     """Gradients travel between processes rounded to it. null: as they are."""
 
+    fsdp: bool = Field(default=False, examples=[True])
+    """Processes share out weights, gradients and moments. For networks that outgrow one GPU; checkpoints stay whole."""
+
     compile: bool = Field(default=False, examples=[True])
     """Compiles the network with torch.compile."""
 

@@ -30,6 +30,7 @@ from acmix.train.closing import ending, summed_up
 from acmix.train.device import peak_memory_mib, pins_memory
 from acmix.train.distributed import Agreement, World, join, together
 from acmix.train.files import versions, write_atomically
+from acmix.train.fsdp import share_buffers
 from acmix.train.length import end_of_epoch, epochs_begun, total_steps
 from acmix.train.lock import held
 from acmix.train.log import RunLog, duration, read_summary
@@ -355,6 +356,8 @@ class Run:
             self.note_unreadable(batch, self.val_batches.dataset)
             self.listen()
 
+        # every process measures what the first one saves
+        share_buffers(self.state.evaluated_model, self.world)
         # images of a validation have many sizes, each of which would be compiled anew
         with torch.compiler.set_stance("force_eager"):
             result = self.task.evaluate(

@@ -54,8 +54,14 @@ def create_optimizer(model: nn.Module, config: Config, global_batch_size: int) -
     if info.has_betas and info.num_betas == 2:
         extra["betas"] = settings.betas
     # one pass over the weights; and with fp16 it asks the scaler on the GPU, where others wait for the answer
-    if info.opt_class in FUSED:
+    if info.opt_class in FUSED and not (config.train.fsdp and info.opt_class is torch.optim.SGD):
+        # PyTorch has no fused SGD for weights that processes share out
         extra["fused"] = True
+    if config.train.fsdp and info.opt_class not in FUSED:
+        raise UsageError(
+            f"optimizer.name={settings.name!r} does not go with train.fsdp=true: its steps have not been tried on "
+            "shared weights; expected adamw, adam or sgd"
+        )
     try:
         return create_optimizer_v2(
             with_decay_as_set(model, config),

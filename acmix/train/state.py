@@ -25,6 +25,7 @@ from acmix.train import checkpoint
 from acmix.train.distributed import World, together
 from acmix.train.fields import ToGoOn, check_fields, check_moments
 from acmix.train.files import versions
+from acmix.train.fsdp import check_fsdp, is_sharded, sharded, shared_moments, shared_state, whole
 from acmix.train.length import epochs_begun, total_steps
 from acmix.train.meter import Meter
 from acmix.train.optim import Precision, create_optimizer
@@ -86,8 +87,16 @@ class State:
         if settings.gradient_checkpointing:
             keep_less_for_backward(self.model, config.model.name)
         self.precision = Precision(settings.precision, world.device)
+        # shared and whole tensors do not go into one kernel
+        self.average = (
+            ModelEmaV3(self.model, decay=settings.ema_decay, foreach=not settings.fsdp) if settings.ema_decay else None
+        )
+        if settings.fsdp:
+            check_fsdp(config)
+            self.model = sharded(self.model, world)
+            if self.average is not None:
+                self.average.module = sharded(self.average.module, world)
         self.optimizer = create_optimizer(self.model, config, self.global_batch_size)
-        self.average = ModelEmaV3(self.model, decay=settings.ema_decay) if settings.ema_decay else None
         self.meter = Meter(world.device)
         self.unreadable = UnreadableFiles()
 
@@ -167,9 +176,11 @@ class State:
         if self.saved_at == place:
             return
         with together(self.world):
-            if self.world.is_first:
-                contents = {**self.described(), **self.to_go_on()}
-                self.writer.write(self.last, contents, keep=self.config.train.keep_checkpoints)
+            # where weights are shared out, all give theirs
+            if self.world.is_first or is_sharded(self.model):
+                contents = whole({**self.described(), **self.to_go_on()})
+                if self.world.is_first:
+                    self.writer.write(self.last, contents, keep=self.config.train.keep_checkpoints)
         self.saved_at = place
 
     def save_best(self) -> None:
@@ -179,8 +190,10 @@ class State:
             UsageError: on every process, where the first could not write.
         """
         with together(self.world):
-            if self.world.is_first:
-                self.writer.write(self.best_path, {**self.described(), "model": self.evaluated_model.state_dict()})
+            if self.world.is_first or is_sharded(self.model):
+                contents = whole({**self.described(), "model": self.evaluated_model.state_dict()})
+                if self.world.is_first:
+                    self.writer.write(self.best_path, contents)
 
     def finish_writing(self) -> None:
         """Waits until what was saved is on the disk; every process calls it.
@@ -293,7 +306,7 @@ class State:
             )
         misfit = None
         try:
-            checkpoint.load_weights(self.model, saved["model"], where)
+            self.load(self.model, saved["model"], where)
         except UsageError as error:
             misfit = error
         refuse_another_network(then, now, where, misfit)
@@ -309,10 +322,15 @@ class State:
                 "numbers"
             )
 
+    def load(self, model: nn.Module, saved: dict[str, Any], where: str) -> None:
+        """Loads weights, which must fit exactly; every process calls it."""
+        checkpoint.check_weights(model, saved, where)
+        model.load_state_dict(shared_state(model, saved) if is_sharded(model) else saved)
+
     def take(self, saved: dict[str, Any], where: str) -> None:
         """Takes over what a checkpoint holds beside the weights, which are loaded already."""
         if self.average is not None:
-            checkpoint.load_weights(self.average.module, saved["average"], where)
+            self.load(self.average.module, saved["average"], where)
         load_optimizer(self.optimizer, saved["optimizer"], where)
         # another precision may have had no scaler
         if saved["scaler"]:
@@ -358,6 +376,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], wher
             "optimizer.layer_decay or model.freeze changed; set it as it was, or choose another output folder"
         )
     check_moments(optimizer, saved, where)
+    saved = shared_moments((each for group in optimizer.param_groups for each in group["params"]), saved)
     # some optimizers count their steps in the groups; the schedule sets lr
     groups = [{**old, **new, "lr": old["lr"]} for old, new in zip(then, now, strict=True)]
     optimizer.load_state_dict({**saved, "param_groups": groups})

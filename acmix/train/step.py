@@ -14,6 +14,7 @@ number of threads: a sum that several threads share is rounded otherwise.
 from __future__ import annotations
 
 import random
+import warnings
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from acmix.config import Config, Train
 from acmix.errors import UsageError
 from acmix.train.distributed import World
+from acmix.train.fsdp import share_buffers, whole
 from acmix.train.state import State
 from acmix.train.sync_norm import is_synchronised
 
@@ -52,12 +55,15 @@ class Step:
         settings, model = config.train, state.model
         self.module = compiled(model, config.task.name) if settings.compile else model
         self.exact = ExactSum(model, world, settings.bucket_mib) if settings.reduction == "exact" else None
-        if world.size > 1 and self.exact is None:
+        self.fsdp = model if isinstance(model, FSDPModule) else None
+        if world.size > 1 and self.exact is None and self.fsdp is None:
             if settings.static_graph and settings.accumulation > 1:
                 raise UsageError(
                     f"train.static_graph=true does not go with train.accumulation={settings.accumulation}: where "
                     "gradients wait for the last pass, passes are not alike; leave one of them out"
                 )
+            # of a 1x1 convolution's gradient, whose strides over one pixel mean nothing
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             self.module = DistributedDataParallel(
                 self.module,
                 device_ids=None if world.device.type == "cpu" else [world.device],
@@ -79,11 +85,16 @@ class Step:
         losses = {"loss": torch.zeros((), device=self.world.device)}
         if self.exact is None:
             seed_everything(seed, state.step, self.world.rank)
+        if self.fsdp is not None:
+            # DistributedDataParallel does so itself
+            share_buffers(state.model, self.world)
         for i, cpu_batch in enumerate(micro_batches):
             batch = cpu_batch.to(self.world.device, state.memory_format)
+            # gradients travel once a step, with the last micro-batch
             if isinstance(self.module, DistributedDataParallel):
-                # gradients travel once a step, with the last micro-batch
                 self.module.require_backward_grad_sync = i == len(micro_batches) - 1
+            if self.fsdp is not None:
+                self.fsdp.set_requires_gradient_sync(i == len(micro_batches) - 1)
             if self.exact is not None:
                 seed_everything(seed, state.step, i * self.world.size + self.world.rank)
             with state.precision.autocast():
@@ -100,6 +111,7 @@ class Step:
         if self.exact is not None:
             self.exact.finish(len(micro_batches) * self.world.size)
         norm = state.precision.step(state.optimizer, state.model.parameters(), self.config.train.clip_grad)
+        norm = whole(norm)
         if state.average is not None:
             state.average.update(state.model, step=state.step)
         return losses, norm

@@ -12,9 +12,13 @@ import pytest
 import torch
 from torch import nn
 
+from acmix.errors import UsageError
 from acmix.released.digest import digest_of
+from acmix.tools.evaluate import evaluate_checkpoint
 from acmix.train.distributed import World
+from acmix.train.fsdp import check_fsdp
 from acmix.train.loop import train
+from acmix.train.optim import create_optimizer
 from acmix.train.signals import Stopped
 from acmix.train.step import Step, in_buckets
 from tests.support.checks import largest_difference, one_error
@@ -172,3 +176,52 @@ def test_the_usual_buckets_keep_pytorch_s_small_first_one(
     state: Any = SimpleNamespace(model=nn.Linear(2, 2))
     Step(tiny_config("photos", *overrides), state, World(0, 2, torch.device("cpu")))
     assert told["bucket_cap_mb"] == asked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [SWIN, RESNET], ids=["swin", "resnet"])
+def test_shared_out_weights_take_the_same_steps_and_leave_whole_checkpoints(
+    data: Path, tmp_path: Path, model: tuple[str, ...]
+) -> None:
+    # SGD, as AdamW makes a whole step of a gradient that is all rounding; two steps, as norms over two images make
+    # much of rounding within six
+    plain = (*model, "train.epochs=2", "train.batch_size=2", "optimizer.name=sgd", "optimizer.lr=0.001")
+    config, mixed = write_config(tmp_path / "tiny.yaml", data, *plain), tmp_path / "mixed"
+    for arguments in (
+        (config, "train.steps=2", "--output", tmp_path / "ddp"),
+        (config, "train.steps=2", "train.fsdp=true", "--output", tmp_path / "fsdp"),
+        # either kind goes on from what the other has left
+        (config, "train.steps=1", "train.fsdp=true", "--output", mixed),
+        (mixed, "train.steps=2", "train.fsdp=false"),
+        (mixed, "train.steps=3", "train.fsdp=true"),
+    ):
+        ends = command("train", *arguments, processes=2).finish()
+        assert [(status, errors) for status, _, errors in ends] == [(0, "")] * 2
+    for key in ("model", "average"):
+        difference = largest_difference(last(tmp_path / "ddp")[key], last(tmp_path / "fsdp")[key])
+        print(f"weights shared out or not: largest difference of the {key} {difference:.2e}")
+        assert difference < 1e-6
+    assert last(mixed)["step"] == 3
+
+
+def test_an_optimizer_that_was_not_tried_on_shared_weights_is_refused(data: Path) -> None:
+    config = tiny_config(data, "optimizer.name=lamb", "train.fsdp=true")
+    with pytest.raises(UsageError, match=r"'lamb' does not go with train\.fsdp=true"):
+        create_optimizer(torch.nn.Linear(2, 2), config, 4)
+
+
+@pytest.mark.slow
+def test_what_several_processes_measure_is_what_they_save(data: Path, tmp_path: Path) -> None:
+    """Batch norms of each process have seen other images."""
+    config = write_config(tmp_path / "tiny.yaml", data, *RESNET, "train.ema_decay=null", "train.batch_size=2")
+    ends = command("train", config, "--output", tmp_path / "run", processes=2).finish()
+    assert [(status, errors) for status, _, errors in ends] == [(0, "")] * 2
+    measured = last(tmp_path / "run")["metrics"]["val_loss"]
+    again = evaluate_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt", str(data), workers=0)
+    assert again.result.loss == pytest.approx(measured, rel=1e-5)
+
+
+@pytest.mark.parametrize("setting", ["train.precision=fp16", "train.reduction=exact", "train.static_graph=true"])
+def test_settings_that_need_whole_weights_are_refused_with_fsdp(data: Path, setting: str) -> None:
+    with pytest.raises(UsageError, match=r"does not go with train\.fsdp=true"):
+        check_fsdp(tiny_config(data, setting, "train.fsdp=true"))
