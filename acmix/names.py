@@ -27,6 +27,14 @@ def shown(text: object) -> str:
     return UNSHOWABLE.sub(escaped, str(text))
 
 
+def shortened(text: str, most: int) -> str:
+    """Text of at most so many characters: of a longer one the beginning and the end, where the advice stands."""
+    if len(text) <= most:
+        return text
+    end = most // 4
+    return f"{text[: most - end - 3]} … {text[-end:]}"
+
+
 def escaped(found: re.Match[str]) -> str:
     """One character as Python writes it; a byte that is no UTF-8 as that byte."""
     character = found[0]

@@ -13,6 +13,8 @@ from difflib import SequenceMatcher
 ALIKE, BAND = 0.7, 0.03
 # of letters: a shorter name is looked for in no other
 SHORTEST = 2
+# a longer one is no name that was mistyped, and comparing takes the square of its length
+LONGEST = 200
 # letters of a word that many others hold, or differ from in one letter, by chance
 SHORT = 4
 # nearly all names of models begin with it, so it tells little
@@ -27,6 +29,8 @@ def near(name: str, known: Iterable[str], most: int = 5) -> list[str]:
     words are spelt nearly so.
     """
     names = list(dict.fromkeys(known))
+    if len(name) > LONGEST:
+        return []
     for rule in (holds, has_the_words, is_spelt_alike):
         scores = {each: score + is_usual(name, each) for each in names if (score := rule(name, each))}
         if scores:

@@ -69,7 +69,7 @@ def test_a_dumped_configuration_loads_equal(tmp_path):
         ("optimiser.lr=1", "did you mean 'optimizer'?"),
         ("train.lr=1", "did you mean 'optimizer.lr'?"),
         ("train.epochs=many", "train.epochs=many: input should be a valid integer"),
-        ("train.epochs=0", "train.epochs=0: input should be greater than 0"),
+        ("train.epochs=0", "train.epochs=0: input should be greater than or equal to 1"),
         ("train.epochs", "is not of the form section.key=value"),
         ("data.interpolation=cubic", "data.interpolation=cubic: input"),
     ],
@@ -152,7 +152,10 @@ def test_what_is_no_configuration_is_refused(name):
         ("trane.epochs=1", "trane.epochs=1: unknown key 'trane'; did you mean 'train'?"),
         ("train.epochs=abc", "train.epochs=abc: input should be a valid integer"),
         ("optimizer.lr=fast", "optimizer.lr=fast: input should be a valid number"),
-        ("augment.ratio=[0, 1]", "augment.ratio=[0, 1]: augment.ratio[0]=0: input should be greater than 0"),
+        (
+            "augment.ratio=[0, 1]",
+            "augment.ratio=[0, 1]: augment.ratio[0]=0: input should be greater than or equal to 0.01",
+        ),
         ("augment=ligth", "augment=ligth: no such preset; did you mean 'light'?"),
         ("model.args=3", "model.args=3: expected a mapping, such as model.args.window_size=8"),
         ("data.mean=0.5", "data.mean=0.5: expected a list, such as 'data.mean=[0.5, 0.5, 0.5]'"),
@@ -160,14 +163,14 @@ def test_what_is_no_configuration_is_refused(name):
         ("train=false", "train=false: expected single settings, such as"),
         ("model=3", "model=3: expected single settings, such as model.name=VALUE"),
         # two settings that do not fit each other, one of them in the file
-        ("data.img_size=20", "data.img_size=20: data.crop_pct=0.0005: evaluation would resize images to 40000 px"),
+        ("data.img_size=2000", "data.img_size=2000: data.crop_pct=0.05: evaluation would resize images to 40000 px"),
         ("model.checkpoint=null", "model.checkpoint=null: model.head=new is for model.checkpoint, which is not set"),
         ("train.batch_size=3", "digits.yaml: unknown key 'data.sise'; did you mean"),
     ],
 )
 def test_a_wrong_setting_is_laid_to_where_it_was_written(override, said, tmp_path):
     file = tmp_path / "digits.yaml"
-    sound = "data: {img_size: 1, crop_pct: 0.0005}\nmodel: {checkpoint: a.pt, head: new}\n"
+    sound = "data: {img_size: 1000, crop_pct: 0.05}\nmodel: {checkpoint: a.pt, head: new}\n"
     file.write_text("data: {sise: 3}" if "data.sise" in said else sound, encoding="utf-8")
     with pytest.raises(UsageError) as error:
         config.load(file, [override])

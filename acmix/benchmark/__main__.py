@@ -26,6 +26,7 @@ SCRIPTS = {
     "digits": ("published.digits", "finished training runs side by side"),
     "leaving": ("leaving", "every family in every format that leaves PyTorch, read where acmix is not"),
     "evaluators": ("evaluators", "AP beside pycocotools and mIoU beside a plain loop: differences and seconds"),
+    "hostile": ("hostile.run", "mutated configurations, images and checkpoints through every command"),
     "survive": ("survive", "runs killed at random moments and started again, beside undisturbed ones"),
     "scale": ("scale.check", "the model of scale beside two gloo processes, and its table to 512 cards"),
     "gpu": ("gpu", "everything on this machine's GPU: right first, then how fast"),

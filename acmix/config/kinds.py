@@ -13,6 +13,11 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Name = Annotated[str, Field(min_length=1)]
+# what can be counted in a run
+Count = Annotated[int, Field(ge=1, le=10**9)]
+CountOrZero = Annotated[int, Field(ge=0, le=10**9)]
+# characters of a text, values of a list, and the size of a number among the arguments of a constructor
+LONGEST_TEXT, LONGEST_LIST, LARGEST_ARGUMENT = 4096, 65_535, 1_000_000
 # a kind of device, and a number where there are several
 DEVICE = re.compile(r"auto|cpu|(?P<kind>cuda|mps|xpu|npu|hpu|mtia)(?::(?P<index>[0-9]{1,4}))?")
 NO_DEVICE = "expected auto, cpu, cuda, cuda:1 or mps"
@@ -43,9 +48,26 @@ class Section(BaseModel):
         values = value if isinstance(value, (list, tuple)) else [value]
         if annotation is not bool and bool not in get_args(annotation) and any(isinstance(v, bool) for v in values):
             raise ValueError("expected no yes or no (true, false, on, off) here; put text in quotes")
-        if any(isinstance(v, str) and "\0" in v for v in values):
-            raise ValueError("expected text without null characters")
+        check_extent(values)
         return value
+
+
+def check_extent(values: Any) -> None:
+    """Refuses text that no file has, and lists and text of a length that nobody means; nested values too.
+
+    Raises:
+        ValueError: says which.
+    """
+    if isinstance(values, str):
+        if "\0" in values:
+            raise ValueError("expected text without null characters")
+        if len(values) > LONGEST_TEXT:
+            raise ValueError(f"expected text of at most {LONGEST_TEXT} characters")
+    elif isinstance(values, (list, tuple, dict)):
+        if len(values) > LONGEST_LIST:
+            raise ValueError(f"expected at most {LONGEST_LIST:,} values")
+        for each in [*values, *values.values()] if isinstance(values, dict) else values:
+            check_extent(each)
 
 
 def ascending(pair: tuple[float, float]) -> tuple[float, float]:
@@ -69,8 +91,8 @@ def rgb_of(colour: str) -> tuple[int, int, int]:
 
 
 def numbers_in(value: Any) -> Iterator[float]:
-    """The floating-point numbers in nested lists and dictionaries."""
-    if isinstance(value, float):
+    """The numbers in nested lists and dictionaries."""
+    if isinstance(value, (int, float)):
         yield value
     elif isinstance(value, (dict, list, tuple)):
         for each in value.values() if isinstance(value, dict) else value:
@@ -91,15 +113,19 @@ def further_arguments(args: dict[str, Any], key: str, others: Mapping[str, str],
         if name in others:
             use = f"use {others[name]}" if others[name] else "a run decides that itself"
             raise ValueError(f"{where}: {name} is no further argument of {what}; {use}")
-        if not all(math.isfinite(number) for number in numbers_in(value)):
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers_in(value)):
             raise ValueError(f"{where}: expected finite numbers")
         if "drop" in name and isinstance(value, (int, float)) and not 0 <= value < 1:
             raise ValueError(f"{where}: expected a share from 0 to below 1")
-        if name in BLOCKS and sum(each for each in whole_numbers(value) if each > 0) > MOST_BLOCKS:
+        if any(abs(number) > LARGEST_ARGUMENT for number in numbers_in(value)):
+            raise ValueError(f"{where}: expected numbers of at most {LARGEST_ARGUMENT:,}")
+        if name in BLOCKS and any(each < 1 for each in whole_numbers(value)):
+            raise ValueError(f"{where}: expected at least one block in each stage")
+        if name in BLOCKS and sum(whole_numbers(value)) > MOST_BLOCKS:
             raise ValueError(f"{where}: expected at most {MOST_BLOCKS} blocks")
     return args
 
 
 def whole_numbers(value: Any) -> list[int]:
     """A whole number alone, or those of a list."""
-    return [each for each in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(each, int)]
+    return [each for each in (value if isinstance(value, (list, tuple)) else [value]) if type(each) is int]

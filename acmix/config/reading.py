@@ -24,7 +24,7 @@ from acmix.config.presets import augment_preset
 from acmix.config.schema import Config
 from acmix.errors import UsageError
 from acmix.near import did_you_mean
-from acmix.yaml_text import Dumper, parse
+from acmix.yaml_text import Dumper, parse, read
 
 # endings of files that hold weights, and never settings
 CHECKPOINTS = (".pt", ".pth", ".safetensors")
@@ -56,7 +56,7 @@ def read_tree(path: Path) -> dict[str, Any]:
         UsageError: the file cannot be read, is not YAML, or holds something else.
     """
     try:
-        tree = parse(path.read_text(encoding="utf-8"))
+        tree = read(path)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}; check the path") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -107,10 +107,17 @@ def span(limits: Sequence[Any]) -> str:
     said = {name: getattr(each, name) for each in limits for name in ("gt", "ge", "lt", "le") if hasattr(each, name)}
     low = f" above {said['gt']:g}" if "gt" in said else f" from {said['ge']:g}" if "ge" in said else ""
     if "le" in said:
-        return f"{low}{' to' if 'ge' in said else ', at most'} {said['le']:g}"
+        return f"{low}{' to' if 'ge' in said else ', at most'} {in_digits(said['le'])}"
     if "lt" in said:
         return f"{low}{' to' if 'ge' in said else ' and'} below {said['lt']:g}"
     return f" of {said['ge']:g} or more" if "ge" in said else low
+
+
+def in_digits(limit: float) -> str:
+    """A limit as one types it: 65535, 1e+06 as 1000000, 9007199254740992 as 2^53."""
+    if limit == 2**53:
+        return "2^53"
+    return str(int(limit)) if limit == int(limit) else f"{limit:g}"
 
 
 def overview(width: int | None = None) -> Iterator[str]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from acmix.config.kinds import Fraction, Section, Share
+from acmix.config.kinds import CountOrZero, Fraction, Section, Share
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+# of which a learning rate falls
+Epochs = Annotated[float, Field(gt=0.0, le=1e6)]
 # settings that some schedules alone read, and which
 SCHEDULE_OF = {
     "milestones": ("multistep",),
@@ -27,35 +29,37 @@ class Schedule(Section):
     """How the learning rate moves after warm-up. cosine and poly fall to `schedule.min_lr`, step falls at equal
     distances, multistep at `schedule.milestones`, constant stays. All count from the first step."""
 
-    warmup_epochs: NonNegativeFloat = Field(default=20.0, examples=[5])
+    warmup_epochs: float = Field(default=20.0, ge=0.0, le=1e6, examples=[5])
     """Epochs in which the learning rate rises to its peak."""
 
-    warmup_steps: NonNegativeInt | None = Field(default=None, examples=[500])
+    warmup_steps: CountOrZero | None = Field(default=None, examples=[500])
     """Steps of warm-up, in place of `schedule.warmup_epochs`. null: the epochs hold."""
 
     warmup_share: Fraction = Field(default=0.2, examples=[0.1])
     """The largest share of a run that warm-up takes. A short run of a long recipe warms up for less; 1 allows all."""
 
-    warmup_lr: NonNegativeFloat = Field(default=5e-7, examples=[1e-6])
-    """Learning rate at the first step. It scales with the batch as `optimizer.lr` does."""
+    warmup_lr: float = Field(default=5e-7, ge=0.0, le=100.0, examples=[1e-6])
+    """Learning rate at the first step. Not above `optimizer.lr`, with which it scales."""
 
-    min_lr: NonNegativeFloat = Field(default=5e-6, examples=[1e-5])
-    """Learning rate at the end of cosine and poly. It scales with the batch as `optimizer.lr` does."""
+    min_lr: float = Field(default=5e-6, ge=0.0, le=100.0, examples=[1e-5])
+    """Learning rate at the end of cosine and poly. Not above `optimizer.lr`, with which it scales."""
 
-    milestones: tuple[PositiveFloat, ...] | None = Field(
+    milestones: tuple[Epochs, ...] | None = Field(
         default=None, examples=[[8, 11]], json_schema_extra={"with": "schedule.name=multistep"}
     )
     """Epochs after which a multistep learning rate falls. In ascending order."""
 
-    decay_epochs: PositiveFloat | None = Field(
-        default=None, examples=[30], json_schema_extra={"with": "schedule.name=step"}
+    decay_epochs: float | None = Field(
+        default=None, gt=0.0, le=1e6, examples=[30], json_schema_extra={"with": "schedule.name=step"}
     )
     """Epochs from one fall of a step learning rate to the next. null: a third of the run."""
 
     decay_factor: Share | None = Field(default=None, examples=[0.5], json_schema_extra={"with": "schedule.name=step"})
     """Factor of each fall of step and multistep. null: 0.1."""
 
-    power: PositiveFloat | None = Field(default=None, examples=[0.9], json_schema_extra={"with": "schedule.name=poly"})
+    power: float | None = Field(
+        default=None, ge=0.01, le=100.0, examples=[0.9], json_schema_extra={"with": "schedule.name=poly"}
+    )
     """The exponent of poly. null: 1, a straight line."""
 
     @field_validator("milestones", mode="before")

@@ -11,10 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -24,6 +20,7 @@ from acmix.config.kinds import (
     DEVICE,
     NO_COLOUR,
     NO_DEVICE,
+    Count,
     Fraction,
     Name,
     Rate,
@@ -40,6 +37,11 @@ from acmix.config.task import Task
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+# values of a colour
+MOST_CHANNELS = 1024
+# what pixels of 0 to 1 spread by, with room for those who count them from 0 to 255; width / height of a crop
+Spread = Annotated[float, Field(ge=1e-6, le=255.0)]
+Ratio = Annotated[float, Field(ge=0.01, le=100.0)]
 # pixels a side: what memory holds of one resized image
 LARGEST_IMG_SIZE, LARGEST_RESIZED = 16_384, 32_768
 # what the weights that a run starts from decide, unless the user does
@@ -67,10 +69,10 @@ class Model(Section):
     name: Name = Field(default="acmix_swin_tiny_patch4_window7_224", examples=["acmix_resnet50"])
     """The network: one of `acmix models`, or a timm model."""
 
-    num_classes: PositiveInt = Field(default=1000, examples=[10])
+    num_classes: int = Field(default=1000, ge=1, le=1_000_000, examples=[10])
     """Classes of the data in classification. Detection and segmentation have `task.num_classes`."""
 
-    in_chans: PositiveInt = Field(default=3, examples=[1])
+    in_chans: int = Field(default=3, ge=1, le=1024, examples=[1])
     """Channels of an image: 3, or 1 for grey."""
 
     drop_path_rate: Rate = Field(default=0.0, examples=[0.2])
@@ -140,14 +142,14 @@ class Data(Section):
     """Share of the images that is held out for validation. For data without validation images. In classification each
     class gives its share, at least one image if it has two. null: validation images are those of `data.val_split`."""
 
-    split_seed: NonNegativeInt = Field(default=0, examples=[1])
+    split_seed: int = Field(default=0, ge=0, le=2**53, examples=[1])
     """Which images `data.split` holds out. `train.seed` has no part in it."""
 
-    shuffle_shards: PositiveInt | None = Field(default=None, examples=[8])
+    shuffle_shards: int | None = Field(default=None, ge=1, le=1000, examples=[8])
     """Shards whose images are shuffled together. More mix better, and need more shards at a time. null: 4, or 1 from a
     URL."""
 
-    cache_gib: PositiveFloat = Field(default=50.0, examples=[200])
+    cache_gib: float = Field(default=50.0, gt=0.0, le=1_000_000, examples=[200])
     """Most GiB of the cache of shards from a URL. The cache lies in the folder ACMIX_CACHE, else in ~/.cache/acmix."""
 
     img_size: int = Field(default=224, ge=1, le=LARGEST_IMG_SIZE, examples=[256])
@@ -157,23 +159,27 @@ class Data(Section):
     interpolation: Literal["bicubic", "bilinear", "nearest", "random"] = Field(default="bicubic", examples=["bilinear"])
     """How images are resized. Not set, or auto: as for `data.img_size`."""
 
-    crop_pct: Share = Field(default=0.875, examples=[1.0])
+    crop_pct: float = Field(default=0.875, ge=0.05, le=1.0, examples=[1.0])
     """Share of the resized image's side that evaluation keeps. 0.875 keeps 224 of 256 pixels. Not set, or auto: as for
     `data.img_size`."""
 
-    mean: tuple[float, ...] = Field(default=(0.485, 0.456, 0.406), examples=[(0.5, 0.5, 0.5)])
+    mean: tuple[Fraction, ...] = Field(
+        default=(0.485, 0.456, 0.406), min_length=1, max_length=MOST_CHANNELS, examples=[(0.5, 0.5, 0.5)]
+    )
     """Subtracted from pixels of 0 to 1, one value a channel. Not set, or auto: as for `data.img_size`."""
 
-    std: tuple[float, ...] = Field(default=(0.229, 0.224, 0.225), examples=[(0.5, 0.5, 0.5)])
+    std: tuple[Spread, ...] = Field(
+        default=(0.229, 0.224, 0.225), min_length=1, max_length=MOST_CHANNELS, examples=[(0.5, 0.5, 0.5)]
+    )
     """Divides what is left, one value a channel. Not set, or auto: as for `data.img_size`."""
 
     background: str | tuple[int, int, int] = Field(default="white", examples=["#808080"])
     """The colour behind transparent pixels. A colour's name, "#rrggbb", or [red, green, blue] from 0 to 255."""
 
-    white: PositiveFloat | None = Field(default=None, examples=[4095])
+    white: float | None = Field(default=None, gt=0.0, le=2.0**32, examples=[4095])
     """The value that is white in grey of more than 8 bits. null: 65535, or what a TIFF says; floats: 1 or 255."""
 
-    workers: int | None = Field(default=None, ge=0, le=1024, examples=[4])
+    workers: int | None = Field(default=None, ge=0, le=256, examples=[4])
     """Reading processes for each training process. null: the cores at hand shared out, at most 8."""
 
     @model_validator(mode="before")
@@ -229,7 +235,7 @@ class Augment(Section):
     """Smallest and largest share of the area in a crop. null: no random crop; images are resized and cropped as in
     evaluation."""
 
-    ratio: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(ascending)] = Field(
+    ratio: Annotated[tuple[Ratio, Ratio], AfterValidator(ascending)] = Field(
         default=(3 / 4, 4 / 3), examples=[(1.0, 1.0)]
     )
     """Smallest and largest width / height of a crop."""
@@ -240,7 +246,7 @@ class Augment(Section):
     vflip: Fraction = Field(default=0.0, examples=[0.5])
     """Probability of a flip upside down."""
 
-    color_jitter: float | None = Field(default=0.4, ge=0.0, le=100.0, examples=[0.2])
+    color_jitter: float | None = Field(default=0.4, ge=0.0, le=10.0, examples=[0.2])
     """Random brightness, contrast and saturation. Without effect where `augment.auto_augment` is set.
     null: none."""
 
@@ -253,13 +259,13 @@ class Augment(Section):
     random_erasing_mode: Literal["const", "rand", "pixel"] = Field(default="pixel", examples=["const"])
     """What replaces an erased rectangle. const: the mean colour; rand: one random colour; pixel: noise."""
 
-    random_erasing_count: int = Field(default=1, ge=1, le=1024, examples=[2])
+    random_erasing_count: int = Field(default=1, ge=1, le=100, examples=[2])
     """Largest number of rectangles erased in an image."""
 
-    mixup: NonNegativeFloat = Field(default=0.8, examples=[0.0])
+    mixup: float = Field(default=0.8, ge=0.0, le=100.0, examples=[0.0])
     """Strength of mixup. The alpha of its Beta distribution; 0: none."""
 
-    cutmix: NonNegativeFloat = Field(default=1.0, examples=[0.0])
+    cutmix: float = Field(default=1.0, ge=0.0, le=100.0, examples=[0.0])
     """Strength of CutMix. The alpha of its Beta distribution; 0: none."""
 
     cutmix_minmax: Annotated[tuple[Fraction, Fraction], AfterValidator(ascending)] | None = Field(
@@ -292,15 +298,15 @@ class Optimizer(Section):
     name: Name = Field(default="adamw", examples=["sgd"])
     """One of timm's optimizers."""
 
-    lr: PositiveFloat = Field(default=5e-4, examples=[1e-3])
+    lr: float = Field(default=5e-4, gt=0.0, le=100.0, examples=[1e-3])
     """Peak learning rate. It is meant for a batch of `optimizer.base_batch_size` and scales linearly: 5e-4 at a base
     of 512 is 1.25e-4 for a batch of 128."""
 
-    base_batch_size: PositiveInt | None = Field(default=512, examples=[256])
+    base_batch_size: int | None = Field(default=512, ge=1, le=1_000_000, examples=[256])
     """The batch that `optimizer.lr` is meant for. `schedule.warmup_lr` and `schedule.min_lr` scale likewise. null: no
     scaling."""
 
-    weight_decay: NonNegativeFloat = Field(default=0.05, examples=[1e-4])
+    weight_decay: float = Field(default=0.05, ge=0.0, le=100.0, examples=[1e-4])
     """Weight decay. The rates of the two paths are never decayed, and of the rest what `optimizer.no_decay` says."""
 
     no_decay: Literal["biases_and_norms", "norms", "nothing"] = Field(default="biases_and_norms", examples=["norms"])
@@ -316,33 +322,33 @@ class Optimizer(Section):
     eps: Share = Field(default=1e-8, examples=[1e-6])
     """Keeps a division finite, for optimizers like adamw."""
 
-    layer_decay: float | None = Field(default=None, gt=0.0, le=1.0, examples=[0.75])
+    layer_decay: float | None = Field(default=None, ge=0.01, le=1.0, examples=[0.75])
     """Learning rate of each layer over that of the next. It is for fine-tuning. null: all layers have the same."""
 
 
 class Train(Section):
     """The loop."""
 
-    epochs: PositiveInt = Field(default=300, examples=[90])
+    epochs: int = Field(default=300, ge=1, le=1_000_000, examples=[90])
     """Passes over the training images."""
 
-    steps: PositiveInt | None = Field(default=None, examples=[160000])
+    steps: Count | None = Field(default=None, examples=[160000])
     """Steps of the optimizer, in place of `train.epochs`. null: the epochs hold."""
 
     device: str = Field(default="auto", examples=["cuda:1"])
     """Where to compute: auto, cpu, cuda, cuda:1, mps. auto is the GPU if there is one, else the CPU. Several processes
     take a GPU each, or share the CPU."""
 
-    batch_size: PositiveInt = Field(default=128, examples=[64])
+    batch_size: int = Field(default=128, ge=1, le=65_536, examples=[64])
     """Images a process in one forward pass. The global batch is batch_size × accumulation × processes."""
 
-    accumulation: PositiveInt = Field(default=1, examples=[4])
+    accumulation: int = Field(default=1, ge=1, le=65_536, examples=[4])
     """Forward passes a step of the optimizer. More give a larger batch in the same memory."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(default="auto", examples=["bf16"])
     """Number format of the forward pass. auto: bf16 on a GPU that has it, fp16 on another, fp32 on a CPU."""
 
-    clip_grad: PositiveFloat | None = Field(default=5.0, examples=[1.0])
+    clip_grad: float | None = Field(default=5.0, ge=1e-6, le=1e6, examples=[1.0])
     """Largest norm of the gradient. null: it is not clipped."""
 
     ema_decay: float | None = Field(default=None, gt=0.0, lt=1.0, examples=[0.9999])
@@ -365,7 +371,7 @@ class Train(Section):
     """How the gradients of several processes become one. exact: added in a fixed order, so that the same global batch
     on another number of processes gives the same bits; each needs the same number of threads, and it is slower."""
 
-    bucket_mib: PositiveFloat = Field(default=25.0, le=65536, examples=[100])
+    bucket_mib: float = Field(default=25.0, gt=0.0, le=65536, examples=[100])
     """Gradients that travel together, in MiB. Larger ones suit a slow start of each message. The default is PyTorch's,
     whose first one is of 1 MiB, so that they travel early."""
 
@@ -381,41 +387,41 @@ class Train(Section):
     compile: bool = Field(default=False, examples=[True])
     """Compiles the network with torch.compile."""
 
-    seed: NonNegativeInt = Field(default=0, examples=[1])
+    seed: int = Field(default=0, ge=0, le=2**53, examples=[1])
     """Seed of weights, order and augmentation."""
 
     deterministic: bool = Field(default=False, examples=[True])
     """The same run gives the same weights, bit for bit. Slower on a GPU."""
 
-    log_every_steps: PositiveInt = Field(default=10, examples=[50])
+    log_every_steps: Count = Field(default=10, examples=[50])
     """Steps between lines of the log."""
 
-    checkpoint_every_epochs: PositiveInt = Field(default=1, examples=[5])
+    checkpoint_every_epochs: Count = Field(default=1, examples=[5])
     """Epochs between checkpoints."""
 
-    checkpoint_every_steps: PositiveInt | None = Field(default=None, examples=[1000])
+    checkpoint_every_steps: Count | None = Field(default=None, examples=[1000])
     """Steps between further writes of last.pt. It helps where an epoch takes hours. null: only at the end of an
     epoch."""
 
-    checkpoint_every_minutes: PositiveFloat | None = Field(default=None, examples=[30])
+    checkpoint_every_minutes: float | None = Field(default=None, ge=0.01, le=1e6, examples=[30])
     """Minutes between further writes of last.pt. null: only by epochs and steps."""
 
     keep_checkpoints: int = Field(default=2, ge=1, le=100, examples=[5])
     """How many last checkpoints are kept. last.pt, the one before it as last-1.pt, and so on. A run goes on from the
     newest that is whole."""
 
-    evaluate_every_epochs: PositiveInt = Field(default=1, examples=[5])
+    evaluate_every_epochs: Count = Field(default=1, examples=[5])
     """Epochs between measurements on the validation images."""
 
-    patience: PositiveInt | None = Field(default=None, examples=[10])
+    patience: Count | None = Field(default=None, examples=[10])
     """Early stopping: epochs without a better top-1, AP or mIoU. Counted at each measurement on the validation images.
     null: the run trains all `train.epochs`."""
 
-    restarts: NonNegativeInt = Field(default=0, le=1000, examples=[3])
+    restarts: int = Field(default=0, ge=0, le=1000, examples=[3])
     """Times that `run.sh` starts all again when one fails. From the newest checkpoint; not after an error in the
     input."""
 
-    timeout_minutes: PositiveFloat = Field(default=30.0, le=10_000, examples=[60])
+    timeout_minutes: float = Field(default=30.0, gt=0.0, le=10_000, examples=[60])
     """Minutes that a process waits for another. Then the run ends; more where the disk is slow."""
 
     tensorboard: bool = Field(default=True, examples=[False])

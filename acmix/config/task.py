@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PositiveFloat, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from acmix.config.kinds import Name, Section, Share, ascending, further_arguments
 from acmix.near import did_you_mean
@@ -12,8 +12,12 @@ from acmix.near import did_you_mean
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# pixels a side, as for `data.img_size`
-Pixels = Annotated[int, Field(ge=1, le=16_384)]
+# pixels a side: what memory holds of a batch of such images
+Pixels = Annotated[int, Field(ge=1, le=8192)]
+# a factor of an image's size
+Factor = Annotated[float, Field(ge=0.01, le=4.0)]
+# windows that see a pixel, along one side
+MOST_WINDOWS = 16
 HEADS = {
     "classify": (),
     "detect": ("retinanet", "fcos", "faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn"),
@@ -100,7 +104,7 @@ class Task(Section):
     """Random crops in training. segment: sides of the crop (default 512); detect: smallest and largest side of a crop
     that half of the images get first (default none)."""
 
-    scale: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(ascending)] | None = Field(
+    scale: Annotated[tuple[Factor, Factor], AfterValidator(ascending)] | None = Field(
         default=None, examples=[(0.5, 2.0)], json_schema_extra={"with": "task.name=segment"}
     )
     """Range of the random size of a training image in segmentation. As a factor. Default: 0.5 to 2."""
@@ -117,7 +121,9 @@ class Task(Section):
     ignore_zero: bool | None = Field(default=None, examples=[False], json_schema_extra={"with": "task.name=segment"})
     """Label 0 of a label map means "other" and is ignored, as in ADE20K. false: 0 is the first class. Default: true."""
 
-    align: Pixels | None = Field(default=None, examples=[32], json_schema_extra={"with": "task.name=segment"})
+    align: int | None = Field(
+        default=None, ge=1, le=1024, examples=[32], json_schema_extra={"with": "task.name=segment"}
+    )
     """Sides of an image in evaluation are multiples of it. For segmentation; default: 1."""
 
     sliding: bool | None = Field(default=None, examples=[True], json_schema_extra={"with": "task.name=segment"})
@@ -195,6 +201,9 @@ class Task(Section):
                 raise ValueError("task.crop is one side or [height, width] in segmentation, such as 512")
             if self.stride is not None and self.stride > min(self.crop):
                 raise ValueError(f"task.stride {self.stride} is above the window task.crop {min(self.crop)}")
+            if self.stride is not None and self.stride * MOST_WINDOWS < max(self.crop):
+                least = -(-max(self.crop) // MOST_WINDOWS)
+                raise ValueError(f"task.stride {self.stride} looks at each pixel very often; expected at least {least}")
         elif self.crop is not None and (len(self.crop) != 2 or self.crop[0] > self.crop[1]):
             raise ValueError("task.crop is the smallest and largest side in detection, such as [384, 600]")
 

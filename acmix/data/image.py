@@ -16,8 +16,9 @@ from timm.data.transforms_factory import create_transform
 from torchvision import transforms
 
 from acmix.config import Augment, Data
-from acmix.data.pixels import DECODE_ERRORS, WHITE, Colour, UnknownScaleError, raw_mode, to_rgb
+from acmix.data.pixels import DECODE_ERRORS, WHITE, Colour, UnknownScaleError, formats, raw_mode, to_rgb
 from acmix.data.policy import check_policy
+from acmix.data.resized import ResizedCentre, bounded
 from acmix.errors import UsageError
 
 
@@ -63,7 +64,7 @@ def decoded(
         if isinstance(source, str | os.PathLike) and not stat.S_ISREG(os.stat(source).st_mode):
             # to open a pipe may wait for ever
             raise OSError("a pipe, a socket or a device, an image file was expected")
-        with Image.open(source) as image:
+        with Image.open(source, formats=formats()) as image:
             stored = raw_mode(image)
             image.load()
             return to_rgb(image, background, white, stored=stored, size=size)
@@ -117,7 +118,7 @@ def evaluation_transform(data: Data, in_chans: int = 3) -> transforms.Compose:
         std=std,
         crop_pct=data.crop_pct,
     )
-    return with_channels(transform, in_chans)
+    return with_channels(bounded(transform), in_chans)
 
 
 def training_transform(data: Data, augment: Augment, in_chans: int = 3) -> transforms.Compose:
@@ -149,9 +150,7 @@ def training_transform(data: Data, augment: Augment, in_chans: int = 3) -> trans
     if augment.scale is None:
         # in the place of the random crop, which stands first
         steps: Any = evaluation_transform(data, in_chans)
-        transform.transforms[:1] = [
-            step for step in steps.transforms if isinstance(step, transforms.Resize | transforms.CenterCrop)
-        ]
+        transform.transforms[:1] = [step for step in steps.transforms if isinstance(step, ResizedCentre)]
     keep_posterize_to_black(transform)
     return with_channels(transform, in_chans)
 

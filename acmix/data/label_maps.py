@@ -28,7 +28,7 @@ from PIL import Image
 
 from acmix.config import Data
 from acmix.data.image import why_unreadable
-from acmix.data.pixels import DECODE_ERRORS, raw_mode
+from acmix.data.pixels import DECODE_ERRORS, formats, raw_mode
 from acmix.data.scan import LeftOut, entries, is_folder, is_passed_over, line, natural_key, walk_images
 from acmix.data.split import held_out
 from acmix.errors import UsageError
@@ -244,7 +244,7 @@ def opened(path: str) -> Iterator[Image.Image]:
             if not stat.S_ISREG(os.stat(path).st_mode):
                 # to open a pipe may wait for ever
                 raise OSError("a pipe, a socket or a device, an image file was expected")
-            with Image.open(path) as image:
+            with Image.open(path, formats=formats()) as image:
                 yield image
     except UsageError:
         raise

@@ -31,6 +31,8 @@ from acmix.data.worker import cores, start_worker
 from acmix.errors import UsageError
 
 MOST_WORKERS = 8
+# reading processes that may be asked for, a core and at least: each takes memory, and more of them only wait
+WORKERS_A_CORE, LEAST_BOUND = 8, 32
 
 
 class TrainLoader:
@@ -348,8 +350,13 @@ def make_loader(
 
 def worker_count(config: Config) -> int:
     """Reading processes for this process: as configured, else the cores at hand shared out, at most 8."""
-    if config.data.workers is not None:
-        return config.data.workers
+    workers = config.data.workers
+    if workers is not None:
+        if workers > (most := max(LEAST_BOUND, WORKERS_A_CORE * cores())):
+            raise UsageError(
+                f"data.workers={workers} on {cores()} cores; expected at most {most}, and 8 is usually enough"
+            )
+        return workers
     return min(MOST_WORKERS, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import struct
 import tarfile
 import zlib
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ TURNS = {
 }
 # tags of TIFF
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
+# formats that Pillow hands to Ghostscript, or to a program that has told it to
+BY_OTHER_PROGRAMS = ("EPS", "BUFR", "GRIB", "HDF5", "WMF")
 # formats whose deep pictures Pillow always stretches to 16 bits
 STRETCHED = ("PPM", "JPEG2000")
 # no value above: 12 bits in a 16-bit file, or a picture that shows nothing
@@ -58,11 +61,23 @@ DECODE_ERRORS = (
     zlib.error,
     tarfile.TarError,
     Image.DecompressionBombError,
+    # Pillow's own, of sizes that a damaged header names
+    MemoryError,
 )
 
 
 class UnknownScaleError(ValueError):
     """The picture does not say which of its values is white."""
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """The formats that are looked for in a file, whatever its name: Pillow's, but for those that other programs read.
+
+    Of PostScript, Pillow would have Ghostscript run what is written in the file.
+    """
+    Image.init()
+    return tuple(name for name in Image.ID if name not in BY_OTHER_PROGRAMS)
 
 
 def raw_mode(image: Image.Image) -> str:

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from PIL import Image, ImageFile
 
-from acmix.data.pixels import DECODE_ERRORS
+from acmix.data.pixels import DECODE_ERRORS, formats
 from acmix.errors import UsageError
 
 # fmt: off
@@ -88,7 +88,7 @@ def is_image(source: str | IO[bytes]) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(source) as image:
+            with Image.open(source, formats=formats()) as image:
                 return image.format not in NO_PICTURES and not isinstance(image, ImageFile.StubImageFile)
     except DECODE_ERRORS as error:
         # too large is an image all the same: reading says why it cannot be used

@@ -16,6 +16,9 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform, res
 from acmix.errors import UsageError
 from acmix.ops.leaving import leaves_pytorch
 
+# of the masks of one picture: a hundred objects on 40 million pixels
+MOST_BYTES = 2**34
+
 
 class Transform(GeneralizedRCNNTransform):
     """Normalises, resizes, and pads to a batch whose sides are multiples of 32; results go back to the pictures' sizes.
@@ -91,8 +94,17 @@ def pasted_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
     The same as torchvision's `paste_masks_in_image`, which reads each corner of each box from the device by itself and
     holds all masks twice.
+
+    Raises:
+        UsageError: they would take more than `MOST_BYTES`.
     """
     height, width = size
+    needed = len(masks) * height * width * masks.element_size()
+    if needed > MOST_BYTES:
+        raise UsageError(
+            f"the masks of {len(masks)} objects in a picture of {width} × {height} pixels would take "
+            f"{needed / 2**30:,.0f} GiB; make the picture smaller, or set task.args.detections lower"
+        )
     # a pixel more on each side, or a box's edge would be sharper than its inside
     masks, scale = expand_masks(masks, 1)
     corners = expand_boxes(boxes, scale).long().tolist()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from inspect import Parameter, signature
+from typing import Any
 
 import timm
 
@@ -38,6 +39,30 @@ def unexpected(name: str, error: BaseException, besides: Iterable[str] = ()) -> 
         return "", ""
     hint = did_you_mean(found[2], takes)
     return found[2], f"{name} takes no such argument; {hint}{' ' * bool(hint)}there are: {', '.join(takes)}"
+
+
+def check_switches(name: str, args: Mapping[str, Any]) -> None:
+    """Refuses text and numbers where one of our models has a switch, which would be on for any of them.
+
+    Args:
+        name: of a model.
+        args: of its constructor.
+
+    Raises:
+        UsageError: names the argument.
+    """
+    ours = MODEL_CLASSES.get(name)
+    if ours is None:
+        return
+    defaults: dict[str, Any] = {each.name: each.default for each in signature(ours).parameters.values()}
+    defaults |= {each.name: each.default for each in fields(Mixing)}
+    for key, value in args.items():
+        if isinstance(defaults.get(key), bool) and not isinstance(value, bool):
+            raise UsageError(f"model.args.{key}={value!r}: expected true or false")
+        # Python counts with them
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        if key in defaults and not isinstance(defaults[key], bool) and any(isinstance(each, bool) for each in numbers):
+            raise UsageError(f"model.args.{key}={value!r}: expected no yes or no (true, false, on, off)")
 
 
 def parameters(name: str, class_name: str) -> list[str]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from acmix.errors import UsageError
 from acmix.models import create_model, list_models
-from acmix.models.arguments import unexpected
+from acmix.models.arguments import check_switches, unexpected
 from acmix.models.freezing import classifier_keys, freeze_old
 from acmix.models.registry import takes_img_size
 from acmix.models.upgrade import add_conv_path, check_name, is_timm_s, timm_model
@@ -94,6 +94,7 @@ def build_model(config: Settings, *, download: bool = False, **overrides: Any) -
     """
     settings = config.model
     check_model(settings)
+    check_switches(settings.name, settings.args)
     ours = settings.name.startswith("acmix_")
     builder = create_model if ours else timm_model
     kwargs: dict[str, Any] = dict(

@@ -36,7 +36,9 @@ def feed(hasher: Any, value: Any) -> None:
     """Adds a value, its type and its length, so that no two contents have the same bytes."""
     if isinstance(value, Tensor):
         if not is_plain(value):
-            raise TypeError("a sparse, quantised, empty or repeated tensor is nothing that a checkpoint holds")
+            raise TypeError(
+                "a sparse, quantised, nested, empty, negated or repeated tensor is nothing that a checkpoint holds"
+            )
         hasher.update(f"T{value.dtype}{tuple(value.shape)}".encode())
         # views of one byte a number work for every dtype
         flat = value.detach().to("cpu").contiguous().reshape(-1)
@@ -78,8 +80,10 @@ def encoded(value: Any) -> bytes:
 
 def is_plain(tensor: Tensor) -> bool:
     """Whether a tensor's numbers are all there, each in its place."""
-    is_dense = tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type != "meta"
-    return is_dense and not is_repeated(tensor)
+    is_dense = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_nested
+    # a view may stand for the conjugate or the negative of what the file holds
+    is_there = tensor.device.type != "meta" and not tensor.is_conj() and not tensor.is_neg()
+    return is_dense and is_there and not is_repeated(tensor)
 
 
 def is_repeated(tensor: Tensor) -> bool:

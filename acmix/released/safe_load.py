@@ -7,6 +7,7 @@ containers and refuses everything else by name. The released training code also 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pickle
@@ -53,6 +54,8 @@ LEAST_UNPACKED, MOST_TIMES = 2**26, 4
 # values in a checkpoint, and how deep one lies in others: lists, each of which holds the one before twice, are small in
 # a file
 MOST_VALUES, MOST_DEPTH = 2_000_000, 64
+# of pickles, some tens for a tensor: they are read in Python
+MOST_OPCODES = 1_000_000
 # a magic number, a version, facts on the machine, the content, the keys of its storages
 OLDER_PICKLES = 5
 # makes any number of bytes out of a few
@@ -221,37 +224,71 @@ def _plain(value: Any) -> Any:
     Raises:
         ValueError: it has values without end, or one that lies too deep.
     """
-    left = MOST_VALUES
+    check_extent(value, {}, 0)
 
-    def walk(value: Any, depth: int) -> Any:
-        nonlocal left
-        left -= 1
-        if left < 0 or depth > MOST_DEPTH:
-            what = f"more than {MOST_VALUES:,} values" if left < 0 else f"values more than {MOST_DEPTH} deep"
-            raise ValueError(f"holds {what}")
+    def walk(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {key: walk(item, depth + 1) for key, item in value.items()}
+            return {key: walk(item) for key, item in value.items()}
         if type(value) in (list, tuple):
-            return type(value)(walk(item, depth + 1) for item in value)
+            return type(value)(walk(item) for item in value)
         return value
 
-    return walk(value, 0)
+    return walk(value)
+
+
+def check_extent(value: Any, known: dict[int, tuple[int, int]], depth: int) -> tuple[int, int]:
+    """How many values a value is made of, and how deep they lie; each container is looked at once, where many hold it.
+
+    Args:
+        value: as the unpickler built it.
+        known: what was found of other containers, which is added to.
+        depth: where it lies.
+
+    Raises:
+        ValueError: it has too many values, or one that lies too deep.
+    """
+    if not isinstance(value, (Mapping, list, tuple)):
+        return 1, 1
+    if id(value) not in known:
+        if depth > MOST_DEPTH:
+            raise ValueError(f"holds values more than {MOST_DEPTH} deep")
+        # of one that holds itself, without end
+        known[id(value)] = (1, MOST_DEPTH + 1)
+        values = height = 1
+        # a key may be a tuple that holds others
+        for part in (each for pair in value.items() for each in pair) if isinstance(value, Mapping) else value:
+            more, deep = check_extent(part, known, depth + 1)
+            values, height = values + more, max(height, deep + 1)
+        known[id(value)] = (values, height)
+    values, height = known[id(value)]
+    if depth + height - 1 > MOST_DEPTH:
+        raise ValueError(f"holds values more than {MOST_DEPTH} deep")
+    if values > MOST_VALUES:
+        raise ValueError(f"holds more than {MOST_VALUES:,} values")
+    return values, height
 
 
 def check_opcodes(path: Path) -> None:
-    """Refuses pickles that make bytes out of nothing: the unpickler for weights allows that.
+    """Refuses pickles that make bytes out of nothing, which the unpickler for weights allows, or that take very long.
 
     Raises:
-        UsageError: it does.
+        UsageError: they do.
     """
     names: list[Any] = []
+    left = MOST_OPCODES
     try:
         for pickled in pickles_in(path):
-            # a name, or module and name as two texts that are put together
-            names += [argument for opcode, argument, _ in pickletools.genops(pickled) if isinstance(argument, str)]
+            for _, argument, _ in itertools.islice(pickletools.genops(pickled), left + 1):
+                left -= 1
+                # a name, or module and name as two texts that are put together
+                names += [argument] if isinstance(argument, str) else []
+            if left < 0:
+                break
     except (*UNREADABLE, zipfile.BadZipFile):
         # whoever reads it tells
         return
+    if left < 0:
+        raise UsageError(f"{path} holds more than {MOST_OPCODES:,} instructions, which no checkpoint has: refused")
     if any(name in BYTEARRAYS or name == "bytearray" for name in names):
         raise UsageError(f"{path} asks for a bytearray, which a checkpoint of weights has no need of: refused")
 

@@ -104,10 +104,10 @@ def _given_by(name: Any, base: Path | None, above: tuple[Path, ...]) -> dict[str
     path = (base / name).resolve()
     if path in above:
         raise UsageError(f"BASE={name!r} refers back to {path}; remove one of the two references")
-    from acmix.yaml_text import parse
+    from acmix.yaml_text import read
 
     try:
-        tree = parse(path.read_text(encoding="utf-8")) or {}
+        tree = read(path) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"BASE={name!r}: {path} cannot be read as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):

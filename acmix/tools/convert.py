@@ -14,13 +14,14 @@ import yaml
 from safetensors import SafetensorError
 
 from acmix import config
+from acmix.config.architecture import check_architecture
 from acmix.errors import UsageError
 from acmix.released import from_official, is_official, load_config, write_official
 from acmix.released.checkpoint import configuration_of, write_checkpoint
 from acmix.released.digest import DIGEST, digest_of
 from acmix.released.safe_load import safe_load
 from acmix.released.start_head import text_order
-from acmix.train.checkpoint import FORMAT, VERSION
+from acmix.train.checkpoint import FORMAT, VERSION, check, check_build
 from acmix.train.files import replaced_whole
 
 YAML = (".yaml", ".yml")
@@ -126,11 +127,14 @@ def _convert_official(content: dict[str, Any], destination: Path, source: Path, 
 
 def _convert_ours(content: dict[str, Any], destination: Path, source: Path, name: str | None) -> str:
     """A checkpoint of ours to released weights, or to the same weights as safetensors."""
-    settings = config.validate(content.get("config", {}), where=f"the configuration in {source}")
+    check(content, source)
+    settings = config.validate(content["config"], where=f"the configuration in {source}")
+    check_architecture(settings, str(source))
     if name not in (None, settings.model.name):
         raise UsageError(f"{source} holds {settings.model.name}, not {name}; leave the name out")
     # as evaluation does: the average of the weights where one was kept
-    weights = content.get("average") or content.get("model") or {}
+    weights = content.get("average") or content["model"]
+    check_build(settings, weights, str(source))
     if destination.suffix.lower() == TENSORS:
         keys = ("format", "version", "config", "classes", "named", "step", "epoch", "metrics")
         _write_ours({key: content[key] for key in keys if key in content} | {"model": weights}, destination)

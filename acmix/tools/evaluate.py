@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from acmix.data import Trained, UnreadableFiles
 from acmix.errors import UsageError
 from acmix.tasks import Evaluation, Task, task_of
 from acmix.tasks.evaluation import LABELS
+from acmix.tasks.measuring import told_to_all
+from acmix.tools.finite import DAMAGED, watched
 from acmix.train.checkpoint import checkpoint_of, restore_model
 from acmix.train.distributed import join
 from acmix.train.optim import Precision
@@ -95,13 +98,14 @@ def evaluate_checkpoint(
         loader = task.val_loader(rank=world.rank, world_size=world.size, batch_size=batch_size, trained=trained)
         unreadable = UnreadableFiles()
         try:
-            result = task.evaluate(
-                restored.model,
-                loader,
-                world.device,
-                autocast=Precision(precision, world.device).autocast,
-                on_batch=lambda batch: unreadable.add(batch, loader.dataset),
-            )
+            with watched(restored.model) as watch:
+                result = task.evaluate(
+                    restored.model,
+                    loader,
+                    world.device,
+                    autocast=Precision(precision, world.device).autocast,
+                    on_batch=lambda batch: unreadable.add(batch, loader.dataset),
+                )
         except UsageError:
             # where no image could be read, the files' own trouble says more
             unreadable.gather()
@@ -109,6 +113,10 @@ def evaluate_checkpoint(
             raise
         unreadable.gather()
         unreadable.check()
+        # a classifier may be shown blank images, whose numbers do not count; its loss tells of the others
+        is_broken = watch.is_broken if result.loss is None else not math.isfinite(result.loss)
+        if any(told_to_all(is_broken)):
+            raise UsageError(f"{checkpoint}: the model gives no finite numbers for these images; {DAMAGED}")
         return Evaluated(
             result=result,
             model=f"{config.task.head} on {config.model.name}" if config.task.head else config.model.name,

@@ -15,6 +15,7 @@ from torch import nn
 from acmix.config import Config
 from acmix.data.image import evaluation_transform, with_channels
 from acmix.data.pictures import Transform
+from acmix.data.resized import bounded
 from acmix.errors import UsageError
 from acmix.models.build import build_model
 from acmix.released import from_official
@@ -246,7 +247,7 @@ def preparation_of(model: Any) -> dict[str, Any]:
         if in_chans == 1 and len(mean) == 3:
             mean, std = (sum(mean) / 3,), (sum(std) / 3,)
         steps = create_transform(**{**cfg, "mean": mean, "std": std}, is_training=False)
-        transform = with_channels(steps, in_chans)
+        transform = with_channels(bounded(steps), in_chans)
     return dict(
         img_size=height if height == width else (height, width),
         in_chans=in_chans,

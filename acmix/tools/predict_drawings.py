@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from acmix.data.pixels import DECODE_ERRORS
+from acmix.data.pixels import DECODE_ERRORS, formats
 from acmix.errors import UsageError
 from acmix.tools.drawing import draw
 from acmix.tools.found import Detected, Segmented
@@ -80,7 +80,7 @@ class Drawings:
         if os.path.realpath(place) in self.sources:
             return False
         try:
-            with Image.open(place) as there:
+            with Image.open(place, formats=formats()) as there:
                 return there.info.get("Software") == MAKER
         except DECODE_ERRORS:
             return False

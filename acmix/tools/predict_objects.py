@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from acmix.data.pictures import Transform
 from acmix.errors import UsageError
+from acmix.tools.finite import DAMAGED, watched
 from acmix.tools.found import Detected, FoundObject
 from acmix.tools.predict_input import is_prepared, read_or_why
 from acmix.tools.run_length import mask_to_text
@@ -54,8 +55,14 @@ class Detector:
         """What is in one image (3, h, w)."""
         size = (image.shape[-2], image.shape[-1])
         like = next((each for each in self.model.parameters() if each.is_floating_point()), image)
-        with torch.inference_mode():
-            answer = self.model([image.detach().to(like.device, like.dtype)])
+        try:
+            with torch.inference_mode(), watched(self.model) as watch:
+                answer = self.model([image.detach().to(like.device, like.dtype)])
+        except UsageError as error:
+            # of this image's size
+            return Detected(name, error=f"{name}: {error}")
+        if watch.is_broken:
+            return Detected(name, error=f"the model gives no finite numbers for {name}; {DAMAGED}")
         return Detected(name, self.objects(checked(answer), size), size)
 
     def objects(self, answer: Mapping[str, Tensor], size: tuple[int, int]) -> list[FoundObject]:

@@ -244,17 +244,15 @@ def check_tables(model: nn.Module, asks: str, hint: str) -> None:
         raise UsageError(f"{asks} {needed / 2**30:,.1f} GiB of tables beside its weights, more than {most}; {hint}")
 
 
-def check_names(classes: list[Any], outputs: int, path: str | os.PathLike[str]) -> None:
+def check_names(classes: list[str], outputs: int, path: str | os.PathLike[str]) -> None:
     """Refuses a checkpoint whose names of classes are not one for each output.
 
     Raises:
-        UsageError: there are more or fewer of them, one stands twice, or one is no text.
+        UsageError: there are more or fewer of them, or one stands twice.
     """
     hint = "give a checkpoint that acmix wrote"
     if len(classes) != outputs:
         raise UsageError(f"{path} names {len(classes)} classes for {outputs} outputs; {hint}")
-    if wrong := [name for name in classes if not isinstance(name, str)]:
-        raise UsageError(f"{path} names a class {wrong[0]!r}; expected text; {hint}")
     if len({*classes}) < len(classes):
         twice = next(name for name in classes if classes.count(name) > 1)
         raise UsageError(f"{path} names two classes {twice!r}; {hint}")

@@ -29,7 +29,7 @@ class Every(Entries):
     """What every checkpoint holds; best.pt of an early acmix may lack what has a default here."""
 
     config: dict[str, Any]
-    classes: list[Any]
+    classes: list[str]
     model: dict[str, Any]
     average: dict[str, Any] | None = None
     processes: Positive = 1

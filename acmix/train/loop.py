@@ -35,12 +35,13 @@ from acmix.train.length import end_of_epoch, epochs_begun, total_steps
 from acmix.train.lock import held
 from acmix.train.log import RunLog, duration, read_summary
 from acmix.train.opening import announce, counted, keep_settings, odd_statistics
-from acmix.train.optim import Schedule, odd_rates
+from acmix.train.optim import Schedule, check_rates, odd_rates
 from acmix.train.plots import draw_curves, draw_paths
 from acmix.train.preparation import settle
 from acmix.train.resume import of_a_run
 from acmix.train.run_folder import DefaultFolder, ask_for
 from acmix.train.signals import Stopped, StopRequest
+from acmix.train.size import check_size
 from acmix.train.state import State, make_folder, remove_unfinished
 from acmix.train.step import Step, seed_everything
 from acmix.train.terminal import new_console, say
@@ -115,6 +116,8 @@ class Run:
         torch.backends.cudnn.benchmark = not settings.deterministic and config.task.name != "detect"
         with together(world):
             task_of(config).check()
+            check_rates(config)
+            check_size(config)
             in_vain = without_effect(config)
             config, notes = settle(config, output)
             self.notes = [*in_vain, *notes]

@@ -132,22 +132,34 @@ def warmup_steps(config: Config, steps_per_epoch: int) -> tuple[int, int]:
     return round(asked * steps_per_epoch), round(min(asked, longest) * steps_per_epoch)
 
 
+def check_rates(config: Config) -> None:
+    """Refuses a schedule whose ends are above its peak.
+
+    Raises:
+        UsageError: names the setting, and what to do.
+    """
+    peak, settings = config.optimizer.lr, config.schedule
+    ends = {}
+    if settings.warmup_steps != 0 and (settings.warmup_steps or settings.warmup_epochs) and settings.warmup_share:
+        ends["warmup_lr"] = "warm-up would lower the learning rate"
+    if settings.name in TO_AN_END:
+        ends["min_lr"] = "the learning rate would rise to it at the end"
+    for key, effect in ends.items():
+        if (value := getattr(settings, key)) > peak:
+            raise UsageError(
+                f"schedule.{key}={value:g} is above optimizer.lr={peak:g}: {effect}; set schedule.{key} to "
+                f"{peak / 100:g}, or to 0"
+            )
+
+
 def odd_rates(config: Config, steps_per_epoch: int) -> list[str]:
     """A line for each part of a schedule that is not what one expects.
 
-    These are: an end above the peak, a warm-up that is shortened or lasts to the end, a fall that is never reached.
+    These are: a warm-up that is shortened or lasts to the end, a fall that is never reached.
     """
-    peak, settings, epochs = config.optimizer.lr, config.schedule, length_in_epochs(config, steps_per_epoch)
+    settings, epochs = config.schedule, length_in_epochs(config, steps_per_epoch)
     length = "train.epochs" if config.train.steps is None else "the run's length in epochs"
-    ends = {"warmup_lr": "warm-up lowers the learning rate from it"}
-    if settings.name in TO_AN_END:
-        ends["min_lr"] = "the learning rate rises to it at the end"
-    lines = [
-        f"schedule.{key} {value:g} is above optimizer.lr {peak:g}: {effect}"
-        for key, effect in ends.items()
-        if (value := getattr(settings, key)) > peak
-    ]
-    lines += odd_warmup(config, steps_per_epoch)
+    lines = odd_warmup(config, steps_per_epoch)
     beyond = {f"schedule.milestones {each:g}": each for each in settings.milestones or ()}
     beyond |= {f"schedule.decay_epochs {each:g}": each for each in [settings.decay_epochs] if each is not None}
     lines += [

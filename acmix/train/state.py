@@ -280,7 +280,7 @@ class State:
     def check_fits(self, saved: dict[str, Any], where: str) -> None:
         """Refuses a checkpoint that this run cannot resume from, and notes the settings that changed."""
         now, hint = self.config, f"choose another {output_option()}, or move this folder away"
-        if lacking := sorted(self.to_go_on().keys() - saved.keys() - SINCE):
+        if lacking := sorted(({"step", "metrics"} | self.to_go_on().keys()) - saved.keys() - SINCE):
             raise UsageError(f"{where} holds only weights, without {', '.join(lacking)}; {hint}")
         check_fields(saved, ToGoOn, where)
         then = settings_then(saved["config"], now, self.steps_per_epoch, where)

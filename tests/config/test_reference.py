@@ -40,7 +40,10 @@ def test_the_list_has_a_line_for_every_key_that_fits_100_columns() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("train.epochs", ["train.epochs", "type     whole number above 0", "default  300", "example  train.epochs=90"]),
+        (
+            "train.epochs",
+            ["train.epochs", "type     whole number from 1 to 1000000", "default  300", "example  train.epochs=90"],
+        ),
         ("epochs", ["train.epochs"]),
         ("train.epochs=3", ["train.epochs"]),
         ("optimizer", ["optimizer.name", "optimizer.lr", "optimizer.layer_decay"]),
@@ -52,10 +55,10 @@ def test_the_list_has_a_line_for_every_key_that_fits_100_columns() -> None:
             "augment.scale",
             ["type     list of 2 numbers above 0, at most 1, or null", "example  'augment.scale=[0.5, 1]'"],
         ),
-        ("data.workers", ["type     whole number from 0 to 1024, or null"]),
+        ("data.workers", ["type     whole number from 0 to 256, or null"]),
         ("optimizer.momentum", ["type     number from 0 to below 1"]),
         ("data.background", ["type     text, or list of 3 whole numbers"]),
-        ("data.mean", ["type     list of numbers"]),
+        ("data.mean", ["type     list of numbers from 0 to 1"]),
     ],
 )
 def test_a_key_a_section_and_a_bare_name_are_explained(name: str, said: list[str]) -> None:

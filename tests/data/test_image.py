@@ -124,7 +124,7 @@ def test_one_channel_reads_grey_with_the_averaged_mean_and_std():
     [
         (Data(mean=(0.5,)), 3, "data.mean has 1 values and model.in_chans=3"),
         (Data(std=(0.5, 0.5)), 1, "data.std has 2 values and model.in_chans=1"),
-        (Data(std=(0.5, 0.5, 0.0)), 3, "data.std"),
+        (Data().model_copy(update={"std": (0.5, 0.5, 0.0)}), 3, "data.std"),
         (Data(), 4, "model.in_chans=4"),
     ],
 )
@@ -147,3 +147,14 @@ def test_the_strongest_randaugment_never_fails_on_a_picture():
     for seed in range(60):
         with seeded(seed):
             assert transform(Image.fromarray(RAMP).convert("RGB")).isfinite().all()
+
+
+def test_no_other_program_reads_a_picture(tmp_path, monkeypatch):
+    # Pillow would have Ghostscript run it, whatever the file's name
+    started = []
+    monkeypatch.setattr("subprocess.Popen", lambda *words, **_: started.append(words))
+    file = tmp_path / "a.jpg"
+    file.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\nshowpage\n")
+    with pytest.raises(UsageError, match="not an image in a known format"):
+        read_image(file)
+    assert started == []

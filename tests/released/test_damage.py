@@ -146,7 +146,7 @@ def test_files_without_checksums_are_read(tmp_path: Path) -> None:
 def test_tensors_that_no_checkpoint_of_ours_holds_are_refused(tmp_path: Path, tensor: torch.Tensor) -> None:
     file = tmp_path / "last.pt"
     torch.save({"format": "acmix", DIGEST: "0" * 64, "model": {"weight": tensor}}, file)
-    assert "is not as acmix wrote it: a sparse, quantised, empty or repeated tensor" in refusal(file)
+    assert "is not as acmix wrote it: a sparse, quantised, nested, empty, negated or repeated tensor" in refusal(file)
 
 
 def test_the_digest_is_of_values_types_and_names_and_of_no_order() -> None:

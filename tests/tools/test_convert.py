@@ -214,7 +214,7 @@ def test_sources_that_cannot_be_read_are_refused(tmp_path):
     refused(tmp_path / "unknown.yaml", tmp_path / "new.yaml", "model.name")
     refused(tmp_path / "empty.pth", tmp_path / "new.pt", "expected a tensor")
     refused(tmp_path / "other.pth", tmp_path / "new.pt", r"do not know: conv1\.weight; .*lacks: patch_embed")
-    refused(tmp_path / "hollow.pt", tmp_path / "new.pth", "expected names and tensors")
+    refused(tmp_path / "hollow.pt", tmp_path / "new.pth", "hollow.pt has version None")
 
 
 def test_a_name_that_does_not_fit_is_refused(tmp_path, ours):

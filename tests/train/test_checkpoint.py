@@ -167,7 +167,11 @@ def test_a_frozen_model_trains_a_classifier_that_its_weights_lack(
 
 @pytest.mark.parametrize(
     ("classes", "said"),
-    [(["a", "b"], "names 2 classes for 4 outputs"), ([1, 2, 3, 4], "a class 1;"), ([*"abca"], "two classes 'a'")],
+    [
+        (["a", "b"], "names 2 classes for 4 outputs"),
+        ([1, 2, 3, 4], "classes.0 is not as acmix writes it"),
+        ([*"abca"], "two classes 'a'"),
+    ],
 )
 def test_names_that_do_not_fit_the_outputs_are_refused(
     classes: list[Any], said: str, acmix: Any, data: Path, finished: Path, tmp_path: Path
