@@ -12,7 +12,7 @@ from typing import IO
 from PIL import Image
 
 from acmix.data.image import why_unreadable
-from acmix.data.pixels import DECODE_ERRORS, raw_mode
+from acmix.data.pixels import DECODE_ERRORS, formats, raw_mode
 from acmix.data.shards.index import LARGEST_IMAGE
 
 # the usual extension of a format, by Pillow's name
@@ -47,7 +47,7 @@ def look(content: bytes) -> Looked:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content)) as image:
+            with Image.open(io.BytesIO(content), formats=formats()) as image:
                 stored, form = raw_mode(image), image.format or ""
                 animated = bool(getattr(image, "is_animated", False))
                 image.load()
