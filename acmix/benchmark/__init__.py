@@ -19,5 +19,7 @@ What the repository publishes
     published    the figures of README.md and docs/, one module a script of benchmarks/
     detection_step   a training step of Mask R-CNN, several detectors in turn
     gpu          everything on one GPU, in one command
+    survive      killed runs beside undisturbed ones
+    processes    the same global batch on another number of processes
     hostile      mutated configurations, images and checkpoints through every command
 """
