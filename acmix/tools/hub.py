@@ -53,7 +53,7 @@ def is_snapshot(folder: Path) -> bool:
     """Whether a folder is a copy of a repository: its configuration names an architecture."""
     try:
         content = json.loads((folder / HUB_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and "architecture" in content
 

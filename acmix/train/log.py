@@ -207,7 +207,7 @@ def read_summary(path: Path) -> dict[str, Any]:
     """
     try:
         summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         summary = None
     if not isinstance(summary, dict):
         raise UsageError(f"{path} is not JSON; delete it and run the training command again, which writes it anew")

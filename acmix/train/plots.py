@@ -249,7 +249,8 @@ def parse_line(line: str) -> dict[str, Any]:
     for text in (line, line[max(0, line.rfind('{"event"')) :]):
         try:
             record = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
+            # of a number of more digits than Python reads, and of lists in lists, too
             continue
         return record if isinstance(record, dict) else {}
     return {}

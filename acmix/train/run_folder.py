@@ -196,7 +196,7 @@ def images_a_step(log: Path) -> int | None:
         with open(log, encoding="utf-8") as file:
             start = json.loads(file.readline())
         return start["config"]["train"]["batch_size"] * start["config"]["train"]["accumulation"] * start["processes"]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
 

@@ -52,6 +52,14 @@ def test_a_line_torn_by_a_kill_is_skipped(tmp_path):
     assert read_log(run).steps[-1]["step"] == 60
 
 
+@pytest.mark.parametrize("line", ["9" * 5000, "[" * 100_000, "{}", "null", '"x"'], ids=lambda line: line[:3])
+def test_a_line_that_is_no_record_is_skipped(tmp_path, line):
+    run = write_run(tmp_path)
+    with (run / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+    assert read_log(run).steps == read_log(write_run(tmp_path / "other")).steps
+
+
 def test_a_start_glued_to_a_torn_line_is_found(tmp_path):
     run = write_run(tmp_path)
     with (run / "log.jsonl").open("a") as file:
