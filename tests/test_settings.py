@@ -71,7 +71,8 @@ MINE = {
     "augment.mixup_mode": set(),
     "augment.label_smoothing": RATE,
     "optimizer.name": TEXT,
-    "optimizer.lr": POSITIVE,
+    # one that is too large ends a run at its second step, in one line
+    "optimizer.lr": {*POSITIVE, "1e30", "1e308"},
     "optimizer.eps": {"1", "1e-300"},
     "optimizer.base_batch_size": {"1", "null"},
     "optimizer.weight_decay": {"0", *POSITIVE},

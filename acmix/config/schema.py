@@ -298,7 +298,7 @@ class Optimizer(Section):
     name: Name = Field(default="adamw", examples=["sgd"])
     """One of timm's optimizers."""
 
-    lr: float = Field(default=5e-4, gt=0.0, le=100.0, examples=[1e-3])
+    lr: float = Field(default=5e-4, gt=0.0, examples=[1e-3])
     """Peak learning rate. It is meant for a batch of `optimizer.base_batch_size` and scales linearly: 5e-4 at a base
     of 512 is 1.25e-4 for a batch of 128."""
 
