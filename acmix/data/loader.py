@@ -138,7 +138,13 @@ def training_batches(
     shards = shards_of(dataset)
     order = TrainOrder(config, len(dataset), steps, rank=rank, world_size=world_size, groups=groups, shards=shards)
     loader = make_loader(
-        dataset, order, collate=collate, workers=worker_count(config), pin_memory=pin_memory, persistent=True
+        dataset,
+        order,
+        collate=collate,
+        workers=worker_count(config),
+        pin_memory=pin_memory,
+        persistent=True,
+        patience=60 * config.train.timeout_minutes,
     )
 
     def read(epoch: int, start_step: int) -> Iterator[Any]:
@@ -214,7 +220,13 @@ def evaluation_batches(
     batch_size = batch_size or config.train.batch_size
     order = ValOrder(len(dataset), batch_size, rank=rank, world_size=world_size, shards=shards_of(dataset))
     loader = make_loader(
-        dataset, order, collate=collate, workers=worker_count(config), pin_memory=pin_memory, persistent=False
+        dataset,
+        order,
+        collate=collate,
+        workers=worker_count(config),
+        pin_memory=pin_memory,
+        persistent=False,
+        patience=60 * config.train.timeout_minutes,
     )
     return ValLoader(dataset, len(order), lambda: iter(loader))
 
@@ -333,8 +345,9 @@ def make_loader(
     workers: int,
     pin_memory: bool,
     persistent: bool,
+    patience: float = 0.0,
 ) -> DataLoader[Any]:
-    """torch's loader over an order of key lists."""
+    """torch's loader over an order of key lists; after `patience` seconds without a batch it raises RuntimeError."""
     return DataLoader(
         dataset,
         batch_sampler=order,
@@ -343,6 +356,7 @@ def make_loader(
         pin_memory=pin_memory,
         persistent_workers=persistent and workers > 0,
         worker_init_fn=start_worker,
+        timeout=patience if workers else 0,
         # its own, so that starting an epoch leaves the training's generator alone
         generator=torch.Generator(),
     )

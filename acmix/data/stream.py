@@ -61,6 +61,7 @@ class StreamDataset(IterableDataset[Any]):
         self.num_classes = config.model.num_classes
         self.blank_shape = (config.model.in_chans, config.data.img_size, config.data.img_size)
         self.seed = config.train.seed
+        self.patience = 60 * config.train.timeout_minutes
         self.batch_size = batch_size
         self.rank = rank
         self.world_size = world_size
@@ -263,6 +264,7 @@ def batches(stream: StreamDataset, epoch: int, *, workers: int, pin_memory: bool
         num_workers=workers,
         pin_memory=pin_memory,
         worker_init_fn=start_worker,
+        timeout=stream.patience if workers else 0,
         generator=generator,
     )
     for batch in loader:

@@ -21,6 +21,7 @@ from torch import Tensor
 from acmix.config import Config, dump, without_effect
 from acmix.data.classes import as_trained
 from acmix.data.dataset import OtherClasses
+from acmix.data.worker import kill_readers
 from acmix.errors import UsageError
 from acmix.layers import path_rates
 from acmix.models.freezing import keep_statistics
@@ -52,6 +53,8 @@ from acmix.train.worker_error import Failed
 DRAW_SECONDS = 60.0
 # what PyTorch says of a reading process that is gone
 READER_LOST = "DataLoader worker (pid"
+# and of those that give nothing
+READERS_SILENT = "DataLoader timed out after"
 
 
 def train(config: Config, output: Path | DefaultFolder) -> dict[str, Any]:
@@ -85,6 +88,13 @@ def train(config: Config, output: Path | DefaultFolder) -> dict[str, Any]:
                 run.log.close()
     except RuntimeError as error:
         # PyTorch raises it wherever the process is at work, while it tidies up, too
+        if READERS_SILENT in str(error):
+            kill_readers()
+            raise Failed(
+                f"no images came from the reading processes for {config.train.timeout_minutes:g} minutes "
+                "(train.timeout_minutes): the storage is slow or gone, or one of them hangs; run the same command "
+                "again to go on"
+            ) from error
         if READER_LOST not in str(error):
             raise
         said = " ".join(str(error).split("\n")[0].split())
@@ -354,6 +364,8 @@ class Run:
         """Measures the model on the validation images; ends the run where its loss is no number."""
 
         self.world.signs.doing = f"evaluating after step {self.state.step}"
+        # the readers are forked now: the fewer threads are at work then, the better, see docs/LOG.md of 2026-11-26
+        self.agreement.settle()
 
         def on_batch(batch: Any) -> None:
             self.note_unreadable(batch, self.val_batches.dataset)

@@ -17,6 +17,7 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
+from acmix.data.worker import kill_readers
 from acmix.train.words import LAUNCHER_PROCESS
 
 # A terminal and a launcher may both pass one Ctrl-C on; within this time they count as one.
@@ -94,6 +95,7 @@ def end_with_launcher() -> None:
             time.sleep(LOOK_SECONDS)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(ORPHAN_SECONDS)
+        kill_readers()
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
     threading.Thread(target=look, daemon=True, name="launcher").start()

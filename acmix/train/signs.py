@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 # seconds between two signs, and how old the newest may be before it is told
 BEAT, SILENCE = 2.0, 5.0
+# times in a row that the others' store takes nothing, as where the launcher is gone
+MOST_FAILS = 3
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Signs:
     size: int = 1
     store: Any = None
     doing: str = "starting"
+    fails: int = 0
     done: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> Signs:
@@ -36,11 +38,14 @@ class Signs:
         return self
 
     def tell(self) -> None:
-        """Tells what is being done until the end."""
-        while True:
-            with suppress(RuntimeError):
-                sign = {"doing": self.doing, "time": time.time()}
+        """Tells what is being done, until the end or until nobody takes it any more."""
+        while self.fails < MOST_FAILS:
+            sign = {"doing": self.doing, "time": time.time()}
+            try:
                 self.store.set(f"sign {self.rank}", json.dumps(sign))
+                self.fails = 0
+            except RuntimeError:
+                self.fails += 1
             if self.done.wait(BEAT):
                 return
 

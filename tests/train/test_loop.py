@@ -20,10 +20,12 @@ from acmix import config as configuration
 from acmix.data import Batch
 from acmix.errors import UsageError
 from acmix.layers import Mixed
+from acmix.train import step
 from acmix.train.checkpoint import read
 from acmix.train.distributed import join
 from acmix.train.loop import Run, train
 from acmix.train.signals import StopRequest
+from acmix.train.step import Step
 from tests.support.checks import assert_same_bits
 from tests.support.tiny import PLAIN, last, tiny_config
 
@@ -76,13 +78,13 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(data: Path, tmp_
 
 
 def test_chance_is_drawn_anew_at_every_step(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, drawn = Run.one_step, list[tuple[float, float, float]]()
+    plain, drawn = step.seed_everything, list[tuple[float, float, float]]()
 
-    def one_step(run: Run, batches: list[Batch]) -> object:
+    def seed_everything(*parts: int) -> None:
+        plain(*parts)
         drawn.append((torch.rand(()).item(), float(np.random.rand()), random.random()))
-        return plain(run, batches)
 
-    monkeypatch.setattr(Run, "one_step", one_step)
+    monkeypatch.setattr(step, "seed_everything", seed_everything)
     train(tiny_config(data, "train.epochs=2"), tmp_path)
     assert [len(set(values)) for values in zip(*drawn, strict=True)] == [4, 4, 4]
 
@@ -98,9 +100,9 @@ def plain(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     """How each forward pass of a run's steps was computed."""
-    plain, passes = Run.one_step, list[dict[str, Any]]()
+    plain, passes = Step.take, list[dict[str, Any]]()
 
-    def one_step(run: Run, batches: list[Batch]) -> object:
+    def take(run: Step, batches: list[Batch]) -> object:
         def look(module: nn.Module, arguments: tuple[torch.Tensor]) -> None:
             passes.append(
                 dict(
@@ -119,7 +121,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
         with run.state.model.register_forward_pre_hook(look), block.register_forward_pre_hook(count):
             return plain(run, batches)
 
-    monkeypatch.setattr(Run, "one_step", one_step)
+    monkeypatch.setattr(Step, "take", take)
     yield passes
     torch.use_deterministic_algorithms(False)
 

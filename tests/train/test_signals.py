@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,11 +16,14 @@ from typing import Any
 import pytest
 
 from acmix.data import Batch
+from acmix.data.dataset import ImageDataset
 from acmix.tasks import classify
 from acmix.train import checkpoint, launch
 from acmix.train.loop import Run, train
 from acmix.train.plots import read_log
 from acmix.train.signals import Stopped
+from acmix.train.step import Step
+from acmix.train.worker_error import Failed
 from tests.support.checks import assert_same_bits
 from tests.support.paths import ROOT
 from tests.support.processes import PATIENCE, Forked, command, free_port, python, run_module
@@ -49,14 +53,14 @@ def handled(number: int, how: signal.Handlers) -> Iterator[None]:
 def signal_within_step(step: int, number: int) -> Iterator[None]:
     """Sends this very process a signal while a run computes a step, counted from 1."""
 
-    def one_step(run: Run, batches: list[Batch]) -> object:
+    def take(run: Step, batches: list[Batch]) -> object:
         if run.state.step + 1 == step:
             os.kill(os.getpid(), number)
         return plain(run, batches)
 
-    plain = Run.one_step
+    plain = Step.take
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "one_step", one_step)
+        patch.setattr(Step, "take", take)
         yield
 
 
@@ -125,12 +129,12 @@ def test_a_run_stopped_while_it_evaluates_does_not_wait_and_evaluates_again(
 def stand_still(step: int, arguments: list[str]) -> None:
     """`python -m acmix`, which computes a step, counted from 1, no sooner than a signal to stop has come."""
 
-    def one_step(run: Run, batches: list[Batch]) -> object:
+    def take_step(run: Run, batches: list[Batch]) -> float:
         while run.state.step + 1 == step and not run.stop.signal:
             time.sleep(0.01)
         return plain(run, batches)
 
-    plain, Run.one_step = Run.one_step, one_step  # type: ignore[method-assign]
+    plain, Run.take_step = Run.take_step, take_step  # type: ignore[method-assign]
     run_module("acmix", arguments)
 
 
@@ -310,15 +314,15 @@ def wait_until(holds: Callable[[], bool]) -> None:
 KILLED_ONCE = """
 import os, signal, sys
 from pathlib import Path
-from acmix.train.loop import Run
-plain = Run.one_step
-def one_step(run, batches):
+from acmix.train.step import Step
+plain = Step.take
+def take(run, batches):
     flag = Path(os.environ["KILLED"])
     if run.state.step + 1 == int(os.environ["KILL_AT"]) and os.environ["RANK"] == "1" and not flag.exists():
         flag.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return plain(run, batches)
-Run.one_step = one_step
+Step.take = take
 import acmix.cli
 sys.argv[0] = "acmix"
 acmix.cli.main()
@@ -359,6 +363,26 @@ def run_launched(restarts: int, script: Path, arguments: list[str], environment:
 
 def launched_with(restarts: int, command: list[str]) -> None:
     sys.exit(launch.launch(2, command, restarts=restarts))
+
+
+@pytest.mark.parametrize("where", ["before it listens", "within an image"])
+def test_a_reader_that_hangs_ends_the_run_in_one_line_and_is_gone(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """As one did for ever that was forked while another thread was being made."""
+
+    def hang(*_: object) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        time.sleep(PATIENCE)
+
+    if where == "within an image":
+        monkeypatch.setattr(ImageDataset, "picture", hang)
+    else:
+        monkeypatch.setattr("acmix.data.loader.start_worker", hang)
+    config = tiny_config(data, "data.workers=1", "train.timeout_minutes=0.02")
+    with pytest.raises(Failed, match=r"no images came from the reading processes for 0\.02 minutes"):
+        train(config, tmp_path / "run")
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.slow
