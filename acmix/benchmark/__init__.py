@@ -21,5 +21,6 @@ What the repository publishes
     gpu          everything on one GPU, in one command
     survive      killed runs beside undisturbed ones
     processes    the same global batch on another number of processes
+    faults       what runs are put through, and what becomes of them
     hostile      mutated configurations, images and checkpoints through every command
 """

@@ -95,6 +95,7 @@ class Setting:
         config: the file of its configuration.
         whole: the folder of the undisturbed run.
         seconds: that it took.
+        overrides: settings beside the file's.
     """
 
     kind: str
@@ -102,6 +103,7 @@ class Setting:
     config: Path
     whole: Path
     seconds: float = 0.0
+    overrides: tuple[str, ...] = ()
 
     @property
     def task(self) -> str:
@@ -111,8 +113,9 @@ class Setting:
     def command(self, data: Path) -> list[str]:
         """The command line; the folder is told by OUTPUT."""
         if self.processes == 1:
-            return [sys.executable, "-m", "acmix", "train", str(self.config), "--data", str(data)]
-        return [sys.executable, "-m", "acmix.train.launch", str(self.processes), str(self.config), str(data)]
+            return [sys.executable, "-m", "acmix", "train", str(self.config), "--data", str(data), *self.overrides]
+        launcher = [sys.executable, "-m", "acmix.train.launch", str(self.processes)]
+        return [*launcher, str(self.config), str(data), *self.overrides]
 
 
 @dataclass
@@ -191,24 +194,29 @@ def undisturbed(folder: Path, kinds: Sequence[str]) -> list[Setting]:
     """Writes images and configurations, and runs each setting once to its end, where it has not been yet."""
     settings = []
     for kind in kinds:
-        write_images(kind, folder)
-        config = folder / f"{kind}.yaml"
         for processes in PROCESSES:
-            setting = Setting(kind, processes, config, folder / f"whole_{kind}_{processes}")
-            tree = {**TASKS[setting.task], "train": TRAIN, "schedule": {"warmup_epochs": 1}}
-            config.write_text(yaml.safe_dump(tree), encoding="utf-8")
-            took = setting.whole.with_suffix(".seconds")
-            if not took.is_file():
-                shutil.rmtree(setting.whole, ignore_errors=True)
-                began = time.monotonic()
-                status, said = call(setting, folder, setting.whole)
-                if status != 0:
-                    raise UsageError(f"the undisturbed run of {kind} ended with status {status}: {said}")
-                took.write_text(f"{time.monotonic() - began:.1f}", encoding="utf-8")
-            setting.seconds = float(took.read_text(encoding="utf-8"))
-            print(f"undisturbed: {kind}, {counted(processes, 'process', 'es')}, {setting.seconds:.1f} s", flush=True)
+            setting = Setting(kind, processes, folder / f"{kind}.yaml", folder / f"whole_{kind}_{processes}")
+            run_whole(setting, folder)
             settings.append(setting)
     return settings
+
+
+def run_whole(setting: Setting, folder: Path) -> None:
+    """Runs a setting once to its end, undisturbed, where it has not been yet; notes how long that took."""
+    kind = setting.kind
+    write_images(kind, folder)
+    tree = {**TASKS[setting.task], "train": TRAIN, "schedule": {"warmup_epochs": 1}}
+    setting.config.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    took = setting.whole.with_suffix(".seconds")
+    if not took.is_file():
+        shutil.rmtree(setting.whole, ignore_errors=True)
+        began = time.monotonic()
+        status, said = call(setting, folder, setting.whole)
+        if status != 0:
+            raise UsageError(f"the undisturbed run of {kind} ended with status {status}: {said}")
+        took.write_text(f"{time.monotonic() - began:.1f}", encoding="utf-8")
+    setting.seconds = float(took.read_text(encoding="utf-8"))
+    print(f"undisturbed: {kind}, {counted(setting.processes, 'process', 'es')}, {setting.seconds:.1f} s", flush=True)
 
 
 def write_images(kind: str, folder: Path) -> None:
@@ -264,7 +272,10 @@ def call(setting: Setting, folder: Path, output: Path, kill: Kill | None = None)
         began = printed.tell()
         process = subprocess.Popen(command, env=environment, stdout=printed, stderr=printed, start_new_session=True)
         try:
-            process.wait(kill.after if kill else LONGEST)
+            if kill:
+                kill.wait(process, output)
+            else:
+                process.wait(LONGEST)
         except subprocess.TimeoutExpired:
             if kill:
                 kill.strike(process, output)
@@ -296,6 +307,14 @@ class Kill:
     one: bool
     draw: random.Random
     moment: str = ""
+
+    def wait(self, process: subprocess.Popen[bytes], output: Path) -> None:
+        """Waits for its moment.
+
+        Raises:
+            TimeoutExpired: it has come, and the process still runs.
+        """
+        process.wait(self.after)
 
     def strike(self, process: subprocess.Popen[bytes], output: Path) -> None:
         """Sends SIGKILL."""

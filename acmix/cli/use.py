@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -165,4 +166,5 @@ def report(
     """
     from acmix.tools.report import report as run
 
-    say(console, f"report: {run(run_folder, data=data, device=device)}")
+    page = run(run_folder, data=data, device=device, tell=partial(say, console))
+    say(console, f"report: {page}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,12 @@ __all__ = ["report"]
 
 
 def report(
-    run_dir: str | os.PathLike[str], *, data: str | None = None, samples: int = 24, device: str = "auto"
+    run_dir: str | os.PathLike[str],
+    *,
+    data: str | None = None,
+    samples: int = 24,
+    device: str = "auto",
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Writes `report.html` into a run folder; the page needs no other file and makes no request.
 
@@ -40,6 +46,7 @@ def report(
         data: where the images lie now; None: where the run's configuration says.
         samples: how many predictions to show.
         device: where the predictions are made: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        tell: gets the line that says why there are no predictions, where there are none.
 
     Returns:
         The page's path.
@@ -57,6 +64,9 @@ def report(
     config = configuration.load(run_dir / "config.yaml")
     log = read_log(run_dir)
     summary = read_summary(run_dir / "summary.json")
+    predicted = validation_sections(run_dir, config, data, samples, place)
+    if predicted["problem"]:
+        tell(predicted["problem"])
     page = (
         environment()
         .get_template("report.html")
@@ -72,7 +82,7 @@ def report(
             paths=sections.paths(log),
             unreadable=sections.unreadable(log),
             config=escape(configuration.dump(config)),
-            **validation_sections(run_dir, config, data, samples, place),
+            **predicted,
         )
     )
     return write_atomically(run_dir / "report.html", page.encode())

@@ -135,6 +135,17 @@ def newest(path: Path, lines: list[str]) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
+def fault_of(path: Path) -> str:
+    """Why a checkpoint that should be there cannot be used; "" where it can."""
+    if not path.is_file():
+        return f"{path} is gone"
+    try:
+        read(path)
+    except UsageError as error:
+        return str(error).partition(";")[0]
+    return ""
+
+
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads one of our checkpoints without executing anything from it.
 

@@ -192,6 +192,8 @@ class Run:
                 f"{self.output}: this run is finished, after {done}; to go on, raise train.{self.state.ended} and "
                 f"{ask_for(self.output)}; to train anew, name another folder"
             )
+            if self.state.fault_of_best:
+                self.log.say(self.state.fault_of_best)
             written = read_summary(summary_file)
             if written.get("steps") == self.state.step:
                 return written

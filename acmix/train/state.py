@@ -76,6 +76,8 @@ class State:
         self.damaged: list[str] = []
         self.found = checkpoint.newest(self.last, self.damaged)
         begins = self.found is None
+        # read by every process here, before the first puts it aside
+        self.fault_of_best = "" if begins else checkpoint.fault_of(self.best_path)
         self.model = task.build(download=begins and not config.model.checkpoint)
         check_architecture(config, "a checkpoint of this run")
         self.memory_format = memory_format(self.model, settings.channels_last, world.device)
@@ -270,12 +272,15 @@ class State:
                 os.replace(each, each.with_name(f"damaged-{each.name}"))
 
     def miss_best(self) -> None:
-        """Notices that best.pt is gone: the best from here on takes its place."""
-        if self.best and not self.best_path.is_file():
-            self.changes.append(
-                f"{self.best_path} of epoch {self.best.get('epoch')} is gone: the best epoch to come takes its place"
-            )
-            self.best = {}
+        """Notices that best.pt is gone or damaged: the best from here on takes its place."""
+        if not (self.best and self.fault_of_best):
+            self.fault_of_best = ""
+            return
+        self.fault_of_best += f": the best epoch to come takes its place, not that of epoch {self.best.get('epoch')}"
+        self.changes.append(self.fault_of_best)
+        self.best = {}
+        if self.world.is_first and self.best_path.is_file():
+            os.replace(self.best_path, self.best_path.with_name(f"damaged-{self.best_path.name}"))
 
     def check_fits(self, saved: dict[str, Any], where: str) -> None:
         """Refuses a checkpoint that this run cannot resume from, and notes the settings that changed."""

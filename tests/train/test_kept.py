@@ -101,16 +101,20 @@ def test_where_all_are_damaged_the_run_ends_and_loses_nothing(forty: Path, tmp_p
     assert {file: file.read_bytes() for file in (tmp_path / "checkpoints").iterdir()} == before
 
 
-def test_a_missing_best_is_noticed_and_written_again(
-    forty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("damage", [Path.unlink, torn, flipped])
+def test_a_missing_or_damaged_best_is_noticed_and_written_again(
+    forty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Any
 ) -> None:
     train(tiny_config(forty), tmp_path)
     best = tmp_path / "checkpoints" / "best.pt"
-    best.unlink()
+    damage(best)
     capsys.readouterr()
+    said_of = {Path.unlink: "is gone", torn: "is truncated", flipped: "is damaged"}[damage]
+    # a finished run says it, too
+    train(tiny_config(forty), tmp_path)
+    assert f"best.pt {said_of}" in capsys.readouterr().out
     train(tiny_config(forty, "train.epochs=3"), tmp_path)
-    assert "best.pt of epoch " in (said := capsys.readouterr().out)
-    assert "is gone: the best epoch to come takes its place" in said
+    assert "best.pt is gone: the best epoch to come takes its place" in capsys.readouterr().out
     assert checkpoint.read(best)["epoch"] == 3
 
 
