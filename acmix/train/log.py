@@ -10,8 +10,11 @@ import platform
 import shlex
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,17 @@ from acmix.train.terminal import new_console, say
 IMPORT_ERRORS = (ImportError, AttributeError, TypeError, ValueError, RuntimeError, OSError, SyntaxError)
 # On a terminal that is no terminal, a line this often.
 PLAIN_SECONDS = 10.0
+
+
+def without_boards(before: Callable[[Any], object], met: Any) -> None:
+    """A hook for what ends a thread: not for TensorBoard's, which hands an error on to `RunLog` as well.
+
+    Args:
+        before: the hook for all others.
+        met: as `threading.excepthook` gets it.
+    """
+    if not (isinstance(met.exc_value, OSError) and type(met.thread).__module__.startswith("tensorboard.")):
+        before(met)
 
 
 class RunLog:
@@ -79,6 +93,7 @@ class RunLog:
         try:
             self.file = open(self.folder / "log.jsonl", "a", encoding="utf-8")  # noqa: SIM115  closed by close()
             if tensorboard and (writer := self.tensorboard_writer()):
+                threading.excepthook = partial(without_boards, threading.excepthook)
                 # a killed run may have recorded later steps, which are recorded again
                 self.board = writer(str(self.folder / "tensorboard"), purge_step=first_step + 1)
         except UnicodeEncodeError:
@@ -191,7 +206,9 @@ class RunLog:
         """Ends the bar and closes the files."""
         self.progress.stop()
         if self.file is not None:
-            self.file.close()
+            # what it could not write has been said
+            with suppress(OSError):
+                self.file.close()
         if self.board is not None:
             try:
                 self.board.close()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from acmix.errors import UsageError
+from acmix.train.log import RunLog
 from acmix.train.loop import train
 from acmix.train.plots import read_log
 from tests.support.images import make_image_folder
@@ -108,3 +110,36 @@ def test_a_run_goes_on_where_tensorboard_cannot_write(
     monkeypatch.setattr(SummaryWriter, "close", full)
     assert train(tiny_config(data, "train.tensorboard=true", "train.epochs=1"), tmp_path)["epochs"] == 1
     assert capsys.readouterr().out.count("no more event files for TensorBoard are written") == 1
+
+
+def test_tensorboards_own_thread_prints_no_traceback_where_the_disk_is_full(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    plain = RecordWriter.write
+
+    def full(writer: Any, record: bytes) -> None:
+        if (tmp_path / "log.jsonl").read_text().count('"event": "step"'):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        plain(writer, record)
+
+    # pytest has a hook of its own there
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+    monkeypatch.setattr(RecordWriter, "write", full)
+    assert train(tiny_config(data, "train.tensorboard=true", "train.epochs=1"), tmp_path)["epochs"] == 1
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    assert said.out.count("no more event files for TensorBoard are written") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_told_by_what_could_not_be_written(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, active=True, keep=True, tensorboard=False, total_steps=1, first_step=0, shown=())
+    assert log.file is not None
+    log.file.close()
+    log.file = open("/dev/full", "w")  # noqa: SIM115  closed below
+    with pytest.raises(UsageError, match="cannot write /dev/full: No space left"):
+        log.write("step", step=1)
+    log.close()
+    assert log.file.closed
