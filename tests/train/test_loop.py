@@ -242,7 +242,7 @@ def in_fused_kernel(event: Any) -> bool:
 def test_a_step_reads_nothing_that_it_computes(data: Path, tmp_path: Path, changes: tuple[str, ...]) -> None:
     with StopRequest() as stop, join() as world, ExitStack() as held_open:
         run = Run(tiny_config(data, *changes), tmp_path, world, stop, held_open)
-        run.in_step.train()
+        run.in_step.module.train()
         micro_batches = list(run.train_batches.epoch(0))
         assert len(micro_batches) == 4
         # what is made once is made
