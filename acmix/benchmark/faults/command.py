@@ -76,6 +76,8 @@ def main(root: Path) -> int:
     for name in names:
         do, cases, processes = FAULTS[name]
         found = do(setting_of(processes, folder), folder, kept, min(cases, asked.cases or cases))
+        for each in found:
+            each["line"] = each["line"].replace(str(folder), "DIR")
         write_rows(asked.results / "faults.csv", found, device_name(torch.device("cpu")))
         rows += found
     for each in rows:
