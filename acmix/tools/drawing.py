@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import colorsys
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,8 @@ from acmix.tools.found import Detected, FoundObject, Region, Segmented
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]
+# pixels of a drawing; a larger picture is drawn at a fraction of its size
+MOST_DRAWN = 2**25
 # pixels that the longer side of a drawing has at least, so that names can be read on a small picture
 LEGIBLE = 480
 # how much of a colour covers the picture, within a mask and at its edge
@@ -68,19 +71,21 @@ def draw(found: Detected | Segmented, picture: Image.Image) -> Image.Image:
 
 def draw_objects(picture: Image.Image, objects: Sequence[FoundObject]) -> Image.Image:
     """Boxes with names and scores, and masks where there are some; the surest on top."""
-    canvas, factor = enlarged(picture)
+    step = pixels_left_out(picture)
+    canvas, factor = enlarged(picture.reduce(step))
     tags = []
     for each in sorted(objects, key=lambda each: each.score):
         colour = colour_of(each.label - 1)
         if (mask := each.mask) is not None:
-            cover(canvas, np.kron(mask, np.ones((factor, factor), dtype=bool)), colour)
+            cover(canvas, np.kron(mask[::step, ::step], np.ones((factor, factor), dtype=bool)), colour)
         tags.append(Tagged(each.box, f"{short(each.name)} {each.score:.2f}", colour))
-    return draw_tags(canvas, tags, factor)
+    return draw_tags(canvas, tags, factor / step)
 
 
 def veiled(picture: Image.Image, labels: np.ndarray[Any, Any], ignored: int | None = None) -> Image.Image:
     """The picture under the colours of its classes (h, w); pixels of the label `ignored` stay grey."""
-    canvas, factor = enlarged(picture)
+    step = pixels_left_out(picture)
+    (canvas, factor), labels = enlarged(picture.reduce(step)), labels[::step, ::step]
     colours = np.array([colour_of(label) for label in range(int(labels.max()) + 1)], dtype=np.float32)
     grey = np.asarray(canvas.convert("L"), dtype=np.float32)[..., None]  # (H, W, 1)
     pixels = np.broadcast_to(DARKEST + (LIGHTEST - DARKEST) / 255 * grey, (*grey.shape[:2], 3))
@@ -121,6 +126,11 @@ def blended(colour: Colour) -> Colour:
     middle = (DARKEST + LIGHTEST) / 2
     red, green, blue = (round((1 - PAINT) * middle + PAINT * channel) for channel in colour)
     return red, green, blue
+
+
+def pixels_left_out(picture: Image.Image) -> int:
+    """Of a picture too large to be looked at, every how many-th pixel of a side is drawn; 1: all of them."""
+    return max(1, math.ceil(math.sqrt(picture.width * picture.height / MOST_DRAWN)))
 
 
 def enlarged(picture: Image.Image) -> tuple[Image.Image, int]:

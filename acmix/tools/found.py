@@ -160,7 +160,11 @@ class Segmented:
 
 def regions_of(labels: Array, names: list[str]) -> list[Region]:
     """The classes of a label map (h, w), the largest first; classes without a name are numbered."""
-    labels_there, counts = np.unique(labels, return_counts=True)
+    # row by row: np.unique would sort all pixels, and np.bincount count in 64 bits
+    most = int(labels.max()) + 1
+    counts = sum((np.bincount(row, minlength=most) for row in labels), np.zeros(most, dtype=np.int64))
+    labels_there = np.flatnonzero(counts)
+    counts = counts[labels_there]
     found = [
         Region(names[label] if label < len(names) else str(label), label, count / labels.size)
         for label, count in zip(labels_there.tolist(), counts.tolist(), strict=True)

@@ -113,5 +113,5 @@ def names_for(image: str) -> Iterator[str]:
 
 def label_map(labels: np.ndarray[Any, Any], first_label: int) -> Image.Image:
     """A label map as the data sets have them: the value of the first class is `first_label`; 8 bits where they do."""
-    values = labels.astype(np.int64) + first_label
-    return Image.fromarray(values.astype(np.uint8 if values.max() <= 255 else np.uint16))
+    kind = np.uint8 if int(labels.max()) + first_label <= 255 else np.uint16
+    return Image.fromarray(labels.astype(kind) + kind(first_label))

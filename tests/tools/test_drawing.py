@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from acmix.tools import drawing
 from acmix.tools.drawing import Tagged, colour_of, draw, draw_tags, free_place, overlap, short
 from acmix.tools.found import Detected, FoundObject, Segmented, regions_of
 from acmix.tools.run_length import mask_to_text
@@ -106,3 +107,14 @@ def test_dashes_leave_gaps() -> None:
     row = np.asarray(drawn)[50, 60:540]
     share = (row == (255, 0, 0)).all(-1).mean()
     assert 0.3 < share < 0.7
+
+
+def test_a_very_large_picture_is_drawn_at_a_fraction_of_its_size(monkeypatch):
+    monkeypatch.setattr(drawing, "MOST_DRAWN", 300 * 200)
+    picture, labels = Image.new("RGB", (1199, 800), (90, 90, 90)), np.zeros((800, 1199), dtype=np.uint8)
+    labels[400:] = 1
+    half = drawing.veiled(picture, labels)
+    # and small ones enlarged
+    assert half.size == (600, 400)
+    whole = drawing.veiled(picture.reduce(4), labels[::4, ::4])
+    assert np.array_equal(np.asarray(half), np.asarray(whole))
