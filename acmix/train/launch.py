@@ -185,4 +185,8 @@ def variables(**values: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ended = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # all is done: PyTorch's threads, which wait for other machines, could abort this process on its way out
+    os._exit(ended)

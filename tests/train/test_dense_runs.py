@@ -133,7 +133,13 @@ def test_a_classifier_s_body_is_taken_and_its_head_named_as_left_out(
     body = json.dumps(SWIN["args"])
     train(tiny_config(photos, f"model.args={body}", "train.epochs=1"), tmp_path / "classifier")
     checkpoint = tmp_path / "classifier" / "checkpoints" / "best.pt"
-    short = ("train.steps=1", f"model.checkpoint={checkpoint}", "optimizer.lr=1e-20", "optimizer.weight_decay=0")
+    short = (
+        "train.steps=1",
+        f"model.checkpoint={checkpoint}",
+        "optimizer.lr=1e-20",
+        "schedule.min_lr=0",
+        "optimizer.weight_decay=0",
+    )
     train(dense_config(task, scenes[task], *short, "schedule.warmup_steps=0"), tmp_path / "run")
     [start, *_] = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     told = start["weights"]
@@ -183,7 +189,13 @@ def test_a_plain_state_dict_of_a_whole_model_gives_its_head_too(
     given = last(wholes[task])["model"]
     file = tmp_path / "weights.pth"
     torch.save({wrap: given} if wrap == "state_dict" else {wrap + key: value for key, value in given.items()}, file)
-    frozen = ("train.steps=1", "optimizer.lr=1e-20", "optimizer.weight_decay=0", "schedule.warmup_steps=0")
+    frozen = (
+        "train.steps=1",
+        "optimizer.lr=1e-20",
+        "schedule.min_lr=0",
+        "optimizer.weight_decay=0",
+        "schedule.warmup_steps=0",
+    )
     train(dense_config(task, scenes[task], f"model.checkpoint={file}", *frozen), tmp_path / "run")
     told = started(tmp_path / "run")
     assert (told["drawn"], told["left_out"], len(told["taken"])) == ({}, [], len(given))

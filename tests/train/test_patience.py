@@ -71,14 +71,14 @@ def test_a_resumed_run_ends_at_the_same_epoch_with_the_same_bits(
     whole = train(tiny_config(data, *MOVING), tmp_path / "whole")
     assert whole["ended"] == "patience"
     assert whole["epochs"] >= 3
-    plain = Run.one_step
+    plain = Run.take_step
 
-    def one_step(run: Run, batches: list[Batch]) -> object:
+    def take_step(run: Run, batches: list[Batch]) -> float:
         if run.state.step + 1 == stopped_in and not run.first_step:
             os.kill(os.getpid(), signal.SIGTERM)
         return plain(run, batches)
 
-    monkeypatch.setattr(Run, "one_step", one_step)
+    monkeypatch.setattr(Run, "take_step", take_step)
     with pytest.raises(Stopped):
         train(tiny_config(data, *MOVING), tmp_path / "stopped")
     resumed = train(tiny_config(data, *MOVING), tmp_path / "stopped")
@@ -90,14 +90,14 @@ def test_a_resumed_run_ends_at_the_same_epoch_with_the_same_bits(
 def test_patience_asked_for_within_an_epoch_waits_for_its_end(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = Run.one_step
+    plain = Run.take_step
 
-    def one_step(run: Run, batches: list[Batch]) -> object:
+    def take_step(run: Run, batches: list[Batch]) -> float:
         if run.state.step + 1 == 7 and not run.first_step:
             os.kill(os.getpid(), signal.SIGTERM)
         return plain(run, batches)
 
-    monkeypatch.setattr(Run, "one_step", one_step)
+    monkeypatch.setattr(Run, "take_step", take_step)
     with pytest.raises(Stopped):
         train(tiny_config(data, *STILL), tmp_path)
     assert last(tmp_path)["step"] == 7
