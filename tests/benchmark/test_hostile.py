@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import random
 import signal
@@ -29,6 +30,9 @@ from acmix.released.safe_load import safe_load
 from acmix.tasks import task_of
 from acmix.tools.convert import convert
 from acmix.train.checkpoint import restore_model, save
+
+ROOT = Path(__file__).resolve().parents[2]
+COUNTED = ("cases", "refused", "accepted", "tracebacks", "hangs", "requests", "executed")
 
 # of quantised and nested tensors, which torch is about to drop or to change
 pytestmark = [
@@ -170,3 +174,15 @@ def test_code_that_ran_is_seen_by_what_it_wrote(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     result = forked(lambda: canary.write_text("x"), tmp_path / "said", canary=canary)
     assert (result.executed, canary.exists()) == (1, False)
+
+
+def test_the_page_of_bounds_tells_what_was_measured() -> None:
+    with (ROOT / "benchmarks" / "results" / "hostile.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["command"] != "as typed"]
+    page = (ROOT / "docs" / "bounds.md").read_text(encoding="utf-8")
+    for kind in ("configurations", "images", "checkpoints"):
+        of_it = [row for row in rows if row["kind"] == kind]
+        sums = [sum(int(row[name]) for row in of_it) for name in COUNTED]
+        most = max(int(row["most_mib"]) for row in of_it)
+        cells = [kind, *(f"{each:,}" for each in sums), f"{most:,}"]
+        assert f"| {' | '.join(cells)} |" in page
