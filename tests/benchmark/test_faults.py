@@ -59,7 +59,7 @@ def test_damage_is_damage(tmp_path: Path, how: str) -> None:
     said = flips.damage(file, random.Random(0), how)
     assert said.startswith(how)
     damaged = file.read_bytes()
-    changed = sum(one != other for one, other in zip(damaged, whole, strict=False))
+    changed = sum(one != other for one, other in zip(damaged, whole[: len(damaged)], strict=True))
     assert (len(damaged) == len(whole), changed) == ((True, 1) if how == "flipped" else (False, 0))
     assert not flips.content_is(file, content)
 

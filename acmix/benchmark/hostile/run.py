@@ -18,12 +18,12 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -108,27 +108,20 @@ def all_of(ground: Ground, counts: dict[str, int], seed: int, jobs: int, root: P
     """The rows of every mutant, a list each, from several processes that share them."""
     mutants = [(kind, number) for kind, many in counts.items() for number in numbers(kind, many)]
     notes, told = os.pipe()
-    workers = []
-    for job in range(jobs):
-        process = os.fork()
-        if process == 0:
-            os.close(notes)
-            status = 1
-            try:
-                for kind, number in mutants[job::jobs]:
-                    file = ground.folder / "rows" / f"{kind}_{number}.json"
-                    if not file.exists():
-                        rows = rows_of(ground, kind, number, seed)
-                        file.parent.mkdir(exist_ok=True)
-                        write_atomically(file, json.dumps(rows).encode())
-                    os.write(told, f"{file}\n".encode())
-                status = 0
-            except Exception:
-                traceback.print_exc()
-                raise
-            finally:
-                os._exit(status)
-        workers.append(process)
+
+    def work(job: int) -> None:
+        for kind, number in mutants[job::jobs]:
+            file = ground.folder / "rows" / f"{kind}_{number}.json"
+            if not file.exists():
+                rows = rows_of(ground, kind, number, seed)
+                file.parent.mkdir(exist_ok=True)
+                write_atomically(file, json.dumps(rows).encode())
+            os.write(told, f"{file}\n".encode())
+
+    # forked, so that what is imported is there; a traceback is printed by the process that meets it
+    workers = [multiprocessing.get_context("fork").Process(target=work, args=(job,)) for job in range(jobs)]
+    for worker in workers:
+        worker.start()
     os.close(told)
     with open(notes, encoding="utf-8") as lines, (ground.folder / "cases.jsonl").open("w", encoding="utf-8") as log:
         for line in lines:
@@ -136,7 +129,9 @@ def all_of(ground: Ground, counts: dict[str, int], seed: int, jobs: int, root: P
             for row in rows:
                 print(json.dumps(row), file=log, flush=True)
             yield rows
-    if any(os.waitpid(process, 0)[1] for process in workers):
+    for worker in workers:
+        worker.join()
+    if any(worker.exitcode for worker in workers):
         raise UsageError("a process of this trial failed; its traceback stands above")
 
 
