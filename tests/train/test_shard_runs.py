@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ import pytest
 from acmix.errors import UsageError
 from acmix.train.loop import train
 from acmix.train.signals import Stopped
-from acmix.train.step import Step
 from tests.support.checks import assert_same_bits
 from tests.support.processes import command
 from tests.support.shards import served, write_shards
 from tests.support.tiny import last, tiny_config, write_config
+from tests.support.within import signal_within_step
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -33,17 +32,8 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_bits(
     config = tiny_config(shards, "train.accumulation=1")
     train(config, tmp_path / "whole")
 
-    plain = Step.take
-
-    def take(step: Step, batches: list[object]) -> object:
-        if step.state.step + 1 == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return plain(step, batches)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Step, "take", take)
-        with pytest.raises(Stopped):
-            train(config, tmp_path / "parts")
+    with signal_within_step(6, signal.SIGTERM), pytest.raises(Stopped):
+        train(config, tmp_path / "parts")
     assert last(tmp_path / "parts")["step"] == 6
     with pytest.raises(UsageError, match=r"data\.shuffle_shards"):
         train(tiny_config(shards, "train.accumulation=1", "data.shuffle_shards=2"), tmp_path / "parts")

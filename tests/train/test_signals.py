@@ -22,12 +22,12 @@ from acmix.train import checkpoint, launch
 from acmix.train.loop import Run, train
 from acmix.train.plots import read_log
 from acmix.train.signals import Stopped
-from acmix.train.step import Step
 from acmix.train.worker_error import Failed
 from tests.support.checks import assert_same_bits
 from tests.support.paths import ROOT
 from tests.support.processes import PATIENCE, Forked, command, free_port, python, run_module
 from tests.support.tiny import last, tiny_config, write_config
+from tests.support.within import signal_within_step
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 # 40 training images, 8 a step
@@ -47,21 +47,6 @@ def handled(number: int, how: signal.Handlers) -> Iterator[None]:
         yield
     finally:
         signal.signal(number, before)
-
-
-@contextmanager
-def signal_within_step(step: int, number: int) -> Iterator[None]:
-    """Sends this very process a signal while a run computes a step, counted from 1."""
-
-    def take(run: Step, batches: list[Batch]) -> object:
-        if run.state.step + 1 == step:
-            os.kill(os.getpid(), number)
-        return plain(run, batches)
-
-    plain = Step.take
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Step, "take", take)
-        yield
 
 
 @contextmanager

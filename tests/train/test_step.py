@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +24,7 @@ from tests.support.checks import largest_difference, one_error
 from tests.support.images import make_image_folder
 from tests.support.processes import command
 from tests.support.tiny import CLASSES, last, tiny_config, write_config
+from tests.support.within import signal_within_step
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 # three steps of 8 images, however they are shared out; every source of chance is on, and an average is kept
@@ -80,17 +80,8 @@ def test_exact_goes_on_on_another_number_of_processes_without_a_difference(
     whole, output = tmp_path / "whole", tmp_path / "parts"
     alone = tiny_config(data, *EXACT, "train.epochs=2", "train.accumulation=4")
     train(alone, whole)
-    plain = Step.take
-
-    def take(each: Step, batches: list[object]) -> object:
-        if each.state.step + 1 == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return plain(each, batches)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Step, "take", take)
-        with pytest.raises(Stopped):
-            train(alone, output)
+    with signal_within_step(2, signal.SIGTERM), pytest.raises(Stopped):
+        train(alone, output)
     config = write_config(tmp_path / "tiny.yaml", data, *EXACT, "train.epochs=2", "train.accumulation=2")
     ends = command("train", config, "--output", output, processes=2, OMP_NUM_THREADS="1").finish()
     assert [(status, errors) for status, _, errors in ends] == [(0, "")] * 2
