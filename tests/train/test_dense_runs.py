@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ from acmix.train.loop import train
 from acmix.train.plots import draw_curves, read_log
 from acmix.train.signals import Stopped
 from acmix.train.starting import start
-from acmix.train.step import Step
 from tests.support.checks import assert_same_bits
 from tests.support.dense import SWIN, dense_config, write_dense_config, write_scenes
 from tests.support.images import make_image_folder
 from tests.support.processes import command
 from tests.support.tiny import last, tiny_config
+from tests.support.within import signal_within_step
 
 pytestmark = [pytest.mark.usefixtures("undrawn"), pytest.mark.slow]
 TASKS = ("detect", "segment")
@@ -46,19 +45,10 @@ def wholes(scenes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     return {task: root / task for task in TASKS}
 
 
-def stopped_at(step: int, config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def stopped_at(step: int, config: Config, folder: Path) -> None:
     """Runs until SIGTERM comes within a step, counted from 1."""
-    plain = Step.take
-
-    def take(each: Step, batches: list[object]) -> object:
-        if each.state.step + 1 == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return plain(each, batches)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Step, "take", take)
-        with pytest.raises(Stopped):
-            train(config, folder)
+    with signal_within_step(step, signal.SIGTERM), pytest.raises(Stopped):
+        train(config, folder)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -83,10 +73,9 @@ def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_bits(
     scenes: dict[str, Path],
     wholes: dict[str, Path],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = dense_config(task, scenes[task])
-    stopped_at(6, config, tmp_path, monkeypatch)
+    stopped_at(6, config, tmp_path)
     assert last(tmp_path)["step"] == 6
     train(config, tmp_path)
     assert_same_bits(last(tmp_path), last(wholes[task]))
