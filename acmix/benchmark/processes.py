@@ -60,7 +60,7 @@ def main(root: Path) -> int:
     images = write_digits(asked.folder / "images")
     rows = [*compare(asked.folder, images, [int(each) for each in asked.steps.split(",")])]
     with (asked.results / "processes.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter[str](file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
     return 1 if any(row["reduction"] == "exact" and row["largest_difference"] for row in rows) else 0

@@ -40,7 +40,8 @@ def steps_of(data: Data) -> Any:
 @pytest.mark.parametrize("size", [(640, 480), (48, 48), (100, 301), (3, 40)])
 def test_an_ordinary_picture_goes_through_timm_s_own_steps(size: tuple[int, int], interpolation: Any) -> None:
     data, picture = Data(img_size=40, interpolation=interpolation), noise(*size)
-    assert torch.equal(evaluation_transform(data)(picture), steps_of(data)(picture))
+    drawn: Any = evaluation_transform(data)(picture)
+    assert torch.equal(drawn, steps_of(data)(picture))
 
 
 @pytest.mark.parametrize("mode", [InterpolationMode.BICUBIC, InterpolationMode.BILINEAR])
@@ -73,5 +74,6 @@ def test_a_thin_picture_takes_no_memory_to_speak_of(size: tuple[int, int]) -> No
         training_transform(Data(), Augment()),
         training_transform(Data(), Augment(scale=None)),
     ):
-        assert transform(picture).shape == (3, 224, 224)
+        drawn: Any = transform(picture)
+        assert drawn.shape == (3, 224, 224)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 2**10

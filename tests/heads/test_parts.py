@@ -32,7 +32,11 @@ def test_anchors_stand_at_exact_strides_in_float32() -> None:
 
 @pytest.mark.parametrize(("head", "smallest"), [("retinanet", 4 * 8), ("faster_rcnn", 8 * 4)])
 def test_anchors_have_the_published_sizes_unless_asked(head: str, smallest: float) -> None:
-    for arguments, expected in (({}, smallest), ({"anchor_scale": 1.5}, 1.5 * (8 if head == "retinanet" else 4))):
+    cases: list[tuple[dict[str, Any], float]] = [
+        ({}, smallest),
+        ({"anchor_scale": 1.5}, 1.5 * (8 if head == "retinanet" else 4)),
+    ]
+    for arguments, expected in cases:
         anchors = detector(head, **arguments).anchors
         assert anchors is not None
         anchors.set_cell_anchors(torch.float32, torch.device("cpu"))

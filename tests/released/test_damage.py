@@ -150,8 +150,9 @@ def test_tensors_that_no_checkpoint_of_ours_holds_are_refused(tmp_path: Path, te
 
 
 def test_the_digest_is_of_values_types_and_names_and_of_no_order() -> None:
-    one = {"a": 1, "b": [2.0, (True, None)], 3: torch.ones(2, 3)}
-    assert digest_of(one) == digest_of({3: torch.ones(3, 2).T, "b": [2.0, (True, None)], "a": 1, DIGEST: "x"})
+    one: dict[Any, Any] = {"a": 1, "b": [2.0, (True, None)], 3: torch.ones(2, 3)}
+    same: dict[Any, Any] = {3: torch.ones(3, 2).T, "b": [2.0, (True, None)], "a": 1, DIGEST: "x"}
+    assert digest_of(one) == digest_of(same)
     others: list[dict[Any, Any]] = [
         {**one, "a": 1.0},
         {**one, "a": True},

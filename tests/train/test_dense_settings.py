@@ -33,13 +33,11 @@ SETTINGS = {
 
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("task", METRICS)
-def test_a_run_with_several_settings_resumes_to_the_same_bits(
-    task: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_with_several_settings_resumes_to_the_same_bits(task: str, name: str, tmp_path: Path) -> None:
     scenes, settings = write_scenes(task, tmp_path / "scenes"), (*SETTINGS[name], "train.epochs=2")
     summary = train(dense_config(task, scenes, *settings), tmp_path / "whole")
     assert summary[METRICS[task]] >= 0
-    stopped_at(5, dense_config(task, scenes, *settings), tmp_path / "parts", monkeypatch)
+    stopped_at(5, dense_config(task, scenes, *settings), tmp_path / "parts")
     assert last(tmp_path / "parts")["step"] == 5
     train(dense_config(task, scenes, *settings), tmp_path / "parts")
     assert last(tmp_path / "parts")["step"] == 8

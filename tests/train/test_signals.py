@@ -282,9 +282,9 @@ def test_processes_whose_launcher_was_gone_before_they_looked_end_at_once(data: 
     gone.wait()
     config = write_config(tmp_path / "tiny.yaml", data)
     # the store that the processes are to meet at is gone too
-    environment = {"TORCHELASTIC_RUN_ID": "x", "ACMIX_LAUNCHER_PROCESS": str(gone.pid), "WORLD_SIZE": "2", "RANK": "1"}
-    place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "LOCAL_RANK": "1"}
-    process = command("train", config, "--output", tmp_path / "run", **environment, **place)
+    place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "LOCAL_RANK": "1", "RANK": "1"}
+    launched: dict[str, Any] = {"TORCHELASTIC_RUN_ID": "x", "ACMIX_LAUNCHER_PROCESS": str(gone.pid), **place}
+    process = command("train", config, "--output", tmp_path / "run", **launched, WORLD_SIZE="2")
     assert process.finish()[0].status in (-signal.SIGTERM, 128 + signal.SIGTERM)
 
 
