@@ -32,7 +32,7 @@ from acmix.benchmark.faults.killed import launcher, ranks
 from acmix.benchmark.faults.record import Kept, write_rows
 from acmix.benchmark.faults.share import share
 from acmix.benchmark.faults.torn import torn
-from acmix.benchmark.survive import Setting, run_whole
+from acmix.benchmark.small_runs import Setting, run_whole
 from acmix.errors import UsageError
 from acmix.train.device import device_name
 

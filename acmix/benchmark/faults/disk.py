@@ -16,11 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from acmix.benchmark import survive
 from acmix.benchmark.faults.forked import Ended, Forked, command
 from acmix.benchmark.faults.record import Case, Kept, by_kind
 from acmix.benchmark.faults.torn import AtStep
-from acmix.benchmark.survive import Setting
+from acmix.benchmark.kills import LONGEST
+from acmix.benchmark.small_runs import Setting, call, data_of, same
 from acmix.errors import UsageError
 from acmix.train import checkpoint, lock
 from acmix.train.files import versions
@@ -81,7 +81,7 @@ def full_disk(setting: Setting, folder: Path, step: int) -> Case:
         if why:
             return not_done(what, why)
         output.with_suffix(".printed").unlink(missing_ok=True)
-        status, said = survive.call(setting, folder, output, FillsUp(step, random.Random(step)))
+        status, said = call(setting, folder, output, FillsUp(step, random.Random(step)))
         printed = output.with_suffix(".printed").read_text(encoding="utf-8", errors="replace")
         outcomes = ["one line" if status == 2 and "Traceback" not in printed else f"status {status}"]
         if outcomes != ["one line"]:
@@ -89,10 +89,10 @@ def full_disk(setting: Setting, folder: Path, step: int) -> Case:
         outcomes += [is_readable(each) for each in versions(output / "checkpoints" / "last.pt")]
         outcomes += [is_readable(each) for each in versions(output / "checkpoints" / "best.pt")]
         (output / "filler").unlink()
-        status, after = survive.call(setting, folder, output)
+        status, after = call(setting, folder, output)
         if status:
             return Case(what, [*outcomes, f"afterwards status {status}"], after)
-        outcomes.append("equal" if survive.same(setting.whole, output) else "different")
+        outcomes.append("equal" if same(setting.whole, output) else "different")
         return Case(what, outcomes, said.replace(str(folder), "DIR"))
 
 
@@ -141,7 +141,7 @@ def anothers_folder(setting: Setting, folder: Path, what: str) -> Case:
         above = Path(place)
         above.chmod(0o755)
         config = Path(shutil.copy(setting.config, above / setting.config.name))
-        data = Path(shutil.copytree(survive.data_of(setting.kind, folder), above / "images"))
+        data = Path(shutil.copytree(data_of(setting.kind, folder), above / "images"))
         home = above / "home"
         home.mkdir()
         os.chown(home, NOBODY, NOBODY)
@@ -195,7 +195,7 @@ def half_done(setting: Setting, folder: Path) -> Path:
     """A run that was killed in its second epoch."""
     output, killed = folder / "disk" / "held", folder / "disk" / "killed"
     if not killed.is_dir():
-        survive.call(setting, folder, killed, AtStep(14, random.Random(0)))
+        call(setting, folder, killed, AtStep(14, random.Random(0)))
     shutil.rmtree(output, ignore_errors=True)
     shutil.copytree(killed, output, ignore=shutil.ignore_patterns(lock.NAME))
     return output
@@ -203,7 +203,7 @@ def half_done(setting: Setting, folder: Path) -> Path:
 
 def start(setting: Setting, folder: Path, output: Path) -> Forked:
     """Starts the command again."""
-    data = survive.data_of(setting.kind, folder)
+    data = data_of(setting.kind, folder)
     arguments = ["train", setting.config, "--data", data, "--output", output, *setting.overrides]
     return Forked(command(arguments), folder / "disk" / "said")
 
@@ -212,13 +212,13 @@ def taken_over(setting: Setting, output: Path, ended: Ended) -> list[str]:
     """Whether a run that waited for a dead holder went on, to the same bits."""
     if ended.status or f"taking {output} over" not in ended.said:
         return [f"status {ended.status}: {ended.line}"]
-    return ["taken over", "equal" if survive.same(setting.whole, output) else "different"]
+    return ["taken over", "equal" if same(setting.whole, output) else "different"]
 
 
 def wait_for(line: str, running: Forked) -> float:
     """Seconds until a running command says something."""
     began = time.monotonic()
-    while time.monotonic() - began < survive.LONGEST:
+    while time.monotonic() - began < LONGEST:
         if running.said.is_file() and line in running.said.read_text(encoding="utf-8", errors="replace"):
             break
         time.sleep(0.05)

@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from acmix.benchmark import survive
 from acmix.benchmark.faults.forked import Forked, command, run
 from acmix.benchmark.faults.record import Case, Kept, by_kind, row
-from acmix.benchmark.survive import Setting
+from acmix.benchmark.small_runs import Setting, data_of
 from acmix.errors import UsageError
+from acmix.released.digest import digest_of
 from acmix.released.safe_load import safe_load
 from acmix.train.checkpoint import check
 
@@ -98,7 +98,7 @@ def content_is(file: Path, original: dict[str, Any]) -> bool:
         check(content, file)
     except UsageError:
         return False
-    return survive.digest_of(content) == survive.digest_of(original)
+    return digest_of(content) == digest_of(original)
 
 
 def says_so(said: str) -> bool:
@@ -114,7 +114,7 @@ def telling(said: str) -> str:
 
 def commands_on(file: Path, setting: Setting, folder: Path, place: Path) -> dict[str, Callable[[], object]]:
     """The calls that read a file, by name."""
-    data = survive.data_of(setting.kind, folder)
+    data = data_of(setting.kind, folder)
     image = sorted((data / "val").glob("*/*"))[0]
     again = ["train", setting.config, "--data", data, *setting.overrides]
     # in a run's folder it would stand for the run, whose log tells all that is compared

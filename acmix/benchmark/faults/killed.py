@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from acmix.benchmark import survive
 from acmix.benchmark.faults.record import Case, Kept, by_kind
 from acmix.benchmark.faults.torn import AtStep
-from acmix.benchmark.survive import Setting
+from acmix.benchmark.kills import descendants, moment_of
+from acmix.benchmark.small_runs import Setting, call, same
 
 # of 15 steps in three epochs of five: those in the middle of an epoch
 STEPS, STEPS_PER_EPOCH = 15, 5
@@ -41,7 +41,7 @@ def one_rank(setting: Setting, folder: Path, number: int) -> Case:
     # a run that ended before its moment is no case
     while not kill.moment:
         kill = AtStep(step_of(draw), draw, one=True)
-        status, said = survive.call(setting, folder, anew(output), kill)
+        status, said = call(setting, folder, anew(output), kill)
     printed = output.with_suffix(".printed").read_text(encoding="utf-8", errors="replace")
     outcomes = ["restarted" if "starting all again" in printed else "not restarted"]
     outcomes.append(survived(setting, output, status))
@@ -65,8 +65,8 @@ class OfLauncher(AtStep):
 
     def strike(self, process: subprocess.Popen[bytes], output: Path) -> None:
         """Sends it, and notes which processes are there."""
-        self.left = [process.pid, *survive.descendants(process.pid)]
-        self.moment = survive.moment_of(output)
+        self.left = [process.pid, *descendants(process.pid)]
+        self.moment = moment_of(output)
         (os.killpg if self.group else os.kill)(process.pid, signal.SIGKILL)
         self.at = time.monotonic()
         process.wait()
@@ -98,9 +98,9 @@ def one_launcher(setting: Setting, folder: Path, number: int) -> Case:
     kill = OfLauncher(0, draw, group=number % 2 == 1)
     while not kill.moment:
         kill = OfLauncher(step_of(draw), draw, group=number % 2 == 1)
-        survive.call(setting, folder, anew(output), kill)
+        call(setting, folder, anew(output), kill)
     outcomes = [f"{len(kill.left)} processes left"]
-    status, said = survive.call(setting, folder, output)
+    status, said = call(setting, folder, output)
     outcomes.append(survived(setting, output, status))
     return Case("its group" if kill.group else "it alone", outcomes, said, round(kill.at, 1))
 
@@ -116,7 +116,7 @@ def survived(setting: Setting, output: Path, status: int) -> str:
     """Whether a run ended like the undisturbed one; its folder is kept where it did not."""
     if status != 0:
         return f"failed with status {status}"
-    if not survive.same(setting.whole, output):
+    if not same(setting.whole, output):
         return "different"
     shutil.rmtree(output)
     return "equal"

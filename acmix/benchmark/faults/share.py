@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from acmix.benchmark.faults.record import Case, Kept, row
-from acmix.benchmark.survive import Setting, write_images
+from acmix.benchmark.small_runs import Setting, write_images
 from acmix.config import validate
 from acmix.train import checkpoint
 from acmix.train.distributed import join

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import subprocess
@@ -10,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from acmix.benchmark import survive
 from acmix.benchmark.faults.flips import content_is, damage
 from acmix.benchmark.faults.forked import run
 from acmix.benchmark.faults.record import Case, Kept, by_kind
-from acmix.benchmark.survive import Kill, Setting
+from acmix.benchmark.kills import LONGEST, Kill
+from acmix.benchmark.small_runs import Setting, call, data_of, same
 from acmix.released.safe_load import safe_load
 
 HOW = ("truncated", "flipped", "emptied")
@@ -37,7 +38,7 @@ class AtStep(Kill):
 
     def wait(self, process: subprocess.Popen[bytes], output: Path) -> None:
         """Waits until the log holds the step."""
-        until = time.monotonic() + survive.LONGEST
+        until = time.monotonic() + LONGEST
         while process.poll() is None:
             if steps_logged(output) >= self.step or time.monotonic() > until:
                 raise subprocess.TimeoutExpired(process.args, 0)
@@ -51,7 +52,7 @@ def steps_logged(output: Path) -> int:
     except OSError:
         return 0
     marks = [line for line in text.splitlines() if '"event": "step"' in line or '"event":"step"' in line]
-    return int(survive.yaml.safe_load(marks[-1])["step"]) if marks and marks[-1].endswith("}") else 0
+    return int(json.loads(marks[-1])["step"]) if marks and marks[-1].endswith("}") else 0
 
 
 def torn(setting: Setting, folder: Path, kept: Kept, cases: int) -> list[dict[str, Any]]:
@@ -60,7 +61,7 @@ def torn(setting: Setting, folder: Path, kept: Kept, cases: int) -> list[dict[st
     killed = place / "killed"
     if not (place / "killed.ready").is_file():
         shutil.rmtree(killed, ignore_errors=True)
-        survive.call(setting, folder, killed, AtStep(KILLED_AT, random.Random(0)))
+        call(setting, folder, killed, AtStep(KILLED_AT, random.Random(0)))
         (place / "killed.ready").touch()
     found = kept.each("torn", cases, partial(one, setting, folder, (setting.whole, killed)))
     return by_kind("torn", found, WANTED)
@@ -75,7 +76,7 @@ def one(setting: Setting, folder: Path, runs: tuple[Path, ...], number: int) -> 
     newest = output / "checkpoints" / "last.pt"
     original, how = safe_load(newest), damage(newest, draw, HOW[number % len(HOW)])
     is_same = content_is(newest, original)
-    data = survive.data_of(setting.kind, folder)
+    data = data_of(setting.kind, folder)
     ended = run(["train", setting.config, "--data", data, "--output", output, *setting.overrides], folder / "said")
     said = " ".join(ended.said.split())
     case = Case(how.split()[0], [], how)
@@ -86,5 +87,5 @@ def one(setting: Setting, folder: Path, runs: tuple[Path, ...], number: int) -> 
         case.line = next((" ".join(line.split()) for line in ended.said.splitlines() if "is " in line), how)
     else:
         case.outcomes.append("went on from the newest" + (": same content" if is_same else ""))
-    case.outcomes.append("equal" if survive.same(setting.whole, output) else "different")
+    case.outcomes.append("equal" if same(setting.whole, output) else "different")
     return case

@@ -15,7 +15,7 @@ import yaml
 from acmix.benchmark.hostile import checkpoints, configurations, images
 from acmix.benchmark.hostile.archives import Sound
 from acmix.benchmark.hostile.child import command, emptied, forked
-from acmix.benchmark.survive import TASKS, write_few_digits
+from acmix.benchmark.small_runs import TASKS, write_few_digits
 from acmix.data.scenes import write_detection_scenes, write_segmentation_scenes
 from acmix.errors import UsageError
 from acmix.released.safe_load import safe_load

@@ -1,0 +1,115 @@
+"""SIGKILL at a moment of a run, told by what lies in its folder; the processes below it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+# what one call may take before it counts as hanging, in seconds
+LONGEST = 300
+
+
+@dataclass
+class Kill:
+    """One kill.
+
+    Args:
+        after: seconds from the start of a call.
+        one: of two processes, whether one alone is killed.
+        draw: of which.
+        moment: is set to what the run was doing, "" where it had ended.
+    """
+
+    after: float
+    one: bool
+    draw: random.Random
+    moment: str = ""
+
+    def wait(self, process: subprocess.Popen[bytes], output: Path) -> None:
+        """Waits for its moment.
+
+        Raises:
+            TimeoutExpired: it has come, and the process still runs.
+        """
+        process.wait(self.after)
+
+    def strike(self, process: subprocess.Popen[bytes], output: Path) -> None:
+        """Sends SIGKILL."""
+        self.moment = moment_of(output)
+        workers = descendants(process.pid) if self.one else []
+        workers = [each for each in workers if is_trainer(each)]
+        try:
+            if workers:
+                os.kill(self.draw.choice(workers), signal.SIGKILL)
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            self.moment = ""
+
+
+def moment_of(output: Path) -> str:
+    """What a run is doing, by what is in its folder."""
+    if list((output / "checkpoints").glob(".*.tmp")):
+        return "writing"
+    try:
+        last = (output / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+    except (OSError, IndexError):
+        return "starting"
+    if '"event": "start"' in last or '"event":"start"' in last:
+        return "starting"
+    record = json.loads(last)
+    step, steps = record.get("step", 0), record.get("steps_per_epoch") or steps_of(output)
+    return "evaluating" if record["event"] == "step" and steps and step % steps == 0 else "training"
+
+
+def steps_of(output: Path) -> int:
+    """Steps an epoch, as the log's first line says them."""
+    with (output / "log.jsonl").open(encoding="utf-8") as file:
+        return int(json.loads(file.readline()).get("steps_per_epoch", 0))
+
+
+def descendants(process: int) -> list[int]:
+    """The processes below one."""
+    found: list[int] = []
+    for task in Path(f"/proc/{process}/task").glob("*/children"):
+        try:
+            children = [int(each) for each in task.read_text().split()]
+        except OSError:
+            continue
+        for each in children:
+            found += [each, *descendants(each)]
+    return found
+
+
+def is_trainer(process: int) -> bool:
+    """Whether a process is one of `acmix train`, not a launcher and no reader, which it is the parent of."""
+    try:
+        words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+        parent = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+        of_parent = Path(f"/proc/{parent}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"train" in words and b"train" not in of_parent
+
+
+def wait_for_processes_of(output: Path) -> None:
+    """Waits until no process trains into a folder: those of a killed launcher end by themselves."""
+    until = time.monotonic() + LONGEST
+    while time.monotonic() < until:
+        if not any(f"{output}".encode() in command_line(place) for place in Path("/proc").glob("[0-9]*")):
+            return
+        time.sleep(0.2)
+
+
+def command_line(place: Path) -> bytes:
+    """That of a process, with its OUTPUT."""
+    try:
+        return (place / "cmdline").read_bytes() + (place / "environ").read_bytes()
+    except OSError:
+        return b""
