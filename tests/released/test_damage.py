@@ -113,6 +113,16 @@ def test_damage_in_safetensors_of_ours_is_seen(tmp_path: Path) -> None:
     assert f"{file} is damaged" in refusal(file)
 
 
+@pytest.mark.parametrize("bit", range(7))
+def test_damage_to_the_digest_s_name_in_safetensors_of_ours_is_seen(tmp_path: Path, bit: int) -> None:
+    file = tmp_path / "ours.safetensors"
+    convert(TOY, file)
+    content = bytearray(file.read_bytes())
+    content[content.index(DIGEST.encode()) + 1] ^= 1 << bit
+    file.write_bytes(content)
+    assert f"{file} " in refusal(file)
+
+
 def test_damage_in_a_file_without_digest_is_seen_by_the_archive_s_checksums(tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
     torch.save({"model": {"weight": torch.arange(1000.0)}}, file)
