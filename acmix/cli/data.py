@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from acmix.cli.app import app, console
 from acmix.train.terminal import say
+
+if TYPE_CHECKING:
+    from acmix.config import Data
 
 data_commands = typer.Typer(rich_markup_mode=None, help="Write images into shards; look data over.")
 app.add_typer(data_commands, name="data")
@@ -17,6 +20,14 @@ Format = Annotated[str, typer.Option("--format", metavar="FORMAT", help="auto or
 TrainSplit = Annotated[str, typer.Option("--train-split", metavar="NAME", help="What the source calls train.")]
 ValSplit = Annotated[str, typer.Option("--val-split", metavar="NAME", help="What the source calls val.")]
 Workers = Annotated[int | None, typer.Option(metavar="N", help="Processes. [default: the cores]", min=0, max=1024)]
+
+
+def settings(place: str, reader: str, train_split: str, val_split: str) -> Data:
+    """Where the images are, checked as in a configuration."""
+    from acmix.config import validate
+
+    names = {"train_split": train_split, "val_split": val_split}
+    return validate({"data": {"dir": place, "format": reader, **names}}, where="acmix data").data
 
 
 @data_commands.callback()
@@ -45,10 +56,9 @@ def data_shard(
 
     The images' bytes stay as they are. A killed call goes on where it was: give the same command again.
     """
-    from acmix.config import Data
     from acmix.tools.shard import shard as run
 
-    where = Data(dir=source, format=reader, train_split=train_split, val_split=val_split)
+    where = settings(source, reader, train_split, val_split)
     for line in run(
         where, destination, splits=split or (), samples=samples, size=size, seed=seed, workers=workers
     ):  # fmt: skip
@@ -71,16 +81,13 @@ def data_check(
 
     Exit status 1 means that an image is unreadable or a shard is broken.
     """
-    from acmix.config import Data
     from acmix.names import to_json
     from acmix.tools.check import check, copies
     from acmix.tools.check_report import as_json, is_sound, lines
     from acmix.train.files import make_place, write_atomically
 
     make_place(json)
-    splits = check(
-        Data(dir=place, format=reader, train_split=train_split, val_split=val_split), split or (), workers
-    )  # fmt: skip
+    splits = check(settings(place, reader, train_split, val_split), split or (), workers)
     found = copies(splits)
     for line in lines(splits, found):
         say(console, line)

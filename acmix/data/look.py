@@ -59,8 +59,8 @@ def look(content: bytes) -> Looked:
                     cmyk=image.mode == "CMYK",
                     animated=animated and form != "MPO",
                 )
-    except (*DECODE_ERRORS, MemoryError) as error:
-        return Looked(why_unreadable("", error) if isinstance(error, Exception) else str(error))
+    except DECODE_ERRORS as error:
+        return Looked(why_unreadable("", error))
 
 
 def bytes_of(opened: str | IO[bytes]) -> tuple[bytes, str]:

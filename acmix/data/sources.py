@@ -76,6 +76,11 @@ def open_source(data: Data, split: str, *, advise: bool = True) -> Source:
     assert split in ("train", "val")
     if data.format.lower().startswith("hfds/"):
         return HuggingFace(data, split_name(data, split))
+    if data.format.lower().startswith(("wds/", "hfids/")):
+        raise UsageError(
+            f"data.format={data.format} is a stream, which `acmix train` and `acmix evaluate` read; expected auto or "
+            "hfds/NAME here"
+        )
     if data.format != "auto":
         raise UsageError(f"data.format={data.format!r} is unknown; expected auto, wds/, hfds/NAME or hfids/NAME")
     place = find_shards(data)

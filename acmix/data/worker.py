@@ -7,6 +7,9 @@ import os
 import signal
 import threading
 
+# what PyTorch says of a reading process that is gone
+READER_LOST = "DataLoader worker (pid"
+
 
 def cores() -> int:
     """The cores this process may use: a container or a batch system often grants fewer than the machine has."""

@@ -154,7 +154,11 @@ def opened(data: Data, splits: Sequence[str]) -> Iterator[Split]:
     """The splits, also such as cannot be opened."""
     plain = [] if data.format != "auto" or find_shards(data) else list(plain_folders(data_folder(data)))
     if plain:
+        if wrong := [split for split in splits if split not in dict(plain)]:
+            raise UsageError(f"--split {wrong[0]}: {data.dir} has {', '.join(dict(plain))}; choose one of them")
         for name, folder in plain:
+            if splits and name not in splits:
+                continue
             paths = np.array([path.encode("utf-8", "surrogateescape") for path in sorted(walk_images(folder))])
             if len(paths):
                 yield Split(name, Files(["images"], folder, paths, np.zeros(len(paths), np.int64)), has_labels=False)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Dataset
 
-from acmix.data.worker import cores, start_worker
+from acmix.data.worker import READER_LOST, cores, start_worker
 from acmix.train.log import duration
 from acmix.train.terminal import new_console
 from acmix.train.worker_error import Failed
@@ -67,7 +67,7 @@ def done(work: Work, what: str, images: Sequence[int], workers: int | None) -> I
             try:
                 found = next(results)
             except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
+                if READER_LOST not in str(error):
                     raise
                 raise Failed(f"{what}: a process was killed, perhaps for want of memory; try fewer --workers") from None
             yield found

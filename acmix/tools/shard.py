@@ -2,15 +2,18 @@
 
 The images of a split are shuffled once, by the seed, and cut into shards in advance. So several processes write shards
 in any order, and a shard has the same bytes whenever it is written. What a shard holds stands in `.unfinished/` until
-all are there; after a kill, the same command keeps the shards whose SHA-256 is right and writes the others.
+all are there; after a kill, the same command keeps the shards whose SHA-256 is right and writes the others. One call
+at a time holds the folder.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +25,16 @@ from acmix.data.classes import Trained, labels_follow_names, open_trained
 from acmix.data.dataset import seed_of
 from acmix.data.fingerprint import fingerprint
 from acmix.data.shards.index import FORMAT, INFO, MOST_SHARDS, SOME_LEFT_OUT, Index, Info, index_bytes, read_info
+from acmix.data.shards.source import Shards
 from acmix.data.sources import Files, Source, Tar, has_split, open_only, open_source
 from acmix.errors import UsageError
 from acmix.names import to_json, whole
 from acmix.tools.in_parallel import done
 from acmix.tools.shard_file import UNFINISHED, Part, ShardWriter, row_bytes
 from acmix.train.files import write_atomically
+from acmix.train.lock import NAME as HELD
+from acmix.train.lock import held
+from acmix.train.terminal import new_console, say
 
 # images a shard, and what a tar adds to an image: two headers, a label, and zeros up to whole blocks
 SAMPLES, OVERHEAD, BLOCK = 1000, 3 * 512, 512
@@ -61,18 +68,28 @@ def shard(
     """
     if samples is not None and size is not None:
         raise UsageError("--samples and --size both say how large a shard is; give one of them")
-    if wrong := [split for split in splits if split not in SPLITS]:
-        raise UsageError(f"--split {wrong[0]}: expected train or val; --train-split and --val-split name the source's")
     labels = "by name" if labels_follow_names(data) else "by number"
     sources = dict(open_splits(data, splits))
     make_folder(destination)
-    for split, source in sources.items():
-        # of classes that are named by number alone, as in a list file
-        yield write_split(source, split, destination, labels, samples=samples, size=size, seed=seed, workers=workers)
+    told = partial(say, new_console(stderr=True))
+    with held(destination, told, doing="writing shards into", other="folder"):
+        check_folder(destination)
+        remove_torn(destination)
+        for split, source in sources.items():
+            # of classes that are named by number alone, as in a list file
+            yield write_split(
+                source, split, destination, labels, samples=samples, size=size, seed=seed, workers=workers
+            )
 
 
 def open_splits(data: Data, splits: Sequence[str]) -> Iterator[tuple[str, Source]]:
-    """The splits that are asked for, or those that there are."""
+    """The splits that are asked for, or those that there are.
+
+    Raises:
+        UsageError: one is asked for that is neither train nor val, or cannot be opened.
+    """
+    if wrong := [split for split in splits if split not in SPLITS]:
+        raise UsageError(f"--split {wrong[0]}: expected train or val; --train-split and --val-split name the source's")
     if data.format != "auto":
         first = open_source(data, "train")
         trained = Trained(first.classes, True, f"the split {data.train_split!r}")
@@ -95,22 +112,35 @@ def make_folder(destination: Path) -> None:
     """
     try:
         destination.mkdir(parents=True, exist_ok=True)
-        found = {entry.name for entry in os.scandir(destination)}
-        if found and UNFINISHED not in found and read_info(destination) is None:
-            raise UsageError(f"{destination} holds other files; choose an empty folder for the shards")
     except OSError as error:
-        raise UsageError(f"cannot write into {destination}: {error.strerror}; choose another folder") from None
-    for file in (destination / UNFINISHED).glob("*.tmp"):
-        remove_if_left(file)
+        raise cannot_write(destination, error) from None
+    check_folder(destination)
 
 
-def remove_if_left(file: Path) -> None:
-    """Removes an unfinished file whose process is gone."""
-    with suppress(OSError, ValueError):
-        try:
-            os.kill(int(file.name.split(".")[-2]), 0)
-        except ProcessLookupError:
+def check_folder(destination: Path) -> None:
+    """Refuses a folder that holds anything else than shards.
+
+    Raises:
+        UsageError: it does, or it cannot be read.
+    """
+    try:
+        found = {*os.listdir(destination)} - {HELD}
+    except OSError as error:
+        raise cannot_write(destination, error) from None
+    if found and UNFINISHED not in found and read_info(destination) is None:
+        raise UsageError(f"{destination} holds other files; choose an empty folder for the shards")
+
+
+def remove_torn(destination: Path) -> None:
+    """Removes what a killed call was writing; the folder is held, so nobody writes it any more."""
+    for file in (*(destination / UNFINISHED).glob("*.tmp"), *destination.glob(".*.tmp")):
+        with suppress(OSError):
             file.unlink()
+
+
+def cannot_write(destination: Path, error: OSError) -> UsageError:
+    """What to say of a folder that cannot be written into."""
+    return UsageError(f"cannot write into {destination}: {error.strerror or error}; choose another folder")
 
 
 def write_split(
@@ -139,7 +169,7 @@ def write_split(
     try:
         (destination / UNFINISHED).mkdir(exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot write into {destination}: {error.strerror}; choose another folder") from None
+        raise cannot_write(destination, error) from None
     writer = ShardWriter(source, split, order, bounds, destination, plan)
     parts: list[Part] = []
     lengths = np.diff(bounds).tolist()
@@ -210,9 +240,7 @@ def finish(
     splits = {} if before is None else {name: each.model_dump() for name, each in before.splits.items()}
     info = {"format": FORMAT, "classes": index.classes, "labels": labels, "splits": {**splits, split: told}}
     write_atomically(folder / INFO, (to_json(info, indent=1, ensure_ascii=False) + "\n").encode())
-    for number, part in enumerate(parts):
-        if not part.positions:
-            writer.file(number).unlink(missing_ok=True)
+    remove_others(folder, split, told["filenames"])
     for pattern in (f"{split}-*", f".{split}-*"):
         for note in (folder / UNFINISHED).glob(pattern):
             note.unlink(missing_ok=True)
@@ -220,6 +248,16 @@ def finish(
         # unless another split is unfinished
         (folder / UNFINISHED).rmdir()
     return in_words(split, told, left_out)
+
+
+def remove_others(folder: Path, split: str, names: Sequence[str]) -> None:
+    """Removes the shards that are none of the split's: empty ones, and those of a killed call with other settings.
+
+    Whoever reads `SPLIT-*.tar`, as webdataset does, would meet images twice.
+    """
+    for file in folder.glob(f"{split}-*.tar"):
+        if re.fullmatch(r"\d{6}\.tar", file.name.removeprefix(f"{split}-")) and file.name not in names:
+            file.unlink(missing_ok=True)
 
 
 def in_words(split: str, told: dict[str, Any], left_out: Sequence[Any]) -> str:
@@ -242,6 +280,8 @@ def byte_sizes(source: Source) -> np.ndarray:
     """The bytes of each image; 0 of one that is not there."""
     if isinstance(source, Tar):
         return source.index.sizes
+    if isinstance(source, Shards):
+        return source.sizes
     if isinstance(source, Files):
         return np.array([size_of(source.name(row)) for row in range(len(source))], dtype=np.int64)
     return np.array([len(row_bytes(source, row)[0]) for row in range(len(source))], dtype=np.int64)

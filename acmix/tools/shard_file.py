@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import multiprocessing
 import os
 import tarfile
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pydantic import ValidationError
 from acmix.data.look import bytes_of, look
 from acmix.data.shards.index import Checked, Count, LeftOutImage, Sha256
 from acmix.data.sources import Source
+from acmix.names import whole
 from acmix.train.files import write_atomically
 
 UNFINISHED = ".unfinished"
@@ -87,6 +89,7 @@ class ShardWriter:
 
     def write(self, number: int, file: Path) -> Part:
         """Writes a shard."""
+        end_with_the_command()
         aside = self.folder / UNFINISHED / f"{file.name}.{os.getpid()}.tmp"
         part: dict[str, Any] = {"plan": self.plan, "positions": [], "starts": [], "sizes": [], "left_out": []}
         try:
@@ -98,6 +101,7 @@ class ShardWriter:
                 opened.flush()
                 # the new name must not reach the disk before the bytes do
                 os.fsync(opened.fileno())
+            end_with_the_command()
             os.replace(aside, file)
         finally:
             aside.unlink(missing_ok=True)
@@ -110,7 +114,8 @@ class ShardWriter:
         looked = look(content) if not reason else None
         reason = looked.reason if looked else reason
         if reason or looked is None:
-            part["left_out"].append({"name": self.source.name(row), "reason": reason})
+            # as they can be shown: JSON takes no bytes that are no UTF-8
+            part["left_out"].append({"name": whole(self.source.name(row)), "reason": whole(reason)})
             return
         key = f"{position:09d}"
         part["positions"].append(position)
@@ -128,6 +133,13 @@ def row_bytes(source: Source, row: int) -> tuple[bytes, str]:
     except OSError as error:
         return b"", error.strerror or str(error)
     return bytes_of(opened)
+
+
+def end_with_the_command() -> None:
+    """Refuses to write on where the command was killed: it may have been given again, with other settings."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        raise OSError("the command was killed")
 
 
 def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:

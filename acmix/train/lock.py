@@ -92,19 +92,33 @@ def is_there(process: int) -> bool:
     return True
 
 
+class Taken(Exception):
+    """Another process holds the folder."""
+
+    def __init__(self, holder: Holder | None) -> None:
+        super().__init__()
+        self.holder = holder
+
+
 @contextmanager
-def held(folder: Path, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+def held(
+    folder: Path, say: Callable[[str], None] = lambda line: None, *, doing: str = "training into", other: str = ""
+) -> Iterator[None]:
     """Keeps other processes from a folder in the block, on this machine and on others.
 
     Args:
         folder: it is there.
         say: is told of a wait, and of a holder that died.
+        doing: what a holder does with the folder, and
+        other: what to choose in place of it, for messages.
 
     Raises:
         UsageError: another process holds the folder; says which.
     """
     try:
         file = opened(folder)
+    except Taken as taken:
+        raise refusal(folder, taken.holder, doing, other) from None
     except OSError:
         # whoever writes into the folder says why it cannot
         yield
@@ -112,7 +126,10 @@ def held(folder: Path, say: Callable[[str], None] = lambda line: None) -> Iterat
     done = threading.Event()
     beating = threading.Thread(target=beat, args=(file, done), daemon=True)
     try:
-        wait_for_others(folder, file, say)
+        try:
+            wait_for_others(folder, file, say)
+        except Taken as taken:
+            raise refusal(folder, taken.holder, doing, other) from None
         os.ftruncate(file, 0)
         os.pwrite(file, json.dumps(asdict(myself())).encode(), 0)
         beating.start()
@@ -131,7 +148,7 @@ def opened(folder: Path) -> int:
     """The file, open and locked; no lock where the file system has none.
 
     Raises:
-        UsageError: another process has it locked.
+        Taken: another process has it locked.
     """
     place = folder / NAME
     while True:
@@ -146,7 +163,7 @@ def opened(folder: Path) -> int:
         except BlockingIOError:
             holder = read(file)
             os.close(file)
-            raise refusal(folder, holder) from None
+            raise Taken(holder) from None
         os.close(file)
 
 
@@ -186,7 +203,7 @@ def wait_for_others(folder: Path, file: int, say: Callable[[str], None]) -> None
     """Waits until it is known that whom the file names does not live.
 
     Raises:
-        UsageError: it lives.
+        Taken: it lives.
     """
     holder = read(file)
     if holder is None:
@@ -194,21 +211,21 @@ def wait_for_others(folder: Path, file: int, say: Callable[[str], None]) -> None
     if holder.is_here:
         if holder.process != os.getpid() and holder.lives:
             # on a file system without locks
-            raise refusal(folder, holder)
+            raise Taken(holder)
         return
     say(f"{folder} was held by {holder}: waiting {SILENCE:.0f} s for a sign of it")
     seen, until = os.fstat(file).st_mtime_ns, time.monotonic() + SILENCE
     while time.monotonic() < until:
         time.sleep(min(1.0, SILENCE / 10))
         if os.fstat(file).st_mtime_ns != seen:
-            raise refusal(folder, holder)
+            raise Taken(holder)
     say(f"no sign of {holder}: taking {folder} over")
 
 
-def refusal(folder: Path, holder: Holder | None) -> UsageError:
+def refusal(folder: Path, holder: Holder | None, doing: str, other: str) -> UsageError:
     """What to say where a folder is held."""
-    who = f"another process is training into {folder}" + (f": {holder}" if holder else "")
-    return UsageError(f"{who}; wait until it ends, or choose another {output_option()}")
+    who = f"another process is {doing} {folder}" + (f": {holder}" if holder else "")
+    return UsageError(f"{who}; wait until it ends, or choose another {other or output_option()}")
 
 
 def beat(file: int, done: threading.Event) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from acmix.config import Config, dump, without_effect
 from acmix.data.classes import as_trained
 from acmix.data.dataset import OtherClasses
-from acmix.data.worker import kill_readers
+from acmix.data.worker import READER_LOST, kill_readers
 from acmix.errors import UsageError
 from acmix.layers import path_rates
 from acmix.models.freezing import keep_statistics
@@ -51,9 +51,7 @@ from acmix.train.worker_error import Failed
 
 # Pictures of a run under way are no older than this and an epoch; drawing them takes a second.
 DRAW_SECONDS = 60.0
-# what PyTorch says of a reading process that is gone
-READER_LOST = "DataLoader worker (pid"
-# and of those that give nothing
+# what PyTorch says of reading processes that give nothing
 READERS_SILENT = "DataLoader timed out after"
 
 

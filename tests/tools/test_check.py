@@ -10,6 +10,7 @@ from PIL import Image
 
 from acmix.config import Data
 from acmix.data.scenes import write_detection_scenes, write_segmentation_scenes
+from acmix.errors import UsageError
 from acmix.tools.check import check, copies
 from acmix.tools.check_report import as_json, is_sound, lines
 from tests.support.images import make_image_folder
@@ -124,6 +125,34 @@ def test_images_of_coco_and_ade20k_are_looked_at(tmp_path, write):
     damaged.write_bytes(b"")
     splits = check(Data(dir=str(tmp_path)), workers=0)
     assert not is_sound(splits)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--split", "test"], "--split test: expected train or val; --train-split and --val-split name the source's"),
+        (
+            ["--format", "wds/"],
+            "data.format=wds/ is a stream, which `acmix train` and `acmix evaluate` read; expected auto",
+        ),
+        (["--train-split", ""], "acmix data: data.train_split='': string should have at least 1 character"),
+    ],
+)
+@pytest.mark.parametrize("what", ["check", "shard"])
+def test_a_mistaken_option_is_one_line(folder, tmp_path, acmix, what, options, said):
+    place = [] if what == "check" else [tmp_path / "shards"]
+    status, _, errors = acmix("data", what, folder, *place, *options)
+    assert status == 2
+    assert errors.startswith(f"acmix: error: {said}")
+    assert errors.count("\n") == 1
+    assert not (tmp_path / "shards").exists()
+
+
+def test_a_split_of_coco_is_chosen_by_its_name(tmp_path):
+    write_detection_scenes(tmp_path, images=(3, 2), size=48)
+    assert [each.name for each in check(Data(dir=str(tmp_path)), ["val2017"], workers=0)] == ["val2017"]
+    with pytest.raises(UsageError, match=r"--split val: .* has train2017, val2017; choose one of them"):
+        check(Data(dir=str(tmp_path)), ["val"], workers=0)
 
 
 def test_the_command_ends_with_1_where_something_is_unreadable(folder, tmp_path, acmix):

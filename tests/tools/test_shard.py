@@ -15,14 +15,17 @@ import pytest
 from PIL import Image
 
 from acmix.config import Data
+from acmix.data.sources import open_source
 from acmix.errors import UsageError
 from acmix.tools import shard as shard_module
+from acmix.tools import shard_file
 from acmix.tools.in_parallel import done
-from acmix.tools.shard import cut_by_size, shard
+from acmix.tools.shard import byte_sizes, cut_by_size, shard
 from acmix.tools.shard_file import ShardWriter
+from acmix.train.lock import NAME, held
 from acmix.train.worker_error import Failed
 from tests.support.images import make_image_folder
-from tests.support.processes import command
+from tests.support.processes import Forked, command
 from tests.support.shards import write_shards
 
 
@@ -205,6 +208,76 @@ def test_a_place_that_cannot_be_made_is_one_line(folder, tmp_path, acmix):
     assert errors.count("\n") == 1
 
 
+def hold(folder: Path, told: Path) -> None:
+    with held(folder, doing="writing shards into"):
+        told.touch()
+        time.sleep(300)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no such locks")
+def test_two_calls_into_one_folder_do_not_mix(folder, tmp_path):
+    (tmp_path / "shards").mkdir()
+    other = Forked(hold, tmp_path / "shards", tmp_path / "told")
+    other.wait_for((tmp_path / "told").exists)
+    try:
+        with pytest.raises(
+            UsageError, match=r"another process is writing shards into .*shards: process \d+ on "
+        ) as said:
+            write_shards(folder, tmp_path / "shards")
+        assert str(said.value).endswith("; wait until it ends, or choose another folder")
+        assert os.listdir(tmp_path / "shards") == [NAME]
+    finally:
+        other.signal(signal.SIGKILL)
+        other.finish()
+    # the file of a killed holder is no file of somebody else
+    assert contents(write_shards(folder, tmp_path / "shards")) == contents(write_shards(folder, tmp_path / "again"))
+
+
+def test_a_cut_call_goes_on_with_other_settings_and_leaves_nothing_behind(folder, tmp_path, monkeypatch):
+    root = tmp_path / "shards"
+    with monkeypatch.context() as patched:
+        patched.setattr(shard_module, "finish", lambda *arguments: (_ for _ in ()).throw(OSError(28, "No space left")))
+        with pytest.raises(UsageError, match="No space left"):
+            write_shards(folder, root, samples=1)
+    assert len(list(root.glob("train-*.tar"))) == 17
+    for torn in ("._info.json.1.tmp", ".unfinished/.train-000000.json.1.tmp", f".unfinished/a.tar.{os.getpid()}.tmp"):
+        (root / torn).write_text("torn")
+    assert contents(write_shards(folder, root, samples=6, seed=3)) == contents(
+        write_shards(folder, tmp_path / "whole", samples=6, seed=3)
+    )
+    assert not (root / ".unfinished").exists()
+
+
+def test_names_that_are_no_utf_8_are_written_and_left_out(tmp_path):
+    images = make_image_folder(tmp_path / "images", classes=2, train_per_class=2, val_per_class=1, size=16)
+    for split in ("train", "val"):
+        os.rename(images / split / "class_00", os.fsencode(images / split) + b"/c\xff")
+    Path(os.fsdecode(os.fsencode(images) + b"/train/c\xff/b\xee.png")).write_bytes(b"no image")
+    [train, _] = shard(Data(dir=str(images)), tmp_path / "shards", workers=0)
+    assert "1 unreadable left out" in train
+    assert r"c\xff/b\xee.png (not an image in a known format)" in train
+    found = open_source(Data(dir=str(tmp_path / "shards")), "train")
+    assert found.classes == ["class_01", "c\udcff"] or found.classes == ["c\udcff", "class_01"]
+    assert len(found) == 4
+
+
+def test_the_sizes_of_shards_are_in_their_index(folder, tmp_path, monkeypatch):
+    root = write_shards(folder, tmp_path / "shards")
+    source = open_source(Data(dir=str(root)), "train")
+    with monkeypatch.context() as patched:
+        patched.setattr(shard_module, "row_bytes", None)
+        sizes = byte_sizes(source).tolist()
+    assert sizes == [len(shard_file.row_bytes(source, row)[0]) for row in range(len(source))]
+
+
+def test_a_process_whose_command_was_killed_writes_no_more(folder, tmp_path, monkeypatch):
+    gone: Any = type("Gone", (), {"is_alive": lambda self: False})()
+    monkeypatch.setattr(shard_file.multiprocessing, "parent_process", lambda: gone)
+    with pytest.raises(UsageError, match="the command was killed"):
+        write_shards(folder, tmp_path / "shards")
+    assert not list((tmp_path / "shards").rglob("*.tar*"))
+
+
 class Dying:
     """Work whose second piece is killed."""
 
@@ -215,6 +288,21 @@ class Dying:
         if number == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return number
+
+
+class Failing:
+    """Work that meets an error of its own."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, number: int) -> int:
+        raise RuntimeError("of its own")
+
+
+def test_an_error_of_the_work_is_no_killed_process():
+    with pytest.raises(RuntimeError, match="of its own"):
+        list(done(Failing(), "writing train", [1, 1], 1))
 
 
 def test_a_killed_process_is_one_line():
