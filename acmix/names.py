@@ -59,6 +59,16 @@ def places(names: Sequence[str]) -> Callable[[str], int | None]:
     return lambda name: exact.get(name, alike.get(composed(name)))
 
 
+def is_url(place: str) -> bool:
+    """Whether a data folder is an address."""
+    return "://" in place
+
+
+def without_secrets(url: str) -> str:
+    """A URL for messages and files: without a user and a password, and without what follows a question mark."""
+    return re.sub(r"://[^/?#]*@", "://", re.split(r"[?#]", url, maxsplit=1)[0])
+
+
 def to_json(value: Any, **options: Any) -> str:
     """JSON that every reader takes: strings without lone surrogates, which are bytes that are no UTF-8."""
     return json.dumps(whole(value), **options)

@@ -87,11 +87,12 @@ def data_check(
     from acmix.train.files import make_place, write_atomically
 
     make_place(json)
-    splits = check(settings(place, reader, train_split, val_split), split or (), workers)
+    where = settings(place, reader, train_split, val_split)
+    splits = check(where, split or (), workers)
     found = copies(splits)
     for line in lines(splits, found):
         say(console, line)
     if json is not None:
-        write_atomically(json, to_json(as_json(place, splits, found), indent=1).encode())
+        write_atomically(json, to_json(as_json(where.shown_dir, splits, found), indent=1).encode())
         say(console, f"written: {json}")
     raise typer.Exit(0 if is_sound(splits) else 1)

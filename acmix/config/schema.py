@@ -12,6 +12,7 @@ from pydantic import (
     AfterValidator,
     Field,
     ValidationInfo,
+    field_serializer,
     field_validator,
     model_validator,
 )
@@ -33,6 +34,7 @@ from acmix.config.kinds import (
 from acmix.config.presets import augment_preset
 from acmix.config.schedule import Schedule
 from acmix.config.task import Task
+from acmix.names import is_url, without_secrets
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -219,6 +221,16 @@ class Data(Section):
         if isinstance(given, (list, tuple)) and len(given) == 3 and all(type(v) is int and 0 <= v < 256 for v in given):
             return tuple(given)
         raise ValueError(NO_COLOUR)
+
+    @field_serializer("dir")
+    def keep_no_secrets(self, place: str) -> str:
+        """What a run writes holds no password: checkpoints and pages are given away."""
+        return without_secrets(place) if is_url(place) else place
+
+    @property
+    def shown_dir(self) -> str:
+        """`dir` for messages."""
+        return self.keep_no_secrets(self.dir)
 
     @property
     def background_rgb(self) -> tuple[int, int, int]:

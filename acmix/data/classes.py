@@ -82,7 +82,7 @@ def open_trained(data: Data, split: str, trained: Trained) -> Source:
     if isinstance(source, Files) and not by_name and found != trained.names:
         found = listed_names(source)
     used = np.unique(targets).tolist()
-    table = labels(found, trained, data.dir or data.format, used=used, follow_names=by_name)
+    table = labels(found, trained, data.shown_dir or data.format, used=used, follow_names=by_name)
     classes, targets = list(trained.names), np.array(table, dtype=np.int64)[targets]
     notes = [*source.notes, *notes]
     if isinstance(source, (Files, Shards)):
@@ -95,7 +95,8 @@ def with_its_own_validation(data: Data) -> tuple[Data, list[str]]:
     """Data with validation images of its own is measured on these, not on what the run held out of other data."""
     if data.split is None or not has_split(data, "val"):
         return data, []
-    note = f"measured on {data.val_split}, which {data.dir} has; the run held out images by data.split={data.split:g}"
+    held_out = f"the run held out images by data.split={data.split:g}"
+    note = f"measured on {data.val_split}, which {data.shown_dir} has; {held_out}"
     return data.model_copy(update={"split": None}), [note]
 
 

@@ -25,7 +25,7 @@ from acmix.config import Augment, Config, Data
 from acmix.data.classes import Trained, open_trained
 from acmix.data.fingerprint import fingerprint
 from acmix.data.image import evaluation_transform, read_image, reader, training_transform
-from acmix.data.shards.remote import CannotFetch
+from acmix.data.shards.address import CannotFetch
 from acmix.data.sources import Source, open_source
 from acmix.errors import UsageError
 from acmix.names import shown

@@ -92,7 +92,7 @@ def open_pairs(data: Data, split: str, *, trained: bool = False) -> Pairs:
     if (root / FOLDERS[0] / data.val_split).is_dir():
         if trained:
             own = find_pairs(root, data.val_split)
-            note = f"measured on {data.val_split}, which {data.dir} has; the run held out images by data.split"
+            note = f"measured on {data.val_split}, which {data.shown_dir} has; the run held out images by data.split"
             return replace(own, notes=(*own.notes, f"{note}={data.split:g}"))
         raise UsageError(
             f"{root} has validation images (images/{data.val_split}), and data.split={data.split:g} would hold out "

@@ -14,9 +14,8 @@ from markupsafe import Markup, escape
 from acmix import config as configuration
 from acmix.config import Config
 from acmix.data import Trained
-from acmix.data.shards.remote import is_url, without_secrets
 from acmix.errors import UsageError
-from acmix.names import shown
+from acmix.names import is_url, shown
 from acmix.tasks import task_of
 from acmix.tools import report_sections as sections
 from acmix.tools.charts import COLOURS
@@ -132,9 +131,7 @@ def validation_sections(
         check_local(config, str(run_dir / "config.yaml"), "`acmix evaluate --format {}` measures the model")
         if data is None and is_url(config.data.dir):
             # a run folder may come from anywhere
-            raise UsageError(
-                f"the images are at {without_secrets(config.data.dir)}; say that you want them, with --data"
-            )
+            raise UsageError(f"the images are at {config.data.shown_dir}; say that you want them, with --data")
         trained = Trained(restored.classes, restored.are_named, str(checkpoint))
         # images of one size are what only classification has
         alone = None if config.task.name == "classify" else 1

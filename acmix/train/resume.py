@@ -18,6 +18,7 @@ import torch
 
 from acmix.config import Config, known_keys, validate
 from acmix.data.dataset import OtherClasses
+from acmix.data.shards.source import shuffled_together
 from acmix.errors import UsageError
 from acmix.train.optim import Schedule, lr_scale, warmup_steps
 from acmix.train.words import output_option
@@ -44,7 +45,7 @@ EFFECTS = {
     "model.pretrained": "not read again; the weights are those of last.pt",
     "data.": "the images are read from there, in the same classes",
     "data.workers": "the same images in the same order",
-    "data.cache_gib": "the same images in the same order",
+    **dict.fromkeys(("data.cache_gib", "data.shuffle_shards"), "the same images in the same order"),
     **dict.fromkeys(
         ("data.img_size", "data.interpolation", "data.crop_pct", "data.mean", "data.std", "data.background"),
         "applies from step {step} on; accuracies before and after are not comparable",
@@ -116,6 +117,11 @@ def refuse_another_run(then: Config, now: Config, where: str) -> None:
         UsageError: names the key, both values, and what to do.
     """
     changed = changed_keys(then, now)
+    # its default is another one for a URL
+    windows = shuffled_together(then.data), shuffled_together(now.data)
+    changed.pop("data.shuffle_shards", None)
+    if windows[0] != windows[1]:
+        changed["data.shuffle_shards"] = windows
     for key in ANOTHER_RUN:
         if key in changed and (key != "train.ema_decay" or None in changed[key]):
             raise refusal(where, key, *changed[key])

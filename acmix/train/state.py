@@ -300,14 +300,14 @@ class State:
                 raise UsageError(f"{where} was trained with {what} {was}, now it would be {asked}; {mended}, or {hint}")
         if [*map(composed, saved["classes"])] != [*map(composed, self.classes)]:
             raise UsageError(
-                f"{where} was trained on other classes than those of {now.data.dir}: "
+                f"{where} was trained on other classes than those of {now.data.shown_dir}: "
                 f"{first_difference(saved['classes'], self.classes)}; {hint}"
             )
         then_images = saved.get("images", "")
         if then_images and self.images and then_images != self.images:
             raise UsageError(
-                f"{where} was trained on other images than those of {now.data.dir}, or in another order or with other "
-                f"labels; give those again, or choose another {output_option()} and add model.checkpoint={where}"
+                f"{where} was trained on other images than those of {now.data.shown_dir}, or in another order or with "
+                f"other labels; give those again, or choose another {output_option()} and add model.checkpoint={where}"
             )
         misfit = None
         try:

@@ -10,8 +10,28 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from acmix.config import Data
+import torch
+
+from acmix.config import Config, Data, validate
+from acmix.data import train_loader
 from acmix.tools.shard import shard
+
+
+def config(place: str | Path, **data: Any) -> Config:
+    """A run that reads shards of two classes."""
+    return validate(
+        {
+            "model": {"num_classes": 2},
+            "data": {"dir": str(place), "img_size": 16, "workers": 0, "shuffle_shards": 1, **data},
+            "augment": {"mixup": 0, "cutmix": 0},
+            "train": {"batch_size": 4},
+        }
+    )
+
+
+def images(settings: Config) -> torch.Tensor:
+    """The images of its first epoch, (n, 3, H, W)."""
+    return torch.cat([batch.images for batch in train_loader(settings).epoch(0)])
 
 
 def write_shards(source: Path, destination: Path, *, samples: int = 5, **options: Any) -> Path:

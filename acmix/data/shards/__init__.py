@@ -10,4 +10,5 @@ So a split of shards is read in any order, like a folder; nothing is ever unpack
 | `source` | a split of shards, from a folder or a URL |
 | `order` | the order of an epoch, in which a process reads few shards from front to back |
 | `remote` | shards from a URL, in a cache of bounded size |
+| `address` | a file at a URL, opened or refused |
 """

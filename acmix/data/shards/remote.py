@@ -3,76 +3,28 @@
 A file of the cache has its SHA-256 for a name, so that a changed shard is another file. It is written beside, compared
 with the index, and renamed; a lock keeps processes from fetching it twice. Where the cache is full, the files that were
 opened longest ago go; a process that has one of them open goes on reading it.
-
-`http://` and `https://` are read by Python itself, every other scheme by fsspec and its packages.
 """
 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit, urlunsplit
 
-from acmix.errors import UsageError
-from acmix.extras import install
+from acmix.data.shards.address import CannotFetch, OfTheCache, Passing, joined, opened, pieces
+from acmix.names import without_secrets
 
-# seconds to wait before each further try, and without an answer
+# seconds to wait before each further try
 WAITS = (1.0, 3.0, 10.0, 30.0)
-PATIENCE = 60.0
-PIECE = 2**20
-# modules that fsspec's schemes use, and what their errors descend from
-OF_PACKAGES = (
-    ("botocore.exceptions", "BotoCoreError"),
-    ("botocore.exceptions", "ClientError"),
-    ("aiohttp", "ClientError"),
-    ("google.auth.exceptions", "GoogleAuthError"),
-    ("azure.core.exceptions", "AzureError"),
-)
-# answers of a server that may be others a moment later
-PASSING = (408, 425, 429, 500, 502, 503, 504)
+# of a file that others drop from the cache, or that is damaged in it
+TRIES = 3
 GIB = 2**30
-
-
-class CannotFetch(UsageError):
-    """A shard cannot be had: the run ends, as the images in it are not unreadable."""
-
-    def __init__(self, message: str) -> None:
-        # from a reading process it comes with that process's traceback before it
-        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
-
-
-class Passing(Exception):
-    """What may go well a moment later."""
-
-
-def is_url(place: str) -> bool:
-    """Whether a data folder is an address."""
-    return "://" in place
-
-
-def without_secrets(url: str) -> str:
-    """A URL for messages: without a password, and without what follows a question mark."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def joined(url: str, name: str) -> str:
-    """The address of a file in a folder; a query stays at the end."""
-    if urlsplit(url).scheme in ("http", "https"):
-        parts = urlsplit(url)
-        return urlunsplit((parts.scheme, parts.netloc, f"{parts.path.rstrip('/')}/{name}", parts.query, ""))
-    return f"{url.rstrip('/')}/{name}"
 
 
 def cache_folder() -> Path:
@@ -114,10 +66,25 @@ class Remote:
             CannotFetch: the server does not give it.
         """
         # at the start, where somebody waits
-        return self.tried(name, lambda file: file.read(most + 1), WAITS[:2])
+        return self.tried(name, lambda file: b"".join(pieces(file, most + 1)), WAITS[:2])
 
-    def fetch(self, wanted: Wanted) -> Path:
-        """A file in the cache, fetched where it is not there yet.
+    def content(self, wanted: Wanted) -> bytes:
+        """A whole file by way of the cache, compared with its SHA-256 there too.
+
+        Raises:
+            CannotFetch: as for `fetch`.
+        """
+        for _ in range(TRIES):
+            place = self.fetch(wanted)
+            with suppress(FileNotFoundError):
+                content = place.read_bytes()
+                if hashlib.sha256(content).hexdigest() == wanted.sha256:
+                    return content
+                place.unlink()
+        raise CannotFetch(f"{wanted.name} is dropped from the cache, or damaged in it, again and again: {self.folder}")
+
+    def fetch(self, wanted: Wanted, *, insist: bool = True) -> Path:
+        """A file in the cache, fetched where it is not there yet; unless one insists, it is asked for once.
 
         Raises:
             CannotFetch: the server does not give it, it is another file than the index says, or there is no room.
@@ -131,9 +98,11 @@ class Remote:
             )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with locked(self.folder / f".{wanted.sha256}.lock"):
+            with locked(self.folder / f".{wanted.sha256}.lock") as is_alone:
                 if not self.is_there(place, wanted.size):
-                    self.tried(wanted.name, lambda file: self.take(file, wanted, place))
+                    if is_alone:
+                        self.remove_torn(wanted)
+                    self.tried(wanted.name, lambda file: self.take(file, wanted, place), None if insist else ())
         except OSError as error:
             raise CannotFetch(
                 f"cannot write into the cache {self.folder}: {error.strerror or error}; free some space, lower "
@@ -146,10 +115,18 @@ class Remote:
         try:
             if os.path.getsize(place) != size:
                 return False
-            os.utime(place)
         except OSError:
             return False
+        # but in a cache of somebody else
+        with suppress(OSError):
+            os.utime(place)
         return True
+
+    def remove_torn(self, wanted: Wanted) -> None:
+        """Removes what killed processes have left of a file, whose lock this one has."""
+        for left in self.folder.glob(f".{wanted.sha256}.*.tmp"):
+            with suppress(OSError):
+                left.unlink()
 
     def take(self, file: IO[bytes], wanted: Wanted, place: Path) -> None:
         """Copies an open file into the cache."""
@@ -161,12 +138,15 @@ class Remote:
             with of_the_cache():
                 unfinished.touch()
             with open(unfinished, "wb") as copy:
-                while left and (piece := file.read(min(PIECE, left))):
+                for piece in pieces(file, wanted.size):
                     digest.update(piece)
                     left -= len(piece)
                     with of_the_cache():
                         copy.write(piece)
                         copy.flush()
+                with of_the_cache():
+                    # the new name must not reach the disk before the bytes do
+                    os.fsync(copy.fileno())
             if left:
                 raise Passing(f"it ended after {wanted.size - left} of {wanted.size} bytes")
             if digest.hexdigest() != wanted.sha256:
@@ -192,14 +172,11 @@ class Remote:
                 raise error.args[0] from None
             except Passing as error:
                 reason = str(error)
+        tries = "1 try" if not waits else f"{len(waits) + 1} tries"
         raise CannotFetch(
-            f"cannot fetch {without_secrets(joined(self.url, name))}: {reason} ({len(waits) + 1} tries in "
-            f"{time.monotonic() - began:.0f} s); the same command goes on from the last checkpoint"
+            f"cannot fetch {without_secrets(joined(self.url, name))}: {reason} ({tries} in "
+            f"{time.monotonic() - began:.0f} s); once it can be had, the same command goes on"
         )
-
-
-class OfTheCache(Exception):
-    """Carries an OSError of the cache past those of the server."""
 
 
 @contextmanager
@@ -212,66 +189,17 @@ def of_the_cache() -> Iterator[None]:
 
 
 @contextmanager
-def opened(url: str) -> Iterator[IO[bytes]]:
-    """Opens a file at a URL.
-
-    Raises:
-        CannotFetch: it cannot be had, and no later try will change that.
-        Passing: another try may.
-    """
-    shown = without_secrets(url)
-    try:
-        with stream(url) as file:
-            yield file
-    except (UsageError, Passing, OfTheCache):
-        raise
-    except urllib.error.HTTPError as error:
-        if error.code in PASSING:
-            raise Passing(f"HTTP status {error.code}") from None
-        raise CannotFetch(f"cannot fetch {shown}: HTTP status {error.code}; check the address") from None
-    except FileNotFoundError:
-        raise CannotFetch(f"there is no {shown}; check the address") from None
-    except PermissionError as error:
-        raise CannotFetch(f"cannot fetch {shown}: {error}; check the credentials") from None
-    except ImportError as error:
-        # fsspec says which package a scheme needs
-        raise CannotFetch(f"cannot fetch {shown}: {error}; run {install('remote')}") from None
-    except ValueError as error:
-        raise CannotFetch(f"cannot fetch {shown}: {error}; check the address") from None
-    except passing_errors() as error:
-        why = error.reason if isinstance(error, urllib.error.URLError) else error
-        said = getattr(why, "strerror", None) or str(why)
-        raise Passing(" ".join(said.split()) or type(error).__name__) from None
-
-
-def passing_errors() -> tuple[type[Exception], ...]:
-    """What a server's trouble may raise: the packages behind fsspec have errors of their own."""
-    of_packages = [getattr(sys.modules[name], kind) for name, kind in OF_PACKAGES if name in sys.modules]
-    return (OSError, EOFError, RuntimeError, http.client.HTTPException, *of_packages)
-
-
-def stream(url: str) -> Any:
-    """An open file, as a context."""
-    if urlsplit(url).scheme in ("http", "https"):
-        return urllib.request.urlopen(urllib.request.Request(url), timeout=PATIENCE)
-    try:
-        import fsspec
-    except ImportError:
-        raise CannotFetch(f"{without_secrets(url)} needs the package fsspec; run {install('remote')}") from None
-    return fsspec.open(url, "rb")
-
-
-@contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Keeps other processes and threads of this machine out; where the file system has no locks, nobody."""
-    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+def locked(file: Path) -> Iterator[bool]:
+    """Keeps other processes and threads out, and says whether it does: some file systems have no locks."""
+    handle, is_alone = os.open(file, os.O_RDWR | os.O_CREAT, 0o600), False
     try:
         with suppress(ImportError, OSError):
             import fcntl  # not on Windows
 
             # flock, as a lock of lockf would not keep threads of one process apart
             fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+            is_alone = True
+        yield is_alone
     finally:
         with suppress(ImportError, OSError):
             import fcntl

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 
 from acmix.config import Data
+from acmix.data.shards.address import CannotFetch, check_address
 from acmix.data.shards.index import INFO, LONGEST_INFO, Info, SplitInfo, checked, parse_info, read_index, read_info
 from acmix.data.shards.order import lane_count, shard_order
-from acmix.data.shards.remote import GIB, CannotFetch, Remote, Wanted, cache_folder, is_url, without_secrets
+from acmix.data.shards.remote import GIB, TRIES, Remote, Wanted, cache_folder
 from acmix.errors import UsageError
+from acmix.names import is_url
 
 # shards that a process keeps open, and fetches at a time
 OPEN, AT_A_TIME = 256, 4
-# of a shard that others drop from the cache
-TRIES = 3
 # shards that are shuffled together, from a folder and from a URL: fewer are then needed at a time
 WINDOW, REMOTE_WINDOW = 4, 1
 
@@ -55,8 +55,9 @@ def find_shards(data: Data) -> Place | None:
         root = Path(data.dir).expanduser()
         info = read_info(root)
         return None if info is None else Place(str(root), info, root)
+    check_address(data.dir)
     remote = Remote(data.dir, cache_folder(), int(data.cache_gib * GIB))
-    name = without_secrets(data.dir)
+    name = data.shown_dir
     info = parse_info(remote.read(INFO, LONGEST_INFO), f"{name}/{INFO}")
     if info is None:
         raise UsageError(f"{name}/{INFO} is not of `acmix data shard`; foreign shards are read by data.format=wds/")
@@ -93,7 +94,7 @@ class ShardFiles:
         """Where a shard lies, for messages."""
         return os.path.join(self.place.name, self.split.filenames[shard])
 
-    def path(self, shard: int) -> Path:
+    def path(self, shard: int, *, insist: bool = True) -> Path:
         """A shard on this machine, fetched where that is needed.
 
         Raises:
@@ -101,7 +102,7 @@ class ShardFiles:
         """
         if self.place.remote is None:
             return self.place.root / self.split.filenames[shard]
-        return self.place.remote.fetch(self.wanted(shard))
+        return self.place.remote.fetch(self.wanted(shard), insist=insist)
 
     def wanted(self, shard: int) -> Wanted:
         """A shard as one fetches it."""
@@ -149,7 +150,7 @@ class ShardFiles:
         raise CannotFetch(f"{self.name(shard)} is dropped from the cache again and again; raise data.cache_gib")
 
     def fetch_soon(self, shards: Sequence[int]) -> None:
-        """Has threads fetch shards, in this order; their troubles are met again where a shard is read."""
+        """Has threads fetch shards, in this order; whoever reads a shard asks again."""
         if self.process != os.getpid():
             self.start_anew()
         if self.queue is None:
@@ -167,7 +168,7 @@ class ShardFiles:
         while True:
             shard = asked.get()
             with suppress(CannotFetch):
-                self.path(shard)
+                self.path(shard, insist=False)
             self.asked.discard(shard)
 
 
@@ -266,11 +267,16 @@ def open_shards(place: Place, data: Data, split: str) -> Shards:
         check_sizes(place.root, info)
         index = read_index(place.root / info.index.file, place.info, info)
     else:
-        file = place.remote.fetch(Wanted(info.index.file, info.index.bytes, info.index.sha256))
-        index = checked(file.read_bytes(), place.info, info, f"{place.name}/{info.index.file}")
-    window = data.shuffle_shards or (WINDOW if place.remote is None else REMOTE_WINDOW)
+        content = place.remote.content(Wanted(info.index.file, info.index.bytes, info.index.sha256))
+        index = checked(content, place.info, info, f"{place.name}/{info.index.file}")
+    window = shuffled_together(data)
     columns = (index.names, index.labels, index.shards, index.starts, index.sizes)
     return Shards(index.classes, ShardFiles(place, info), *columns, window=window, notes=left_out_notes(info))
+
+
+def shuffled_together(data: Data) -> int:
+    """How many shards' images are shuffled together, where the data are shards."""
+    return data.shuffle_shards or (REMOTE_WINDOW if is_url(data.dir) else WINDOW)
 
 
 def left_out_notes(info: SplitInfo) -> list[str]:

@@ -9,43 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from acmix.config import Config, validate
 from acmix.data import train_loader, val_loader
-from acmix.data.shards import remote
-from acmix.data.shards.remote import CannotFetch, Remote, Wanted, joined, make_room, without_secrets
+from acmix.data.shards.address import CannotFetch, joined
+from acmix.data.shards.remote import Remote, Wanted, make_room
 from acmix.data.shards.source import Shards
 from acmix.errors import UsageError
-from tests.support.images import make_image_folder
-from tests.support.shards import served, write_shards
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("folder")
-    make_image_folder(root / "images", classes=2, train_per_class=8, val_per_class=3, size=24)
-    return write_shards(root / "images", root / "shards", samples=4)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("ACMIX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote, "WAITS", (0.01, 0.01))
-    return tmp_path / "cache" / "shards"
-
-
-def config(place: str | Path, **data) -> Config:
-    return validate(
-        {
-            "model": {"num_classes": 2},
-            "data": {"dir": str(place), "img_size": 16, "workers": 0, "shuffle_shards": 1, **data},
-            "augment": {"mixup": 0, "cutmix": 0},
-            "train": {"batch_size": 4},
-        }
-    )
-
-
-def images(settings: Config) -> torch.Tensor:
-    return torch.cat([batch.images for batch in train_loader(settings).epoch(0)])
+from acmix.names import without_secrets
+from tests.support.shards import config, images, served
 
 
 def cached(cache: Path) -> list[str]:
@@ -110,7 +80,7 @@ def test_a_server_that_fails_for_good_ends_the_run_with_one_line(shards, workers
         with pytest.raises(CannotFetch) as raised:
             list(loader.epoch(0))
     assert str(raised.value).startswith(f"cannot fetch {url}/train-")
-    assert "HTTP status 500 (3 tries in 0 s); the same command goes on" in str(raised.value)
+    assert "HTTP status 500 (3 tries in 0 s); once it can be had, the same command goes on" in str(raised.value)
 
 
 def test_another_shard_than_the_index_says_is_not_taken(shards, tmp_path, cache):
