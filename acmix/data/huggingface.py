@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from importlib import import_module
 from typing import IO, Any
@@ -41,10 +42,20 @@ class HuggingFace:
         return int(self.targets[index])
 
     def name(self, index: int) -> str:
-        return self.reader.filename(index) or f"{self.where} row {index}"
+        return self.held(index).get("path") or f"{self.where} row {index}"
 
-    def open(self, index: int) -> IO[bytes]:
-        return self.reader[index][0]
+    def open(self, index: int) -> str | IO[bytes]:
+        # not by timm's reader, which asserts that there is an image, and opens pipes
+        held = self.held(index)
+        if content := held.get("bytes"):
+            return io.BytesIO(content)
+        if path := held.get("path"):
+            return path
+        raise OSError("the row holds no image")
+
+    def held(self, index: int) -> dict[str, Any]:
+        """What a row holds of its image: bytes, a path, or nothing."""
+        return self.reader.dataset[index]["image"] or {}
 
 
 def huggingface_reader(data: Data, split: str) -> Any:
@@ -55,8 +66,17 @@ def huggingface_reader(data: Data, split: str) -> Any:
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"cannot open {data.format} split {split!r}: {reason}; check the name and the split") from None
-    if "label" not in reader.dataset.column_names or not len(reader.dataset):
-        raise UsageError(f"{data.format} split {split!r} has no labelled rows; expected columns image and label")
+    there = reader.dataset.column_names
+    # timm adds an empty column of images where there is none
+    is_empty = reader.dataset.data.column("image").null_count == len(reader.dataset)
+    if "label" not in there or is_empty:
+        named = ", ".join(name for name in there if not (is_empty and name == "image")) or "none"
+        raise UsageError(
+            f"{data.format} split {split!r} has no labelled images; expected rows with the columns image and label, "
+            f"there are: {named}"
+        )
+    # others would be decoded too
+    reader.dataset = reader.dataset.select_columns(["image", "label"])
     return reader
 
 

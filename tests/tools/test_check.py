@@ -1,6 +1,8 @@
 """`acmix data check` finds what is wrong with a data set, and says whether anything is."""
 
+import io
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -187,3 +189,41 @@ def test_hugging_face_folders_are_looked_at_and_written_as_shards(folder, tmp_pa
     out = list(shard(Data(dir=str(tmp_path / "cache"), **where), tmp_path / "shards", workers=0))
     assert len(out) == 2
     assert told(tmp_path / "shards")[1]["splits"]["val"]["classes"] == {"a": 2, "b": 2}
+
+
+def test_rows_of_parquet_without_an_image_are_unreadable(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    import pyarrow
+    import pyarrow.parquet
+
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    content = io.BytesIO()
+    Image.new("RGB", (20, 20)).save(content, "PNG")
+    os.mkfifo(tmp_path / "pipe.png")
+    rows = [
+        {"bytes": content.getvalue(), "path": None},
+        None,
+        {"bytes": None, "path": None},
+        {"bytes": b"", "path": None},
+        {"bytes": None, "path": str(tmp_path / "none.png")},
+        {"bytes": None, "path": str(tmp_path / "pipe.png")},
+        {"bytes": b"no image", "path": None},
+    ]
+    labels = datasets.ClassLabel(names=["a", "b"])
+    for name in ("image", "photo"):
+        schema = datasets.Features({name: datasets.Image(), "label": labels}).arrow_schema
+        (tmp_path / name).mkdir()
+        table = pyarrow.Table.from_pydict({name: rows, "label": [0, 1] * 3 + [0]}, schema=schema)
+        pyarrow.parquet.write_table(table, tmp_path / name / "train.parquet")
+    [split] = check(Data(dir=str(tmp_path / "cache"), format=f"hfds/{tmp_path / 'image'}"), ["train"], workers=0)
+    assert split.images is not None
+    assert split.images.reasons == {
+        1: "the row holds no image",
+        2: "the row holds no image",
+        3: "the row holds no image",
+        4: "no such file",
+        5: "a pipe, a socket, a device or a folder; an image file was expected",
+        6: "not an image in a known format",
+    }
+    with pytest.raises(UsageError, match="expected rows with the columns image and label, there are: photo, label"):
+        check(Data(dir=str(tmp_path / "cache"), format=f"hfds/{tmp_path / 'photo'}"), ["train"], workers=0)
