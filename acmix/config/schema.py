@@ -433,7 +433,7 @@ class Train(Section):
     """Times that `run.sh` starts all again when one fails. From the newest checkpoint; not after an error in the
     input."""
 
-    timeout_minutes: float = Field(default=30.0, gt=0.0, le=10_000, examples=[60])
+    timeout_minutes: float = Field(default=30.0, ge=0.01, le=10_000, examples=[60])
     """Minutes that a process waits for another. Then the run ends; more where the disk is slow."""
 
     tensorboard: bool = Field(default=True, examples=[False])

@@ -6,7 +6,9 @@ whole, as of any other run: one that was written with `train.fsdp` goes on witho
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,8 +23,12 @@ from acmix.errors import UsageError
 from acmix.train.distributed import World
 
 
-def check_fsdp(config: Config) -> None:
+def check_fsdp(config: Config, precision: str) -> None:
     """Refuses settings that need every weight whole on every process.
+
+    Args:
+        config: the run.
+        precision: the number format that `train.precision` stands for here.
 
     Raises:
         UsageError: names the setting.
@@ -30,8 +36,14 @@ def check_fsdp(config: Config) -> None:
     settings = config.train
     if not settings.fsdp:
         return
+    half = "train.precision=fp16" if settings.precision == precision else "train.precision=auto, here fp16,"
     for is_set, key, why in (
-        (settings.precision == "fp16", "train.precision=fp16", "the scaler would see a part of the gradients alone"),
+        (precision == "fp16", half, "the scaler would see a part of the gradients alone"),
+        (
+            bool(settings.channels_last),
+            "train.channels_last=true",
+            "PyTorch shares out weights that lie in the usual order alone",
+        ),
         (settings.reduction == "exact", "train.reduction=exact", "no process has every gradient"),
         (settings.static_graph, "train.static_graph=true", "it is DistributedDataParallel's"),
         (settings.gradient_compression is not None, "train.gradient_compression", "it is DistributedDataParallel's"),
@@ -49,6 +61,8 @@ def sharded(model: nn.Module, world: World) -> nn.Module:
     """
     if world.size == 1:
         return model
+    # of logits that are cut to an image's size: losses change nothing in place
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(world.device.type, (world.size,))
     for block in blocks(model):
         fully_shard(block, mesh=mesh)
@@ -73,14 +87,42 @@ def is_sharded(model: nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
-def whole(value: Any) -> Any:
-    """Nested dictionaries, lists and tuples with whole tensors; every process calls it where there are shared ones."""
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Keeps weights that are shared out whole on every process in the block; every process enters and leaves it.
+
+    For processes that call the model another number of times each, which would wait for each other's weights.
+    """
+    parts = [each for each in model.modules() if isinstance(each, FSDPModule)]
+    for each in parts:
+        each.set_reshard_after_forward(False, recurse=False)
+        each.unshard()
+    try:
+        yield
+    finally:
+        for each in parts:
+            each.reshard()
+            # as `fully_shard` has it: the whole model's own are needed again at once, by the backward pass
+            each.set_reshard_after_forward(each is not model, recurse=False)
+
+
+def whole(value: Any, *, is_kept: bool = True) -> Any:
+    """Nested dictionaries, lists and tuples with whole tensors; every process calls it where there are shared ones.
+
+    A tensor that was shared out comes to the CPU before the next is gathered: all of them together may not fit on a
+    GPU, which is why they are shared out.
+
+    Args:
+        value: the same on every process, but for its parts of tensors.
+        is_kept: whether this process wants the tensors; it takes part in gathering either way.
+    """
     if isinstance(value, DTensor):
-        return value.full_tensor()
+        tensor = value.full_tensor()
+        return tensor.cpu() if is_kept else None
     if isinstance(value, dict):
-        return {key: whole(each) for key, each in value.items()}
+        return {key: whole(each, is_kept=is_kept) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(whole(each) for each in value)
+        return type(value)(whole(each, is_kept=is_kept) for each in value)
     return value
 
 

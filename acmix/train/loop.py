@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from acmix.train.closing import ending, summed_up
 from acmix.train.device import peak_memory_mib, pins_memory
 from acmix.train.distributed import Agreement, World, join, together
 from acmix.train.files import versions, write_atomically
-from acmix.train.fsdp import share_buffers
+from acmix.train.fsdp import gathered, share_buffers
 from acmix.train.length import end_of_epoch, epochs_begun, total_steps
 from acmix.train.lock import held
 from acmix.train.log import RunLog, duration, read_summary
@@ -223,7 +223,8 @@ class Run:
         state.meter.start()
         self.in_step.module.train()
         if settings.freeze_statistics:
-            keep_statistics(getattr(state.model, "features", state.model))
+            # of a detector or segmenter, those of its network; a classifier may have a method of that name
+            keep_statistics(state.model if self.config.task.name == "classify" else state.model.features)  # type: ignore[arg-type]
         to_do = end_of_epoch(self.config, self.steps_per_epoch, epoch + 1) - epoch * self.steps_per_epoch
         batches = self.train_batches.epoch(epoch, done) if done < to_do else iter(())
         for number in range(done + 1, to_do + 1):
@@ -371,12 +372,15 @@ class Run:
             self.note_unreadable(batch, self.val_batches.dataset)
             self.listen()
 
+        model = self.state.evaluated_model
         # every process measures what the first one saves
-        share_buffers(self.state.evaluated_model, self.world)
+        share_buffers(model, self.world)
+        # processes with other images call a detector or segmenter another number of times
+        weights = nullcontext() if self.config.task.name == "classify" else gathered(model)
         # images of a validation have many sizes, each of which would be compiled anew
-        with torch.compiler.set_stance("force_eager"):
+        with weights, torch.compiler.set_stance("force_eager"):
             result = self.task.evaluate(
-                self.state.evaluated_model,
+                model,
                 self.val_batches,
                 self.world.device,
                 autocast=self.state.precision.autocast,

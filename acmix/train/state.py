@@ -80,7 +80,9 @@ class State:
         self.fault_of_best = "" if begins else checkpoint.fault_of(self.best_path)
         self.model = task.build(download=begins and not config.model.checkpoint)
         check_architecture(config, "a checkpoint of this run")
-        self.memory_format = memory_format(self.model, settings.channels_last, world.device)
+        # weights that are shared out lie in the usual order
+        channels_last = False if settings.fsdp else settings.channels_last
+        self.memory_format = memory_format(self.model, channels_last, world.device)
         self.started = start(self.model, config, classes) if begins and config.model.checkpoint else None
         if config.model.freeze and not begins:
             self.train_as_before()
@@ -94,7 +96,7 @@ class State:
             ModelEmaV3(self.model, decay=settings.ema_decay, foreach=not settings.fsdp) if settings.ema_decay else None
         )
         if settings.fsdp:
-            check_fsdp(config)
+            check_fsdp(config, self.precision.name)
             self.model = sharded(self.model, world)
             if self.average is not None:
                 self.average.module = sharded(self.average.module, world)
@@ -180,7 +182,7 @@ class State:
         with together(self.world):
             # where weights are shared out, all give theirs
             if self.world.is_first or is_sharded(self.model):
-                contents = whole({**self.described(), **self.to_go_on()})
+                contents = whole({**self.described(), **self.to_go_on()}, is_kept=self.world.is_first)
                 if self.world.is_first:
                     self.writer.write(self.last, contents, keep=self.config.train.keep_checkpoints)
         self.saved_at = place
@@ -193,7 +195,8 @@ class State:
         """
         with together(self.world):
             if self.world.is_first or is_sharded(self.model):
-                contents = whole({**self.described(), "model": self.evaluated_model.state_dict()})
+                contents = {**self.described(), "model": self.evaluated_model.state_dict()}
+                contents = whole(contents, is_kept=self.world.is_first)
                 if self.world.is_first:
                     self.writer.write(self.best_path, contents)
 

@@ -23,13 +23,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from acmix.config import Config, Train
 from acmix.errors import UsageError
 from acmix.train.distributed import World
-from acmix.train.fsdp import share_buffers, whole
+from acmix.train.fsdp import share_buffers
 from acmix.train.state import State
 from acmix.train.sync_norm import is_synchronised
 
@@ -53,6 +54,7 @@ class Step:
     def __init__(self, config: Config, state: State, world: World) -> None:
         self.config, self.state, self.world = config, state, world
         settings, model = config.train, state.model
+        check_exact(settings)
         self.module = compiled(model, config.task.name) if settings.compile else model
         self.exact = ExactSum(model, world, settings.bucket_mib) if settings.reduction == "exact" else None
         self.fsdp = model if isinstance(model, FSDPModule) else None
@@ -111,10 +113,30 @@ class Step:
         if self.exact is not None:
             self.exact.finish(len(micro_batches) * self.world.size)
         norm = state.precision.step(state.optimizer, state.model.parameters(), self.config.train.clip_grad)
-        norm = whole(norm)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if state.average is not None:
             state.average.update(state.model, step=state.step)
         return losses, norm
+
+
+def check_exact(settings: Train) -> None:
+    """Refuses settings of the messages that `train.reduction=exact` does without.
+
+    Raises:
+        UsageError: names the setting.
+    """
+    if settings.reduction != "exact":
+        return
+    for is_set, key, why in (
+        (settings.static_graph, "train.static_graph=true", "it is DistributedDataParallel's"),
+        (
+            settings.gradient_compression is not None,
+            f"train.gradient_compression={settings.gradient_compression}",
+            "each process would round other sums",
+        ),
+    ):
+        if is_set:
+            raise UsageError(f"{key} does not go with train.reduction=exact: {why}; leave one of them out")
 
 
 def usual_buckets(settings: Train) -> bool:

@@ -9,18 +9,24 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
+from acmix.data.scenes import write_detection_scenes, write_segmentation_scenes
 from acmix.errors import UsageError
 from acmix.released.digest import digest_of
 from acmix.tools.evaluate import evaluate_checkpoint
 from acmix.train.distributed import World
-from acmix.train.fsdp import check_fsdp
+from acmix.train.fsdp import check_fsdp, gathered, whole
 from acmix.train.loop import train
 from acmix.train.optim import create_optimizer
 from acmix.train.signals import Stopped
 from acmix.train.step import Step, in_buckets
 from tests.support.checks import largest_difference, one_error
+from tests.support.dense import write_dense_config
 from tests.support.images import make_image_folder
 from tests.support.processes import command
 from tests.support.tiny import CLASSES, last, tiny_config, write_config
@@ -212,7 +218,75 @@ def test_what_several_processes_measure_is_what_they_save(data: Path, tmp_path: 
     assert again.result.loss == pytest.approx(measured, rel=1e-5)
 
 
-@pytest.mark.parametrize("setting", ["train.precision=fp16", "train.reduction=exact", "train.static_graph=true"])
-def test_settings_that_need_whole_weights_are_refused_with_fsdp(data: Path, setting: str) -> None:
-    with pytest.raises(UsageError, match=r"does not go with train\.fsdp=true"):
-        check_fsdp(tiny_config(data, setting, "train.fsdp=true"))
+@pytest.mark.parametrize(
+    ("setting", "precision", "said"),
+    [
+        ("train.precision=fp16", "fp16", r"train\.precision=fp16 does not go"),
+        ("train.precision=auto", "fp16", r"train\.precision=auto, here fp16, does not go"),
+        ("train.reduction=exact", "fp32", r"train\.reduction=exact does not go"),
+        ("train.static_graph=true", "fp32", r"train\.static_graph=true does not go"),
+        ("train.channels_last=true", "fp32", r"train\.channels_last=true does not go"),
+        ("train.gradient_compression=bf16", "fp32", r"train\.gradient_compression does not go"),
+    ],
+)
+def test_settings_that_need_whole_weights_are_refused_with_fsdp(
+    data: Path, setting: str, precision: str, said: str
+) -> None:
+    with pytest.raises(UsageError, match=said + r" with train\.fsdp=true"):
+        check_fsdp(tiny_config(data, setting, "train.fsdp=true"), precision)
+
+
+@pytest.mark.parametrize("setting", ["train.static_graph=true", "train.gradient_compression=bf16"])
+def test_settings_of_messages_are_refused_with_exact(data: Path, setting: str) -> None:
+    config = tiny_config(data, "train.reduction=exact", setting)
+    with pytest.raises(UsageError, match=rf"{setting} does not go with train\.reduction=exact"):
+        Step(config, SimpleNamespace(model=nn.Linear(2, 2)), World(0, 1, torch.device("cpu")))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["detect", "segment"])
+def test_processes_of_other_numbers_of_images_measure_shared_out_weights(tmp_path: Path, task: str) -> None:
+    """Three images on two processes: one calls the model once more, for which the other gives no weights."""
+    write = write_detection_scenes if task == "detect" else write_segmentation_scenes
+    scenes = write(tmp_path / "scenes", images=(8, 3), size=64)
+    plain = ("train.epochs=1", "optimizer.name=sgd", "optimizer.lr=0.001", "model.drop_path_rate=0")
+    config = write_dense_config(tmp_path / "tiny.yaml", task, scenes, *plain)
+    for name in ("true", "false"):
+        ends = command("train", config, f"train.fsdp={name}", "--output", tmp_path / name, processes=2).finish()
+        assert [(status, errors) for status, _, errors in ends] == [(0, "")] * 2
+    shared, whole = (last(tmp_path / name) for name in ("true", "false"))
+    difference = largest_difference(shared["model"], whole["model"])
+    print(f"{task}, weights shared out or not: largest difference {difference:.2e}")
+    assert difference < 1e-5
+    assert shared["metrics"].keys() == whole["metrics"].keys()
+
+
+def test_shared_out_weights_come_to_the_cpu_of_who_keeps_them_and_are_shared_again() -> None:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        model: nn.Module = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+        fully_shard(model[0], mesh=mesh)  # type: ignore[index]
+        fully_shard(model, mesh=mesh)
+        state = {"model": model.state_dict(), "step": 3}
+        assert whole(state, is_kept=False) == {"model": dict.fromkeys(model.state_dict()), "step": 3}
+        kept = whole(state)["model"]["0.weight"]
+        assert (type(kept), kept.device.type, kept.shape) == (torch.Tensor, "cpu", (3, 2))
+        before = model(torch.ones(1, 2))
+        with gathered(model), torch.no_grad():
+            for _ in range(2):
+                assert torch.equal(model(torch.ones(1, 2)), before)
+                assert not any(isinstance(each, DTensor) for each in model.parameters())
+        assert all(isinstance(each, DTensor) for each in model.parameters())
+        assert torch.equal(model(torch.ones(1, 2)), before)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_a_classifier_keeps_the_statistics_of_its_batch_norms(data: Path, tmp_path: Path) -> None:
+    """Ours have a method where detectors have their network: `features`."""
+    plain = (*RESNET, "train.epochs=1", "train.ema_decay=null")
+    train(tiny_config(data, *plain, "train.freeze_statistics=true"), tmp_path / "run")
+    kept = {key: value for key, value in last(tmp_path / "run")["model"].items() if key.endswith("running_mean")}
+    assert kept
+    assert all((value == 0).all() for value in kept.values())
