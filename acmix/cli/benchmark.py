@@ -20,6 +20,9 @@ FiguresOption = Annotated[Path | None, typer.Option("--csv", metavar="FILE", hel
 BOUND = "Bound on the whole, in seconds: ceilings, checks, warm-up, rounds. What has begun is brought to its end."
 ForceOption = Annotated[bool, typer.Option("--force", help="Also measure formats in which this machine is slow.")]
 
+# options of `acmix benchmark scale` that go with --measure
+OF_MEASURING = ("data", "processes", "seconds", "output")
+
 
 @benchmarks.command("train", help="Time training steps: on N cards, or paired with another model.")
 @benchmarks.command("infer", help="Time inference: on N cards, or paired with another model.")
@@ -110,6 +113,7 @@ def benchmark_data(
 
 @benchmarks.command("scale")
 def benchmark_scale(
+    context: typer.Context,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE...", help="Other parts, or with --measure other settings of CONFIG."),
@@ -142,6 +146,9 @@ def benchmark_scale(
     from acmix.benchmark.scale import command
 
     if measured is None:
+        given = [name for name in OF_MEASURING if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
+        if given:
+            raise UsageError(f"--{given[0]} is for a measurement; add --measure CONFIG, or leave it out")
         command.scale(overrides or [], parts=parts, cards=cards, csv=csv, plot=plot)
         return
     if parts is not None:

@@ -43,7 +43,10 @@ def train(
     `acmix config` lists every setting.
     """
     from acmix.released import load_config
+    from acmix.train.early import save_later
     from acmix.yaml_text import quoted
+
+    save_later()
 
     # in quotes, so that no character of the path means anything
     given = [f"{key}={quoted(value)}" for key, value in (("data.dir", data), ("train.device", device)) if value]

@@ -91,7 +91,7 @@ def run_workers(
             several machines all start again, and wait for one that is gone to come back.
     """
     quieten_torchrun()
-    with tempfile.TemporaryDirectory(prefix="acmix_launch_") as folder:
+    with tempfile.TemporaryDirectory(prefix="acmix_launch_") as folder, ended_by_ctrl_c(machines.count > 1):
         try:
             spec = WorkerSpec(
                 role="train",
@@ -104,8 +104,11 @@ def run_workers(
                 local_addr="localhost" if machines.count == 1 else None,
             )
             agent = PatientAgent(spec, DefaultLogsSpecs(log_dir=folder), grace_seconds, Path(folder))
-            with stop_signals_handled(agent, interruptible=machines.count == 1):
-                result = agent.run_to_end()
+            try:
+                with stop_signals_handled(agent, interruptible=machines.count == 1):
+                    result = cast(RunResult, agent.run())
+            except SignalException as stop:
+                result, agent.stopped_by = None, agent.stopped_by or stop.sigval
         except (RendezvousError, dist.DistError, ConnectionError, TimeoutError) as error:
             return Outcome(2, why_not_met(error, machines))
         return outcome_of(result, agent.stopped_by, Path(folder))
@@ -120,16 +123,10 @@ class PatientAgent(LocalElasticAgent):
         self.stopped_by: signal.Signals | None = None
         self.stop_signals: list[signal.Signals] = []
 
-    def run_to_end(self) -> RunResult | None:
-        """The result of `run`, or None where a stop signal ended it."""
-        try:
-            return cast(RunResult, self.run())
-        except SignalException as stop:
-            self.stopped_by = self.stopped_by or stop.sigval
-            return None
-
     def handle_stop_signals(self) -> None:
-        """Installs the handler below."""
+        """Installs the handlers below; none outside the main thread, where Python has no say in signals."""
+        if not self.stop_signals:
+            return
         for number in self.stop_signals:
             signal.signal(number, self.on_stop_signal)
         signal.signal(signal.SIGUSR2, self.on_save_signal)
@@ -152,6 +149,9 @@ class PatientAgent(LocalElasticAgent):
 
     # torchrun's timing decorator hides the method's type
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        if self.stop_signals:
+            # which the processes inherit, until each listens to it
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         process_ids = super()._start_workers(worker_group)  # pyright: ignore[reportCallIssue]
         # torchrun has just put its own handlers in place of ours
         self.handle_stop_signals()
@@ -189,6 +189,19 @@ def pass_on(process_id: int, number: signal.Signals) -> None:
 def friendly(number: signal.Signals) -> signal.Signals:
     """The signal to pass on: a closed terminal and Slurm's warning, too, ask the processes to checkpoint and end."""
     return number if number in (signal.SIGINT, signal.SIGTERM) else signal.SIGTERM
+
+
+@contextmanager
+def ended_by_ctrl_c(wanted: bool) -> Iterator[None]:
+    """Lets Ctrl-C end the launcher at once in the block, within PyTorch's blocking calls, too, if so wanted."""
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -318,8 +331,11 @@ def how_it_ended(failure: Any) -> str:
         return f"process {failure.local_rank} lost the others, which ended without a word"
     if failure.exitcode >= 0:
         return ""
-    hint = "; the machine may have run out of memory" if -failure.exitcode == signal.SIGKILL else ""
-    return f"process {failure.local_rank} was ended by {signal.Signals(-failure.exitcode).name}{hint}"
+    number = -failure.exitcode
+    hint = "; the machine may have run out of memory" if number == signal.SIGKILL else ""
+    # most of the real-time signals have no name
+    name = signal.Signals(number).name if number in {*signal.Signals} else f"signal {number}"
+    return f"process {failure.local_rank} was ended by {name}{hint}"
 
 
 def first_worker_error(folder: Path) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from acmix.data.worker import cores
 from acmix.errors import UsageError
 from acmix.released import load_config
+from acmix.train.early import save_later
 from acmix.train.words import LAUNCHER, LAUNCHER_PROCESS
 
 if TYPE_CHECKING:
@@ -27,10 +28,14 @@ if TYPE_CHECKING:
 USAGE = "bash run.sh N CONFIG DATA_DIR [key=value ...]"
 # what a stopped run may take to write its checkpoint
 GRACE_SECONDS = 600
+MOST_PORT = 65535
+# processes that may share a CPU, a core and at least: each takes memory, and more of them only wait
+PROCESSES_A_CORE, LEAST_BOUND = 8, 32
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Starts the processes that the command line asks for and returns the exit status."""
+    save_later()
     # what PyTorch's own code meets comes as an exception too
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     try:
@@ -117,8 +122,11 @@ def machines_from_environment() -> Machines:
             f"NODE_RANK={rank!r} with NNODES={count}; set it to 0 ... {count - 1}, a different number on each machine"
         )
     host, _, port = endpoint.rpartition(":")
-    if not host or not port.isdecimal():
-        raise UsageError(f"RDZV_ENDPOINT={endpoint!r} with NNODES={count}; set it to HOST:PORT of machine 0")
+    if not host or not port.isdecimal() or not 1 <= int(port[:10]) <= MOST_PORT:
+        raise UsageError(
+            f"RDZV_ENDPOINT={endpoint!r} with NNODES={count}; set it to HOST:PORT of machine 0, a port from 1 to "
+            f"{MOST_PORT}"
+        )
     # two jobs of one user may name the same port
     run = os.environ.get("RDZV_ID") or os.environ.get("SLURM_JOB_ID") or "acmix"
     return Machines(count, int(rank), endpoint, run)
@@ -149,6 +157,8 @@ def check_processors(processes: int, device: str = "auto") -> str:
                 f"{processes} processes need {processes} GPUs; this machine has {present}; N can be 1 to {present}"
             )
         return ""
+    if processes > (most := max(LEAST_BOUND, PROCESSES_A_CORE * cores())):
+        raise UsageError(f"{processes} processes on {cores()} cores; expected at most {most}")
     threads = threads_each(processes)
     each = "1 thread" if threads == 1 else f"{threads} threads"
     why = "no GPU found" if device == "auto" else f"device {device}"

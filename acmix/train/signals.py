@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 from acmix.data.worker import kill_readers
 from acmix.train.words import LAUNCHER_PROCESS
@@ -32,6 +32,9 @@ LOOK_SECONDS, ORPHAN_SECONDS = 1.0, 600.0
 class StopRequest:
     """Notes the first signal; a second one, seconds later, ends the process as it would have without us."""
 
+    # of the run under way in this process
+    current: ClassVar[StopRequest | None] = None
+
     def __init__(self) -> None:
         self.signal = 0
         self.time = 0.0
@@ -40,6 +43,7 @@ class StopRequest:
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
+        StopRequest.current = self
         # outside the main thread Python has no say in signals
         if threading.current_thread() is not threading.main_thread():
             return self
@@ -54,6 +58,7 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        StopRequest.current = None
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
@@ -93,7 +98,9 @@ def end_with_launcher() -> None:
     def look() -> None:
         while os.getppid() == launcher:
             time.sleep(LOOK_SECONDS)
-        os.kill(os.getpid(), signal.SIGTERM)
+        # a run that is saving already would take another signal for a wish to end at once
+        if StopRequest.current is None or not StopRequest.current.signal:
+            os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(ORPHAN_SECONDS)
         kill_readers()
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))

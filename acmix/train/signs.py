@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from dataclasses import dataclass, field
@@ -10,6 +11,10 @@ from typing import Any
 
 # seconds between two signs, and how old the newest may be before it is told
 BEAT, SILENCE = 2.0, 5.0
+# seconds to wait for what the others told
+ANSWER = 10.0
+# torchrun's word for that the launcher keeps the store; otherwise the process of rank 0 does
+KEPT_BY_LAUNCHER = "TORCHELASTIC_USE_AGENT_STORE"
 # times in a row that the others' store takes nothing, as where the launcher is gone
 MOST_FAILS = 3
 
@@ -51,15 +56,18 @@ class Signs:
 
     def of_others(self) -> str:
         """What the others last told, the silent ones first, as the end of a sentence; "" where nothing is known."""
+        if self.store is None:
+            return ""
+        signs: dict[int, Any] = {}
+        # a process that hangs may be the one that keeps the store, which then answers nothing for as long
+        asking = threading.Thread(target=self.ask, args=(signs,), daemon=True, name="asking for signs")
+        asking.start()
+        asking.join(ANSWER)
+        if asking.is_alive():
+            keeper = "the launcher" if os.environ.get(KEPT_BY_LAUNCHER) == "True" else "process 0"
+            return f"{keeper}, which keeps what each process says, does not answer"
         lines = []
-        for rank in range(self.size):
-            if rank == self.rank or self.store is None:
-                continue
-            try:
-                key = f"sign {rank}"
-                sign = json.loads(self.store.get(key)) if self.store.check([key]) else None
-            except (RuntimeError, ValueError):
-                sign = None
+        for rank, sign in signs.items():
             if sign is None:
                 lines.append((0.0, f"process {rank} said nothing at all"))
             elif (age := time.time() - sign["time"]) > SILENCE:
@@ -67,3 +75,14 @@ class Signs:
             else:
                 lines.append((1.0, f"process {rank} is {sign['doing']}"))
         return "; ".join(text for _, text in sorted(lines)[:3])
+
+    def ask(self, signs: dict[int, Any]) -> None:
+        """Puts down what each of the others last told; None for one of which nothing is known."""
+        for rank in range(self.size):
+            if rank == self.rank:
+                continue
+            try:
+                key = f"sign {rank}"
+                signs[rank] = json.loads(self.store.get(key)) if self.store.check([key]) else None
+            except (RuntimeError, ValueError):
+                signs[rank] = None

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread, Timer
 
 import pytest
 
@@ -36,6 +37,7 @@ while True:
 """
 
 
+SECOND = {"NNODES": "2", "NODE_RANK": "1"}
 STEERING = ("OMP_NUM_THREADS", "NNODES", "NODE_RANK", "RDZV_ENDPOINT", "OUTPUT", "TORCHELASTIC_ERROR_FILE")
 
 
@@ -54,6 +56,9 @@ def launched(processes: int, *command: str) -> None:
         plain(self, death_sig, 0 if timeout == 30 else timeout)
 
     plain, PContext.close = PContext.close, close  # type: ignore[method-assign]
+    if at := os.environ.get("READY"):
+        # a moment before it waits; a second later it does
+        Timer(1.0, lambda: Path(at).touch()).start()
     sys.exit(launch(processes, [sys.executable, *command], machines=machines_from_environment()))
 
 
@@ -195,6 +200,10 @@ def test_a_worker_without_a_launcher_prints_its_error_itself() -> None:
         (["1", "tiny.yaml", ".", "train.device=gpu"], {}, "train.device=gpu: expected auto, cpu, cuda, cuda:1 or mps"),
         (["1", "tiny.yaml", "."], {"NNODES": "2"}, "NODE_RANK='' with NNODES=2"),
         (["1", "tiny.yaml", "."], {"NNODES": "2", "NODE_RANK": "1"}, "RDZV_ENDPOINT='' with NNODES=2"),
+        (["1", "tiny.yaml", "."], {**SECOND, "RDZV_ENDPOINT": "a:99999"}, "RDZV_ENDPOINT='a:99999' with NNODES=2"),
+        # a free port of machine 0's, which the others would not know
+        (["1", "tiny.yaml", "."], {**SECOND, "RDZV_ENDPOINT": "a:0"}, "a port from 1 to 65535"),
+        (["100000", "tiny.yaml", ".", "train.device=cpu"], {}, "100000 processes on"),
     ],
 )
 def test_wrong_input_is_one_line(
@@ -214,3 +223,36 @@ def test_wrong_input_is_one_line(
     assert error.startswith("acmix: error: ")
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_a_launcher_that_waits_for_other_machines_ends_at_ctrl_c(tmp_path: Path) -> None:
+    """It waits within PyTorch, which does not come back to Python until the time for it is over."""
+    worker, port = script(tmp_path, "raise SystemExit(0)"), free_port()
+    waiting = start(1, worker, NNODES="2", NODE_RANK="1", RDZV_ENDPOINT=f"localhost:{port}", READY=str(tmp_path / "at"))
+    waiting.wait_for(lambda: (tmp_path / "at").exists())
+    waiting.signal(signal.SIGINT)
+    [end] = waiting.finish()
+    assert (end.status, end.errors) == (-signal.SIGINT, "")
+
+
+def test_a_launcher_in_a_thread_leaves_signals_alone(tmp_path: Path) -> None:
+    worker, found = script(tmp_path, "raise SystemExit(3)"), []
+    thread = Thread(target=lambda: found.append(launch(1, [sys.executable, str(worker)])))
+    thread.start()
+    thread.join()
+    assert found == [3]
+
+
+def test_sigusr2_ends_no_process_that_does_not_listen_yet(tmp_path: Path) -> None:
+    text = "import os, signal; os.kill(os.getpid(), signal.SIGUSR2); raise SystemExit(4)"
+    assert launch(1, [sys.executable, str(script(tmp_path, text))]) == 4
+
+
+def test_a_process_that_a_signal_without_a_name_ended_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    number = signal.SIGRTMIN + 3
+    assert (
+        launch(1, [sys.executable, str(script(tmp_path, f"import os; os.kill(os.getpid(), {number})"))]) == 128 + number
+    )
+    assert capfd.readouterr().err == f"acmix: error: process 0 was ended by signal {number}\n"

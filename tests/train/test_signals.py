@@ -22,6 +22,7 @@ from acmix.train import checkpoint, launch
 from acmix.train.loop import Run, train
 from acmix.train.plots import read_log
 from acmix.train.signals import Stopped
+from acmix.train.signs import Signs
 from acmix.train.worker_error import Failed
 from tests.support.checks import assert_same_bits
 from tests.support.paths import ROOT
@@ -404,3 +405,55 @@ def test_a_process_that_hangs_is_named_by_those_that_wait_for_it(data: Path, tmp
     waited = "acmix: error: process 0, in step 3, waited 0.1 minutes for the others (train.timeout_minutes): process 1 "
     assert said.startswith(waited)
     assert "was last heard of" in said.removeprefix(waited)
+
+
+GONE = """
+import os, signal, time
+from acmix.train import signals
+signals.LOOK_SECONDS, signals.SAME_REQUEST_SECONDS = 0.01, 0.0
+with signals.StopRequest() as stop:
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.environ["ACMIX_LAUNCHER_PROCESS"] = "1"
+    signals.end_with_launcher()
+    time.sleep(0.3)
+    print(stop.signal)
+"""
+
+
+def test_a_run_that_saves_while_its_launcher_goes_saves_to_the_end() -> None:
+    assert python(GONE) == (0, "15\n", "")
+
+
+EARLY = """
+import os, signal, sys
+from acmix.cli.commands import app
+from acmix.errors import UsageError
+try:
+    app(["train", "missing.yaml"], standalone_mode=False)
+except UsageError:
+    os.kill(os.getpid(), signal.SIGUSR2)
+    print("goes on")
+"""
+
+
+def test_sigusr2_before_there_is_anything_to_save_is_ignored() -> None:
+    assert python(EARLY) == (0, "goes on\n", "")
+
+
+class Silent:
+    """The store of a process that hangs."""
+
+    def check(self, keys: list[str]) -> bool:
+        """Answers after the test is over."""
+        time.sleep(2)
+        return False
+
+
+@pytest.mark.parametrize(("kept", "keeper"), [("True", "the launcher"), ("False", "process 0")])
+def test_who_keeps_the_signs_and_does_not_answer_is_named(
+    monkeypatch: pytest.MonkeyPatch, kept: str, keeper: str
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", kept)
+    monkeypatch.setattr("acmix.train.signs.ANSWER", 0.05)
+    said = Signs(1, 2, Silent()).of_others()
+    assert said == f"{keeper}, which keeps what each process says, does not answer"

@@ -9,11 +9,13 @@ from typing import Any
 from acmix.benchmark.scale.parts import Parts, changed, load_parts, written
 from acmix.benchmark.scale.step import MOST_CARDS
 from acmix.benchmark.scale.table import CARDS, draw, lines, rows, write_csv
+from acmix.config import Config
 from acmix.errors import UsageError
 from acmix.train.files import make_place, write_atomically
+from acmix.yaml_text import quoted
 
-# processes and seconds of a measurement
-MOST_PROCESSES, MOST_SECONDS = 1024, 3600.0
+# of a measurement
+MOST_SECONDS = 3600.0
 
 
 def scale(
@@ -41,8 +43,7 @@ def scale(
         UsageError: an unreadable file, a wrong value, no network for so many cards.
     """
     numbers = read_cards(cards)
-    for file in (csv, plot):
-        make_place(file)
+    check_files(csv, plot)
     if parts is not None:
         sets = [load_parts(parts, overrides)]
     else:
@@ -84,30 +85,63 @@ def measure(
     Raises:
         UsageError: what `acmix train` refuses, or values that do not fit.
     """
-    from acmix.benchmark.scaling import check_processes
     from acmix.released import load_config
 
     if not 0 < seconds <= MOST_SECONDS:
         raise UsageError(f"--seconds {seconds:g}; expected a number of seconds above 0 and up to {MOST_SECONDS:g}")
-    for file in (output, csv, plot):
-        make_place(file)
-    config = load_config(source, [*overrides, *([f"data.dir={data}"] if data else [])])
+    asked = read_cards(cards) if cards else []
+    make_place(output)
+    check_files(csv, plot)
+    # in quotes, so that no character of the path means anything
+    config = load_config(source, [*overrides, *([f"data.dir={quoted(data)}"] if data else [])])
+    check_known(config)
+    # now that the settings are read: this loads torch
+    from acmix.benchmark.scaling import check_processes
+
     count = usual_processes() if processes is None else processes
-    if count > MOST_PROCESSES:
-        raise UsageError(f"--processes {count}; expected at most {MOST_PROCESSES}")
     check_processes(count)
+    among = "1 process" if count == 1 else f"{count} processes"
+    if asked and max(asked) > count:
+        raise UsageError(
+            f"--cards {cards} with {among}: more cards need the network between machines, which "
+            f"is not measured here; leave --cards out, and predict with --parts {output} and network.between"
+        )
     from acmix.benchmark.scale.measure import measure_parts
 
-    each = "process" if count == 1 else "processes"
-    say(f"measuring {config.model.name} in {count} {each}, about {4 * seconds + 20:.0f} seconds")
+    say(f"measuring {config.model.name} in {among}, about {4 * seconds + 20:.0f} seconds")
     found = measure_parts(config, count, seconds=seconds)
     write_atomically(output, written(found).encode())
     say(f"written: {output}")
-    numbers = read_cards(cards) if cards else sorted({1, count})
-    show([found], numbers, csv, plot, say)
+    show([found], asked or sorted({1, count}), csv, plot, say)
     if not cards:
         say(f"for more machines, set network.between.gb_per_second and network.between.latency_us in {output}")
     return found
+
+
+def check_known(config: Config) -> None:
+    """Refuses settings whose messages are others than those of the model of scale.
+
+    Raises:
+        UsageError: names the setting.
+    """
+    for is_set, key in (
+        (config.train.reduction != "mean", f"train.reduction={config.train.reduction}"),
+        (config.train.fsdp, "train.fsdp=true"),
+    ):
+        if is_set:
+            raise UsageError(f"{key} sends other messages than the model of scale knows; leave it out")
+
+
+def check_files(csv: Path | None, plot: Path | None) -> None:
+    """Makes the folders of the files to write, and refuses a picture in a format that is none, before any work."""
+    for file in (csv, plot):
+        make_place(file)
+    if plot is not None:
+        from matplotlib.backend_bases import FigureCanvasBase
+
+        known = FigureCanvasBase.get_supported_filetypes()
+        if plot.suffix[1:].lower() not in known:
+            raise UsageError(f"--plot {plot}: no format of that ending; expected one of {', '.join(sorted(known))}")
 
 
 def usual_processes() -> int:

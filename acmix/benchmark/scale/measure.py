@@ -57,13 +57,8 @@ def measure_parts(config: Config, processes: int, *, seconds: float = 10.0) -> P
     Raises:
         UsageError: what `acmix train` refuses, or a measuring process failed.
     """
-    from acmix.train.agent import Machines, run_workers
+    from acmix.train.agent import STOP_SIGNALS, Machines, run_workers
     from acmix.train.launch import threads_shared_out
-
-    if config.train.reduction != "mean":
-        raise UsageError(
-            f"train.reduction={config.train.reduction} sends other messages than the model of scale knows; leave it out"
-        )
 
     with tempfile.TemporaryDirectory(prefix="acmix_scale_") as name:
         folder = Path(name)
@@ -73,7 +68,7 @@ def measure_parts(config: Config, processes: int, *, seconds: float = 10.0) -> P
         command = [sys.executable, "-m", "acmix.benchmark.scale.measure", str(folder), str(seconds)]
         with threads_shared_out(processes):
             outcome = run_workers(processes, command, Machines(), grace_seconds=5)
-        if outcome.status in (130, 143):
+        if outcome.status in {128 + number for number in STOP_SIGNALS}:
             raise SystemExit(outcome.status)
         if outcome.status:
             what = f"a measuring process ended with status {outcome.status}; its own words are above"

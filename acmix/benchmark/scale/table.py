@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,9 @@ def loss(parts: Parts, cards: int) -> list[str]:
     most = max(lost, key=lambda name: lost[name])
     if lost[most] < LITTLE:
         return []
-    said = f"at {cards} cards {lost[most]:.1%} of a step goes to {LOSSES[most]}"
+    said = f"at {cards} card{'s'[: cards - 1]} {lost[most]:.1%} of a step goes to {LOSSES[most]}"
+    if most == "loader" and not parts.loader.in_background:
+        return [f"{said}; beside the step, with data.workers above 0, they cost less"]
     if most == "loader":
         needed = step.images / (step.seconds - step.loader) / cards
         return [f"{said}; enough for the step are {needed:,.0f} images/s a card"]
@@ -108,8 +111,10 @@ def remedies(parts: Parts, cards: int, lost_to: str) -> list[tuple[str, float]]:
         changes = []
     found = []
     for change in changes:
-        other = changed(parts, [change])
-        found.append((change, simulate(other, cards).efficiency(simulate(other, 1))))
+        # a part can be at its bound already
+        with suppress(UsageError):
+            other = changed(parts, [change])
+            found.append((change, simulate(other, cards).efficiency(simulate(other, 1))))
     own = simulate(parts, cards).efficiency(simulate(parts, 1))
     return sorted(((change, each) for change, each in found if each > own), key=lambda each: -each[1])
 

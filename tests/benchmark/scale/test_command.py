@@ -120,7 +120,15 @@ def test_a_bad_file_is_one_line(tmp_path: Path, text: str, overrides: list[str],
         (["--measure", "acmix_swin_digits", "--parts", "parts.yaml"], "give one of them"),
         (["--measure", "acmix_swin_digit"], "no configuration 'acmix_swin_digit'"),
         (["--measure", "acmix_swin_digits", "--seconds", "nan"], "--seconds nan; expected"),
-        (["--measure", "acmix_swin_digits", "--processes", "5000"], "--processes 5000; expected at most 1024"),
+        (["--measure", "acmix_swin_digits", "--processes", "5000"], "5000 processes"),
+        (["--measure", "acmix_swin_digits", "--cards", "1,x"], "--cards 1,x: 'x' is no number"),
+        (["--measure", "acmix_swin_digits", "--cards", "8", "--processes", "2"], "--cards 8 with 2 processes: more"),
+        (["--measure", "acmix_swin_digits", "train.fsdp=true"], "train.fsdp=true sends other messages"),
+        (["--measure", "acmix_swin_digits", "train.reduction=exact"], "train.reduction=exact sends other messages"),
+        (["--measure", "acmix_swin_digits", "--data", "a: b"], "no data folder a: b"),
+        (["--plot", "scale.xyz"], "--plot scale.xyz: no format of that ending; expected one of"),
+        (["--processes", "2"], "--processes is for a measurement; add --measure CONFIG, or leave it out"),
+        (["--data", "photos"], "--data is for a measurement"),
         (["--measure", "coco/mask_rcnn_acmix_swin_tiny", "--seconds", "1"], "needs images with annotations"),
     ],
 )
@@ -133,6 +141,22 @@ def test_a_bad_option_is_one_line(
     [line] = end.errors.splitlines()
     assert line.startswith("acmix: error: ")
     assert said in line
+
+
+def test_what_would_help_stays_within_the_bounds_of_parts(file: Path) -> None:
+    """Four times as many passes, or buckets of a quarter, are more than a file of parts may say."""
+    said: list[str] = []
+    changes = ["compute.accumulation=1000000", "compute.backward_ms=1e-9", "gradients.bucket_mib=0.002"]
+    command.scale([*changes, "compute.forward_ms=0"], parts=file, cards="8", say=said.append)
+    assert "at 8 cards" in said[-1]
+    assert "accumulation" not in said[-1]
+
+
+def test_reading_that_nothing_goes_on_beside_is_to_be_put_beside(file: Path) -> None:
+    said: list[str] = []
+    command.scale(["loader.in_background=false", "loader.images_per_second=1"], parts=file, cards="1", say=said.append)
+    assert said[-1].startswith("at 1 card ")
+    assert said[-1].endswith("beside the step, with data.workers above 0, they cost less")
 
 
 @pytest.mark.slow
