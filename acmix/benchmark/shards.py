@@ -17,6 +17,7 @@ import math
 import multiprocessing
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -104,29 +105,38 @@ class Readers:
     def __init__(self, places: dict[str, Path], processes: int, workers: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.ends: list[Connection] = []
+        self.theirs: list[Connection] = []
         self.processes = []
         for rank in range(processes):
             ours, theirs = context.Pipe()
             body = (theirs, places, rank, processes, workers)
             self.processes.append(context.Process(target=read, args=body))
             self.ends.append(ours)
+            self.theirs.append(theirs)
 
     def __enter__(self) -> Readers:
         for process in self.processes:
             process.start()
+        for end in self.theirs:
+            # theirs alone from now on: where such a process ends, nobody waits for it
+            end.close()
         return self
 
     def __exit__(self, *raised: object) -> None:
         for end in self.ends:
-            end.send("")
+            with suppress(OSError):
+                end.send("")
         for process in self.processes:
             process.join()
 
     def epoch(self, side: str) -> list[str]:
         """Reads an epoch of one side, and gives the names of its images."""
-        for end in self.ends:
-            end.send(side)
-        return [name for end in self.ends for name in end.recv()]
+        try:
+            for end in self.ends:
+                end.send(side)
+            return [name for end in self.ends for name in end.recv()]
+        except (OSError, EOFError):
+            raise RuntimeError("a reading process ended; what it said stands above") from None
 
 
 def read(end: Connection, places: dict[str, Path], rank: int, processes: int, workers: int) -> None:

@@ -324,10 +324,7 @@ class ValOrder(Sampler[list[tuple[int, int]]]):
         for first in range(0, len(self.keys), self.batch_size):
             if self.shards is not None:
                 # one shard after the other: the next one while this one is read
-                after = self.keys[first][0] + len(self.shards) // len(self.shards.files.split.filenames)
-                self.shards.fetch_soon(
-                    [index for index in (self.keys[first][0], after) if 0 <= index < len(self.shards)]
-                )
+                self.shards.fetch_next(self.keys[first][0])
             yield self.keys[first : first + self.batch_size]
 
 

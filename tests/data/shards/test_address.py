@@ -1,10 +1,13 @@
 """What servers, addresses and packages do wrong is one line, or tried again; credentials go to their server alone."""
 
+import asyncio
 import base64
+import os
 import shutil
 import sys
 import time
 import urllib.error
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +15,7 @@ import pytest
 import torch
 
 from acmix.config import dump, validate
-from acmix.data import train_loader
+from acmix.data import train_loader, val_loader
 from acmix.data.shards import address, remote
 from acmix.data.shards.address import CannotFetch, Redirects, check_address, request
 from acmix.errors import UsageError
@@ -172,6 +175,38 @@ def test_what_packages_raise_is_one_line(monkeypatch):
     monkeypatch.setattr(fsspec, "open", fail)
     with pytest.raises(CannotFetch, match=r"cannot fetch s3://bucket/_info.json: no route \(3 tries in 0 s\); once"):
         train_loader(config("s3://bucket"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_asynchronous_file_system_is_read_in_forked_processes(shards, workers):
+    """As those of s3:// and gs:// are: their requests run in a thread, which a fork does not have."""
+    fsspec: Any = pytest.importorskip("fsspec")
+    asyn, spec = pytest.importorskip("fsspec.asyn"), pytest.importorskip("fsspec.spec")
+
+    class File(spec.AbstractBufferedFile):
+        def _fetch_range(self, start: int, end: int) -> bytes:
+            return self.fs.cat_file(self.path, start=start, end=end)
+
+    class Asynchronous(asyn.AsyncFileSystem):
+        protocol = "asynchronous"
+
+        async def _info(self, path: str, **_: Any) -> dict[str, Any]:
+            return {"name": path, "size": os.path.getsize(self._strip_protocol(path)), "type": "file"}
+
+        async def _cat_file(self, path: str, start: Any = None, end: Any = None, **_: Any) -> bytes:
+            await asyncio.sleep(0.01)
+            return Path(self._strip_protocol(path)).read_bytes()[start:end]
+
+        def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
+            return File(self, path, mode)
+
+    fsspec.register_implementation("asynchronous", Asynchronous, clobber=True)
+    found = config(f"asynchronous://{shards}", workers=workers)
+    loader = train_loader(found)
+    for epoch in range(2):
+        read = torch.cat([batch.images for batch in loader.epoch(epoch)])
+        assert torch.equal(read, torch.cat([batch.images for batch in train_loader(config(shards)).epoch(epoch)]))
+        assert sum(len(batch.images) for batch in val_loader(found)) == 6
 
 
 def test_a_cache_of_somebody_else_is_read(shards, monkeypatch):
