@@ -52,7 +52,8 @@ def test_shell_scripts_pass_their_linter(script: Path) -> None:
 
 # stand-ins: what Slurm starts on machine 1 of two, and what it would be asked
 SRUN = """#!/usr/bin/env bash
-shift
+[[ $1 == --kill-on-bad-exit=1 ]] && echo -n "${2#--cpus-per-task=} cores: "
+shift 2
 SLURM_NODEID=1 "$@"
 """
 SCONTROL = """#!/usr/bin/env bash
@@ -71,12 +72,18 @@ def test_the_slurm_script_tells_each_machine_its_place_and_requeues_what_slurms_
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("run.sh", RUN)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
-    job = dict(SLURM_JOB_NODELIST="node[7-8]", SLURM_JOB_NUM_NODES="2", SLURM_JOB_ID="31234", SLURM_GPUS_ON_NODE="4")
+    job = dict(
+        SLURM_JOB_NODELIST="node[7-8]",
+        SLURM_JOB_NUM_NODES="2",
+        SLURM_JOB_ID="31234",
+        SLURM_GPUS_ON_NODE="4",
+        SLURM_CPUS_PER_TASK="16",
+    )
     environment = {**os.environ, **job, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "ENDS": str(ends)}
     environment.pop("OUTPUT", None)
     command = ["bash", str(SBATCH), "a.yaml", "/my images", "train.epochs=3"]
     end = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    said = "2 1 node7:31234 runs/slurm-31234: 4 a.yaml /my images train.epochs=3 train.restarts=3\n"
+    said = "16 cores: 2 1 node7:31234 runs/slurm-31234: 4 a.yaml /my images train.restarts=3 train.epochs=3\n"
     assert (end.stdout, end.stderr) == (said + asked, "")
     assert end.returncode == (0 if asked else ends)
 

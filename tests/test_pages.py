@@ -47,13 +47,14 @@ from tests.support.pages import PAGES, Block, blocks, commands
 from tests.support.paths import DATA, ROOT
 from tests.support.processes import PATIENCE, Ended, command, free_port
 
-# what stands in for Slurm's commands: two machines that are both this one
+# what stands in for Slurm's commands and an installed acmix: two machines that are both this one
 SLURM = {
     "scontrol": "printf 'localhost\\nlocalhost\\n'",
     "srun": """
-shift
+while [[ $1 == --* ]]; do shift; done
 for id in 0 1; do SLURM_NODEID=$id "$@" & jobs="${jobs:-} $!"; done
 for job in $jobs; do wait "$job" || exit 1; done""",
+    "python": f'exec {sys.executable} "$@"',
     "torchrun": f'exec {sys.executable} -m torch.distributed.run "$@"',
 }
 

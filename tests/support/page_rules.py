@@ -39,7 +39,7 @@ CHANGED = {
     r"<CLASSIFIER>": "runs/photos/checkpoints/best.pt",
     r"--data digits": "--data photos",
     r"(acmix benchmark.*) acmix_resnet50": r"\1 acmix_resnet26",
-    r"run\.sh 8 ": "run.sh 1 ",
+    r"(run\.sh|acmix\.train\.launch) 8 ": r"\1 1 ",
     r"--nproc-per-node 8": "--nproc-per-node 1",
     r"(finetune/deit)_small(_patch16_224\S*)": r"\1_small\2 model.name=deit_tiny_patch16_224",
     r'"acmix_resnet26", num_classes=10': '"acmix_resnet26", num_classes=10, layers=(1, 1), width=8, attention_size=3',
