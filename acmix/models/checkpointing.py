@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -37,3 +37,22 @@ def statistics_kept(block: nn.Module) -> Iterator[None]:
             norm.momentum = momentum
             if norm.training and norm.num_batches_tracked is not None:
                 norm.num_batches_tracked -= 1
+
+
+@contextmanager
+def counted_once(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Leaves the running statistics of batch norms as they are in a backward pass, which may compute blocks again.
+
+    For networks whose blocks are computed again by others' code, which would count the batch twice.
+    """
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    counts = [None if count is None else count.clone() for _, count in before]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, tracked), count in zip(norms, before, counts, strict=True):
+            norm.momentum = momentum
+            if tracked is not None and count is not None:
+                tracked.copy_(count)

@@ -29,6 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from acmix.config import Config, Train
 from acmix.errors import UsageError
+from acmix.models.checkpointing import counted_once
 from acmix.train.distributed import World
 from acmix.train.fsdp import share_buffers
 from acmix.train.state import State
@@ -56,6 +57,9 @@ class Step:
         settings, model = config.train, state.model
         check_exact(settings)
         self.module = compiled(model, config.task.name) if settings.compile else model
+        # whose blocks the backward pass computes again; torch.compile plans that itself
+        again = settings.gradient_checkpointing and not settings.compile
+        self.recomputed = [each for each in model.modules() if isinstance(each, _BatchNorm)] if again else []
         self.exact = ExactSum(model, world, settings.bucket_mib) if settings.reduction == "exact" else None
         self.fsdp = model if isinstance(model, FSDPModule) else None
         if world.size > 1 and self.exact is None and self.fsdp is None:
@@ -103,7 +107,8 @@ class Step:
                 parts = state.task.loss(self.module, batch)
                 loss = sum_of(parts)
                 loss = loss if self.exact is not None else loss / len(micro_batches)
-            state.precision.backward(loss)
+            with counted_once(self.recomputed):
+                state.precision.backward(loss)
             if self.exact is not None:
                 self.exact.add()
                 loss = loss.detach() / len(micro_batches)

@@ -290,3 +290,13 @@ def test_a_classifier_keeps_the_statistics_of_its_batch_norms(data: Path, tmp_pa
     kept = {key: value for key, value in last(tmp_path / "run")["model"].items() if key.endswith("running_mean")}
     assert kept
     assert all((value == 0).all() for value in kept.values())
+
+
+@pytest.mark.parametrize("reduction", ["mean", "exact"])
+def test_gradient_checkpointing_of_timm_s_networks_counts_a_batch_once(
+    data: Path, tmp_path: Path, reduction: str
+) -> None:
+    plain = ("model.name=resnet10t", "model.args={}", "train.steps=2", f"train.reduction={reduction}")
+    for name in ("false", "true"):
+        train(tiny_config(data, *plain, f"train.gradient_checkpointing={name}"), tmp_path / name)
+    assert content(tmp_path / "true") == content(tmp_path / "false")
