@@ -22,7 +22,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from acmix.errors import UsageError
-from acmix.names import to_json
+from acmix.names import is_url, to_json, without_secrets
 from acmix.tasks.evaluation import LABELS
 from acmix.train.device import device_name
 from acmix.train.terminal import new_console, say
@@ -281,8 +281,8 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 
 def command() -> str:
-    """The line that started this process, without the folders that programs lie in."""
-    program, *rest = sys.orig_argv
+    """The line that started this process, without the folders that programs lie in and the passwords of addresses."""
+    program, *rest = (without_secrets(each) if is_url(each) else each for each in sys.orig_argv)
     if rest and Path(rest[0]).name == "acmix":
         return shlex.join(["acmix", *rest[1:]])
     return shlex.join([Path(program).name, *rest])

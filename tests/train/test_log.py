@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from acmix.errors import UsageError
-from acmix.train.log import RunLog
+from acmix.train.log import RunLog, command
 from acmix.train.loop import train
 from acmix.train.plots import read_log
 from tests.support.images import make_image_folder
@@ -143,3 +143,10 @@ def test_a_full_disk_is_told_by_what_could_not_be_written(tmp_path: Path) -> Non
         log.write("step", step=1)
     log.close()
     assert log.file.closed
+
+
+def test_the_command_of_a_run_is_kept_without_passwords(monkeypatch):
+    address = "https://me:word@host/x?token=1"
+    typed = ["acmix", "train", "photos?", "--data", address, f"data.dir={address}"]
+    monkeypatch.setattr("sys.orig_argv", ["python", *typed])
+    assert command() == "acmix train 'photos?' --data https://host/x data.dir=https://host/x"
