@@ -7,7 +7,6 @@ leave behind (`Thumbs.db`, `__MACOSX`), are passed over.
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import warnings
@@ -93,11 +92,6 @@ def is_image(source: str | IO[bytes]) -> bool:
     except DECODE_ERRORS as error:
         # too large is an image all the same: reading says why it cannot be used
         return isinstance(error, Image.DecompressionBombError)
-
-
-def are_image(content: bytes) -> bool:
-    """The same for a file's bytes."""
-    return is_image(io.BytesIO(content))
 
 
 def walk_images(folder: Path, left_out: LeftOut | None = None) -> Iterator[str]:

@@ -18,11 +18,13 @@ from typing import IO, Any
 
 import numpy as np
 
-from acmix.data.scan import LeftOut, are_image, is_passed_over, kind_of, natural_key
+from acmix.data.scan import LeftOut, is_image, is_passed_over, kind_of, natural_key
 from acmix.errors import UsageError
 
 # a larger tar takes minutes to go through: what was found is kept beside it
 INDEX_FROM_BYTES = 10 * 1024**3
+# most tars around an image
+DEEPEST = 16
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,14 @@ def go_through(file: Path) -> TarIndex:
     )
 
 
-def gather(content: IO[bytes], found: Found, *, inside: PurePosixPath, start: int) -> None:
-    """Adds the images of a tar whose first byte is number `start` of the file, and those of the tars in it."""
+def gather(content: IO[bytes], found: Found, *, inside: PurePosixPath, start: int, depth: int = 1) -> None:
+    """Adds the images of a tar whose first byte is number `start` of the file, and those of the tars in it.
+
+    Raises:
+        tarfile.TarError: it is none, or the `depth` of tars around it is too large.
+    """
+    if depth > DEEPEST:
+        raise tarfile.ReadError(f"tars lie more than {DEEPEST} deep in each other")
     with tarfile.open(fileobj=content, mode="r:") as tar:
         for entry in tar:
             # tarfile would keep every entry it has seen
@@ -135,7 +143,7 @@ def gather(content: IO[bytes], found: Found, *, inside: PurePosixPath, start: in
             first = start + entry.offset_data
             if entry.isreg() and place.suffix.lower() == ".tar":
                 inner: Any = tar.extractfile(entry)
-                gather(inner, found, inside=inside / place.with_suffix(""), start=first)
+                gather(inner, found, inside=inside / place.with_suffix(""), start=first, depth=depth + 1)
             elif entry.isreg() and not entry.issparse() and is_picture(tar, entry):
                 found.members.append(Member(entry.name, folder, first, entry.size))
             else:
@@ -148,7 +156,8 @@ def is_picture(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bool:
     if kind is not None:
         return kind
     content: Any = tar.extractfile(entry)
-    return are_image(content.read())
+    # its header alone: a member may be larger than memory
+    return is_image(content)
 
 
 def followed(found: Found) -> Iterator[Member]:

@@ -263,7 +263,8 @@ def remove_others(folder: Path, split: str, names: Sequence[str]) -> None:
 def in_words(split: str, told: dict[str, Any], left_out: Sequence[Any]) -> str:
     """What was written, in one line."""
     size = sum(told["shard_bytes"]) / MB
-    line = f"{split}: {told['num_samples']:,} images in {len(told['filenames']):,} shards, {size:,.1f} MB"
+    shards = "1 shard" if len(told["filenames"]) == 1 else f"{len(told['filenames']):,} shards"
+    line = f"{split}: {told['num_samples']:,} images in {shards}, {size:,.1f} MB"
     if not left_out:
         return line
     some = ", ".join(f"{each.name} ({each.reason})" for each in left_out[:3]) + ", …" * (len(left_out) > 3)

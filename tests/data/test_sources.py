@@ -161,6 +161,31 @@ def test_a_tar_opened_before_the_readers_fork_is_read_whole(folder, tmp_path):
         assert all((batch.images[0] == expected[int(batch.index)]).all() for batch in loader)
 
 
+def test_tars_in_tars_in_tars_are_refused(tmp_path):
+    content = b"no matter"
+    for _ in range(1200):
+        header = tarfile.TarInfo("inner.tar")
+        header.size = len(content)
+        content = header.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512 + 1024)
+    (tmp_path / "train.tar").write_bytes(content)
+    with pytest.raises(UsageError, match=r"train.tar is not a tar file: tars lie more than 16 deep in each other"):
+        open_dataset(config(tmp_path).data, None, "train")
+
+
+def test_a_member_of_a_tar_is_not_read_to_see_that_it_is_no_image(folder, tmp_path, monkeypatch):
+    write_tar(folder / "train", tmp_path / "train.tar")
+    with tarfile.open(tmp_path / "train.tar", "a") as tar:
+        large = tarfile.TarInfo("class_00/large.unknown")
+        large.size = 2**24
+        tar.addfile(large, io.BytesIO(bytes(large.size)))
+    read, sizes = tarfile.ExFileObject.read, []
+    monkeypatch.setattr(
+        tarfile.ExFileObject, "read", lambda self, *size: sizes.append(len(found := read(self, *size))) or found
+    )
+    assert "class_00/large.unknown" in open_dataset(config(tmp_path).data, None, "train").notes[0]
+    assert 0 < sum(sizes) < 2**20
+
+
 def test_bad_tar_files_are_refused(folder, tmp_path):
     write_tar(folder / "val", tmp_path / "val.tar")
     (tmp_path / "train.tar").write_bytes(b"not a tar")

@@ -131,7 +131,7 @@ def test_unreadable_images_are_left_out_and_named(folder, tmp_path):
     (images / "train" / "class_01" / "0002.JPEG").unlink()
     (images / "train" / "class_01" / "0002.JPEG").symlink_to("nowhere.JPEG")
     [train, val] = shard(Data(dir=str(images)), tmp_path / "shards", workers=0)
-    assert train.startswith("train: 3 images in 1 shards")
+    assert train.startswith("train: 3 images in 1 shard,")
     assert "3 unreadable left out" in train
     for reason in ("(not an image in a known format)", "(the file is empty)", "(no such file)"):
         assert reason in train
