@@ -20,15 +20,17 @@ class Kill:
     """One kill.
 
     Args:
-        after: seconds from the start of a call.
+        after: seconds from the start of a call, or from its first step.
         one: of two processes, whether one alone is killed.
         draw: of which.
+        from_first_step: whether `after` counts from there.
         moment: is set to what the run was doing, "" where it had ended.
     """
 
     after: float
     one: bool
     draw: random.Random
+    from_first_step: bool = False
     moment: str = ""
 
     def wait(self, process: subprocess.Popen[bytes], output: Path) -> None:
@@ -37,6 +39,10 @@ class Kill:
         Raises:
             TimeoutExpired: it has come, and the process still runs.
         """
+        if self.from_first_step:
+            steps, until = steps_in(output), time.monotonic() + LONGEST
+            while process.poll() is None and steps_in(output) == steps and time.monotonic() < until:
+                time.sleep(0.01)
         process.wait(self.after)
 
     def strike(self, process: subprocess.Popen[bytes], output: Path) -> None:
@@ -51,6 +57,14 @@ class Kill:
                 os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
             self.moment = ""
+
+
+def steps_in(output: Path) -> int:
+    """Steps in a run's log."""
+    try:
+        return (output / "log.jsonl").read_text(encoding="utf-8").count('"event": "step"')
+    except OSError:
+        return 0
 
 
 def moment_of(output: Path) -> str:

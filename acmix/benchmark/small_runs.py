@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -68,6 +69,7 @@ class Setting:
         config: the file of its configuration.
         whole: the folder of the undisturbed run.
         seconds: that it took.
+        stepping: seconds of it from the first step on.
         overrides: settings beside the file's.
     """
 
@@ -76,6 +78,7 @@ class Setting:
     config: Path
     whole: Path
     seconds: float = 0.0
+    stepping: float = 0.0
     overrides: tuple[str, ...] = ()
 
     @property
@@ -127,6 +130,8 @@ def run_whole(setting: Setting, folder: Path) -> None:
             raise UsageError(f"the undisturbed run of {kind} ended with status {status}: {said}")
         took.write_text(f"{time.monotonic() - began:.1f}", encoding="utf-8")
     setting.seconds = float(took.read_text(encoding="utf-8"))
+    records = [json.loads(line) for line in (setting.whole / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    setting.stepping = records[-1]["time"] - next(each["time"] for each in records if each["event"] == "step")
     print(f"undisturbed: {kind}, {counted(setting.processes, 'process', 'es')}, {setting.seconds:.1f} s", flush=True)
 
 

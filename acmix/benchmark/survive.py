@@ -4,9 +4,9 @@ python benchmarks/survive.py [--runs N] [--jobs N] [--only KIND,...]
 
 Each run is a real `acmix train` in one process, or in two by the launcher of run.sh: of classification, detection or
 segmentation, on small images. SIGKILL goes to the launcher's whole group, or to one process of two, at a moment that is
-drawn from the length of an undisturbed run; the same command follows, is killed again or not, and so on until a call
-ends by itself. The last checkpoint is then compared with the undisturbed run's, bit by bit. What was done is kept in
-the folder of the runs: the same command, killed itself, goes on.
+drawn from the length of an undisturbed run, mostly from the part after its first step. The same command follows, is
+killed again or not, and so on until a call ends by itself. The last checkpoint is then compared with the undisturbed
+run's, bit by bit. What was done is kept in the folder of the runs: the same command, killed itself, goes on.
 
 ->  benchmarks/results/survive.csv
 """
@@ -42,6 +42,8 @@ COLUMNS = (
 MOMENTS = ("starting", "training", "evaluating", "writing")
 # of the runs, those that are killed again after the first time, each time
 AGAIN = 0.5
+# of the kills, those that come after a call's first step
+LATE = 0.7
 
 
 @dataclass
@@ -147,7 +149,10 @@ def survive(setting: Setting, number: int, folder: Path, seed: int) -> Survived:
     while True:
         kill = None
         if not result.moments or draw.random() < AGAIN:
-            kill = Kill(draw.uniform(0.2, setting.seconds), setting.processes > 1 and draw.random() < 0.5, draw)
+            # starting takes longest, and is only one of the moments
+            late = draw.random() < LATE
+            after = draw.uniform(0.0, setting.stepping) if late else draw.uniform(0.2, setting.seconds)
+            kill = Kill(after, setting.processes > 1 and draw.random() < 0.5, draw, late)
         status, said = call(setting, folder, output, kill)
         if kill and kill.moment:
             result.moments.append(kill.moment)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
 from acmix.config import Config
 from acmix.data.batch import Batch, collate
@@ -27,7 +27,7 @@ from acmix.data.classes import Trained
 from acmix.data.dataset import PADDING, ceil_div, check_classes, open_dataset, seed_of
 from acmix.data.shards.source import Shards
 from acmix.data.stream import is_stream, open_stream, read_evaluation, read_training
-from acmix.data.worker import cores, start_worker
+from acmix.data.worker import Loader, cores, start_worker
 from acmix.errors import UsageError
 
 MOST_WORKERS = 8
@@ -343,9 +343,9 @@ def make_loader(
     pin_memory: bool,
     persistent: bool,
     patience: float = 0.0,
-) -> DataLoader[Any]:
+) -> Loader:
     """torch's loader over an order of key lists; after `patience` seconds without a batch it raises RuntimeError."""
-    return DataLoader(
+    return Loader(
         dataset,
         batch_sampler=order,
         collate_fn=collate,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from timm.data.readers.reader_factory import create_reader
 from timm.data.readers.shared_count import SharedCount
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from acmix.config import Config, Data
 from acmix.data.batch import Batch, collate
@@ -24,7 +24,7 @@ from acmix.data.huggingface import need_package
 from acmix.data.image import evaluation_transform, training_transform
 from acmix.data.pixels import to_rgb
 from acmix.data.sources import data_folder, split_name
-from acmix.data.worker import start_worker
+from acmix.data.worker import Loader, start_worker
 from acmix.errors import UsageError
 
 # what timm, webdataset and datasets raise on data that is not what they expect
@@ -257,7 +257,7 @@ def batches(stream: StreamDataset, epoch: int, *, workers: int, pin_memory: bool
     """Reads a stream once."""
     generator = torch.Generator().manual_seed(stream.start(epoch))
     stream.reader.set_loader_cfg(num_workers=workers)
-    loader = DataLoader(
+    loader = Loader(
         stream,
         batch_size=stream.batch_size,
         collate_fn=collate_or_message,

@@ -1,4 +1,4 @@
-"""A reading process: how many cores there are for it; it ends at its trainer's signal alone."""
+"""Reading processes: how many cores there are for them, when they are forked, and what ends them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
+from pathlib import Path
+from typing import Any
 
+from torch.utils.data import DataLoader
+
+# seconds that a fork waits for the other threads at most
+LONGEST_WAIT = 0.5
+# of a thread, as Linux tells them: it runs, or waits for memory or a disk
+AT_WORK = ("R", "D")
 # what PyTorch says of a reading process that is gone
 READER_LOST = "DataLoader worker (pid"
 
@@ -14,6 +23,52 @@ READER_LOST = "DataLoader worker (pid"
 def cores() -> int:
     """The cores this process may use: a container or a batch system often grants fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Loader(DataLoader[Any]):
+    """torch's loader; its readers are forked while no other thread of this process is at work.
+
+    A fork copies one thread, and locks as they stand. Python 3.11 waits in the new process for the lock of its list of
+    threads; had another thread held it, such as one of gloo's that gives back a tensor, the reader never begins.
+    """
+
+    def __iter__(self) -> Any:
+        """Batches."""
+        if self.num_workers:
+            wait_for_other_threads()
+        return super().__iter__()
+
+
+def wait_for_other_threads(longest: float = LONGEST_WAIT) -> bool:
+    """Waits until all other threads of this process wait for something; elsewhere than on Linux it does not know.
+
+    Args:
+        longest: seconds to wait.
+
+    Returns:
+        Whether they do.
+    """
+    until, own = time.monotonic() + longest, threading.get_native_id()
+    while any(state_of(each) in AT_WORK for each in threads_beside(own)):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+def threads_beside(own: int) -> list[Path]:
+    """What Linux tells of this process's other threads."""
+    place = Path("/proc/self/task")
+    return [each for each in place.iterdir() if each.name != str(own)] if place.is_dir() else []
+
+
+def state_of(thread: Path) -> str:
+    """One letter; "" where the thread has ended."""
+    try:
+        # the name before it may hold anything
+        return (thread / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
 
 
 def start_worker(_worker: int) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from acmix.data.worker import READER_LOST, cores, start_worker
+from acmix.data.worker import READER_LOST, Loader, cores, start_worker
 from acmix.train.log import duration
 from acmix.train.terminal import new_console
 from acmix.train.worker_error import Failed
@@ -54,7 +54,7 @@ def done(work: Work, what: str, images: Sequence[int], workers: int | None) -> I
         Failed: a process was killed.
     """
     workers = min(cores() if workers is None else workers, len(work))
-    loader = DataLoader(
+    loader = Loader(
         Pieces(work),
         batch_size=None,
         collate_fn=as_it_is,
