@@ -2,7 +2,8 @@
 
 | file | holds |
 |---|---|
-| `schema` | every setting with its default, meaning and an example |
+| `schema` | every setting with its default, meaning and an example: the model's, and the whole |
+| `task`, `images`, `schedule`, `train` | those of the other sections |
 | `kinds` | what settings are made of |
 | `effect` | which settings a task reads nothing of |
 | `reading` | reads them from YAML and overrides, and says what is wrong |
@@ -10,6 +11,7 @@
 """
 
 from acmix.config.effect import without_effect
+from acmix.config.images import WEIGHTS_DECIDE, Augment, Data
 from acmix.config.reading import (
     apply_override,
     as_yaml,
@@ -24,8 +26,9 @@ from acmix.config.reading import (
     validate,
 )
 from acmix.config.schedule import Schedule
-from acmix.config.schema import WEIGHTS_DECIDE, Augment, Config, Data, Model, Optimizer, Train
+from acmix.config.schema import Config, Model
 from acmix.config.task import Task
+from acmix.config.train import Optimizer, Train
 
 __all__ = [
     "WEIGHTS_DECIDE",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from acmix.config.images import Augment
 from acmix.config.kinds import Section
-from acmix.config.schema import Augment, Config
+from acmix.config.schema import Config
 
 # what classification alone reads, by section
 OF_CLASSIFICATION = {
