@@ -12,7 +12,6 @@ without what is drawn (drop path, mixup, cutmix), and once exact, with it. Each 
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import shutil
 import subprocess
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 import yaml
 
+from acmix.benchmark.record import write_table
 from acmix.data.digits import write_digits
 from acmix.errors import UsageError
 from acmix.train.checkpoint import read
@@ -59,10 +59,7 @@ def main(root: Path) -> int:
     shutil.rmtree(asked.folder, ignore_errors=True)
     images = write_digits(asked.folder / "images")
     rows = [*compare(asked.folder, images, [int(each) for each in asked.steps.split(",")])]
-    with (asked.results / "processes.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter[str](file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(asked.results / "processes.csv", COLUMNS, rows)
     return 1 if any(row["reduction"] == "exact" and row["largest_difference"] for row in rows) else 0
 
 

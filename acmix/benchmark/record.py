@@ -158,3 +158,31 @@ def write_rows(rows: Sequence[dict[str, Any]], path: Path, *, replace_lines: Seq
             writer.writerows([*kept, *rows])
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}; choose another file") from error
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]], key: Sequence[str] = ()) -> None:
+    """Writes a table of columns of its own.
+
+    Args:
+        path: the file.
+        columns: their names.
+        rows: dictionaries of them.
+        key: columns by which rows are told apart: others in the file stay as they are. Without, it is made anew.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    try:
+        there: list[dict[str, Any]] = []
+        if key and path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                there = [*csv.DictReader(file)]
+        now = {tuple(str(row[each]) for each in key) for row in rows}
+        kept = [row for row in there if tuple(row[each] for each in key) not in now]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer: csv.DictWriter[str] = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows([*kept, *rows])
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}; choose another file") from error

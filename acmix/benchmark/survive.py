@@ -14,7 +14,6 @@ run's, bit by bit. What was done is kept in the folder of the runs: the same com
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import random
@@ -29,7 +28,7 @@ from typing import Any
 import torch
 
 from acmix.benchmark.kills import Kill
-from acmix.benchmark.record import counted
+from acmix.benchmark.record import counted, write_table
 from acmix.benchmark.small_runs import KINDS, Setting, call, same, undisturbed
 from acmix.errors import UsageError
 from acmix.train.device import device_name
@@ -89,23 +88,9 @@ def main(root: Path) -> int:
     results = kill_all(settings, asked.folder, each=asked.runs // len(settings), jobs=asked.jobs, seed=asked.seed)
     rows = [row_of(setting, results[setting.name]) for setting in settings]
     file = asked.results / "survive.csv"
-    write_rows(file, rows)
+    write_table(file, COLUMNS, rows, key=("task", "images", "processes"))
     print(f"written: {file}")
     return 1 if any(row["different"] or row["failed"] for row in rows) else 0
-
-
-def write_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Writes a table, in which rows of other kinds stay as they are."""
-    there: list[dict[str, Any]] = []
-    if file.is_file():
-        with file.open(newline="", encoding="utf-8") as opened:
-            there = [*csv.DictReader(opened)]
-    names = {(row["task"], row["images"], str(row["processes"])) for row in rows}
-    kept = [row for row in there if (row["task"], row["images"], row["processes"]) not in names]
-    with file.open("w", newline="", encoding="utf-8") as opened:
-        writer = csv.DictWriter(opened, COLUMNS)
-        writer.writeheader()
-        writer.writerows([*kept, *rows])
 
 
 def kill_all(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from acmix.benchmark.pairs import Measurement, Speed, Subject
-from acmix.benchmark.record import COLUMNS, WRONG, rows, write_rows
+from acmix.benchmark.record import COLUMNS, WRONG, rows, write_rows, write_table
 from acmix.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -38,3 +38,14 @@ def test_a_file_that_holds_something_else_is_left_as_it_is(tmp_path: Path) -> No
     with pytest.raises(UsageError, match="no table of speed"):
         write_rows([], file, replace_lines=["a"])
     assert file.read_text(encoding="utf-8") == "model,card\na,b\n"
+
+
+def test_rows_of_a_table_are_told_apart_by_their_key(tmp_path: Path) -> None:
+    file = tmp_path / "tables" / "table.csv"
+    write_table(file, ("kind", "runs"), [{"kind": "a", "runs": 1}, {"kind": "b", "runs": 2}, {"kind": "b", "runs": 3}])
+    write_table(file, ("kind", "runs"), [{"kind": "b", "runs": 4}], key=("kind",))
+    assert file.read_text().splitlines() == ["kind,runs", "a,1", "b,4"]
+    write_table(file, ("kind", "runs"), [{"kind": "c", "runs": 5}])
+    assert file.read_text().splitlines() == ["kind,runs", "c,5"]
+    with pytest.raises(UsageError, match="cannot write"):
+        write_table(tmp_path, ("kind",), [])

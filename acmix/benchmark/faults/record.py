@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from acmix.benchmark.record import write_table
 
 COLUMNS = ("machine", "name", "what", "cases", "as_wanted", "outcomes", "line")
 
@@ -105,15 +106,4 @@ def by_kind(
 
 def write_rows(file: Path, rows: Sequence[dict[str, Any]], machine: str) -> None:
     """Writes a table, in which rows of other names stay as they are."""
-    there: list[dict[str, Any]] = []
-    if file.is_file():
-        with file.open(newline="", encoding="utf-8") as opened:
-            there = [*csv.DictReader(opened)]
-    names = {each["name"] for each in rows}
-    kept = [each for each in there if each["name"] not in names]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    now: list[dict[str, Any]] = [*kept, *({"machine": machine, **each} for each in rows)]
-    with file.open("w", newline="", encoding="utf-8") as opened:
-        writer: csv.DictWriter[str] = csv.DictWriter(opened, COLUMNS)
-        writer.writeheader()
-        writer.writerows(now)
+    write_table(file, COLUMNS, [{"machine": machine, **each} for each in rows], key=("name",))
