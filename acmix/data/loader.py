@@ -25,9 +25,10 @@ from acmix.config import Config
 from acmix.data.batch import Batch, collate
 from acmix.data.classes import Trained
 from acmix.data.dataset import PADDING, ceil_div, check_classes, open_dataset, seed_of
+from acmix.data.readers import Loader
 from acmix.data.shards.source import Shards
 from acmix.data.stream import is_stream, open_stream, read_evaluation, read_training
-from acmix.data.worker import Loader, cores, start_worker
+from acmix.data.worker import cores, start_worker
 from acmix.errors import UsageError
 
 MOST_WORKERS = 8

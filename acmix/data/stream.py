@@ -23,8 +23,9 @@ from acmix.data.dataset import PADDING, Row, ceil_div, check_classes, seed_of, s
 from acmix.data.huggingface import need_package
 from acmix.data.image import evaluation_transform, training_transform
 from acmix.data.pixels import to_rgb
+from acmix.data.readers import Loader
 from acmix.data.sources import data_folder, split_name
-from acmix.data.worker import Loader, start_worker
+from acmix.data.worker import start_worker
 from acmix.errors import UsageError
 
 # what timm, webdataset and datasets raise on data that is not what they expect

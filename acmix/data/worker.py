@@ -8,9 +8,6 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any
-
-from torch.utils.data import DataLoader
 
 # seconds that a fork waits for the other threads at most
 LONGEST_WAIT = 0.5
@@ -23,20 +20,6 @@ READER_LOST = "DataLoader worker (pid"
 def cores() -> int:
     """The cores this process may use: a container or a batch system often grants fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class Loader(DataLoader[Any]):
-    """torch's loader; its readers are forked while no other thread of this process is at work.
-
-    A fork copies one thread, and locks as they stand. Python 3.11 waits in the new process for the lock of its list of
-    threads; had another thread held it, such as one of gloo's that gives back a tensor, the reader never begins.
-    """
-
-    def __iter__(self) -> Any:
-        """Batches."""
-        if self.num_workers:
-            wait_for_other_threads()
-        return super().__iter__()
 
 
 def wait_for_other_threads(longest: float = LONGEST_WAIT) -> bool:

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.data import Dataset
 
-from acmix.data.worker import READER_LOST, Loader, cores, start_worker
+from acmix.data.readers import Loader
+from acmix.data.worker import READER_LOST, cores, start_worker
 from acmix.train.log import duration
 from acmix.train.terminal import new_console
 from acmix.train.worker_error import Failed

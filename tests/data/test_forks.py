@@ -17,8 +17,9 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from acmix.data import worker
-from acmix.data.worker import Loader, wait_for_other_threads
+from acmix.data import readers
+from acmix.data.readers import Loader
+from acmix.data.worker import wait_for_other_threads
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells what threads do")
 # asks for the interpreter over and over, as gloo does to give back a tensor: each time a thread state is made and ended
@@ -64,7 +65,7 @@ def test_a_thread_that_sleeps_is_not_waited_for() -> None:
 @pytest.mark.parametrize(("workers", "waits"), [(0, 0), (1, 1)])
 def test_a_loader_waits_before_it_forks(workers: int, waits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
-    monkeypatch.setattr(worker, "wait_for_other_threads", lambda: asked.append(time.monotonic()))
+    monkeypatch.setattr(readers, "wait_for_other_threads", lambda: asked.append(time.monotonic()))
     assert len([*Loader(TensorDataset(torch.zeros(4, 1)), num_workers=workers)]) == 4
     assert len(asked) == waits
 

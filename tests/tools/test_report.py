@@ -264,7 +264,7 @@ def test_the_page_says_that_the_data_has_other_classes(run, tmp_path):
 def test_a_run_folder_cannot_have_its_images_fetched(run, monkeypatch):
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(re.sub(r"\n  dir: .*", "\n  dir: http://localhost:1/images", config))
-    monkeypatch.setattr("acmix.data.shards.remote.stream", lambda url: pytest.fail(f"asked for {url}"))
+    monkeypatch.setattr("acmix.data.shards.address.stream", lambda url: pytest.fail(f"asked for {url}"))
     page = report(run).read_text(encoding="utf-8")
     assert "the images are at http://localhost:1/images; say that you want them, with --data" in page
 
