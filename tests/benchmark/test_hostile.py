@@ -101,6 +101,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Sound:
     return Sound(safe_load(folder / "last.pt"), whole, (folder / "x.safetensors").read_bytes(), folder / "canary")
 
 
+@pytest.mark.slow
 def test_mutated_checkpoints_are_refused_in_one_line_or_taken_and_execute_nothing(sound: Sound, tmp_path: Path) -> None:
     taken = 0
     for number in range(60):

@@ -305,6 +305,7 @@ def test_an_error_of_the_work_is_no_killed_process():
         list(done(Failing(), "writing train", [1, 1], 1))
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_one_line():
     with pytest.raises(Failed, match="writing train: a process was killed, perhaps for want of memory"):
         list(done(Dying(), "writing train", [1, 1, 1], 1))

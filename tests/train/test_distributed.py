@@ -66,6 +66,7 @@ def test_accumulation_takes_the_steps_of_a_larger_batch(data: Path, alone: Path,
     assert difference < SAME_WEIGHTS
 
 
+@pytest.mark.slow
 def test_evaluation_is_exact_on_three_processes_and_leaves_unreadable_images_out(
     data: Path, alone: Path, tmp_path: Path
 ) -> None:

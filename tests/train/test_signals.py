@@ -124,6 +124,7 @@ def stand_still(step: int, arguments: list[str]) -> None:
     run_module("acmix", arguments)
 
 
+@pytest.mark.slow
 def test_one_command_is_killed_then_stopped_and_ends_with_the_same_bits(
     data: Path, whole: Path, tmp_path: Path
 ) -> None:

@@ -96,6 +96,7 @@ def test_exact_goes_on_on_another_number_of_processes_without_a_difference(
     assert content(output) == content(whole)
 
 
+@pytest.mark.slow
 def test_exact_follows_the_mean_but_for_rounding(data: Path, tmp_path: Path) -> None:
     plain = (
         *("train.epochs=1", "train.batch_size=2", "train.accumulation=4", "model.drop_path_rate=0"),
@@ -283,6 +284,7 @@ def test_shared_out_weights_come_to_the_cpu_of_who_keeps_them_and_are_shared_aga
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_a_classifier_keeps_the_statistics_of_its_batch_norms(data: Path, tmp_path: Path) -> None:
     """Ours have a method where detectors have their network: `features`."""
     plain = (*RESNET, "train.epochs=1", "train.ema_decay=null")
@@ -292,6 +294,7 @@ def test_a_classifier_keeps_the_statistics_of_its_batch_norms(data: Path, tmp_pa
     assert all((value == 0).all() for value in kept.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["mean", "exact"])
 def test_gradient_checkpointing_of_timm_s_networks_counts_a_batch_once(
     data: Path, tmp_path: Path, reduction: str

@@ -31,6 +31,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_writes_figures_and_a_picture(file: Path, tmp_path: Path) -> None:
     figures, picture = tmp_path / "out" / "scale.csv", tmp_path / "out" / "scale.png"
     options = ["--cards", "1,64", "--csv", figures, "--plot", picture]
@@ -125,7 +126,9 @@ def test_a_bad_file_is_one_line(tmp_path: Path, text: str, overrides: list[str],
         (["--measure", "acmix_swin_digits", "--cards", "8", "--processes", "2"], "--cards 8 with 2 processes: more"),
         (["--measure", "acmix_swin_digits", "train.fsdp=true"], "train.fsdp=true sends other messages"),
         (["--measure", "acmix_swin_digits", "train.reduction=exact"], "train.reduction=exact sends other messages"),
-        (["--measure", "acmix_swin_digits", "--data", "a: b"], "no data folder a: b"),
+        pytest.param(
+            ["--measure", "acmix_swin_digits", "--data", "a: b"], "no data folder a: b", marks=pytest.mark.slow
+        ),
         (["--plot", "scale.xyz"], "--plot scale.xyz: no format of that ending; expected one of"),
         (["--processes", "2"], "--processes is for a measurement; add --measure CONFIG, or leave it out"),
         (["--data", "photos"], "--data is for a measurement"),

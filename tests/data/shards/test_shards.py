@@ -62,7 +62,7 @@ def test_shards_are_recognised_and_hold_the_folders_images(folder, shards):
             assert found[name].target == row.target
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("workers", [0, 1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("processes", "accumulation"), [(1, 1), (2, 1), (1, 2)])
 def test_processes_and_workers_change_no_step(shards, processes, accumulation, workers):
     whole = steps(config(shards, batch_size=8))
@@ -95,7 +95,9 @@ def test_an_epoch_holds_every_image_once_in_an_order_of_its_own(shards):
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_evaluation_counts_every_image_once(shards, processes):
     loaders = [val_loader(config(shards), rank=rank, world_size=processes) for rank in range(processes)]
-    counted = [int(i) for loader in loaders for batch in loader for i, w in zip(batch.index, batch.weights) if w]  # noqa: B905
+    counted = [
+        int(i) for loader in loaders for batch in loader for i, w in zip(batch.index, batch.weights, strict=True) if w
+    ]
     assert sorted(counted) == list(range(12))
 
 
