@@ -102,7 +102,8 @@ def kill_all(
     for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
         record = json.loads(line)
         key = record.pop("setting"), record.pop("number")
-        if key[0] in results and key[1] < each and key not in done:
+        # one that ended before anything killed it is run again
+        if key[0] in results and key[1] < each and key not in done and record["moments"]:
             results[key[0]].append(Survived(**record))
             done.add(key)
     plan = [(setting, number) for number in range(each) for setting in settings]
@@ -141,6 +142,11 @@ def survive(setting: Setting, number: int, folder: Path, seed: int) -> Survived:
         status, said = call(setting, folder, output, kill)
         if kill and kill.moment:
             result.moments.append(kill.moment)
+            continue
+        if kill and not result.moments and status == 0:
+            # it was through before its moment came
+            shutil.rmtree(output, ignore_errors=True)
+            output.with_suffix(".printed").unlink(missing_ok=True)
             continue
         if status != 0:
             result.outcome, result.said = "failed", f"(status {status}: {said})"
