@@ -224,7 +224,8 @@ class Run:
         self.in_step.module.train()
         if settings.freeze_statistics:
             # of a detector or segmenter, those of its network; a classifier may have a method of that name
-            keep_statistics(state.model if self.config.task.name == "classify" else state.model.features)  # type: ignore[arg-type]
+            model: Any = state.model
+            keep_statistics(model if self.config.task.name == "classify" else model.features)
         to_do = end_of_epoch(self.config, self.steps_per_epoch, epoch + 1) - epoch * self.steps_per_epoch
         batches = self.train_batches.epoch(epoch, done) if done < to_do else iter(())
         for number in range(done + 1, to_do + 1):
