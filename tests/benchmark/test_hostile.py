@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import os
 import random
@@ -22,6 +23,7 @@ from acmix.benchmark.hostile import checkpoints, child, configurations, images
 from acmix.benchmark.hostile.archives import Sound
 from acmix.benchmark.hostile.cases import tree_of
 from acmix.benchmark.hostile.child import forked
+from acmix.benchmark.hostile.run import kind_and_number, numbers
 from acmix.config import Config
 from acmix.data.image import read_image
 from acmix.errors import LONGEST, UsageError
@@ -175,6 +177,15 @@ def test_code_that_ran_is_seen_by_what_it_wrote(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     result = forked(lambda: canary.write_text("x"), tmp_path / "said", canary=canary)
     assert (result.executed, canary.exists()) == (1, False)
+
+
+def test_mutants_that_ran_elsewhere_are_left_out() -> None:
+    assert list(numbers("checkpoints", 5, 3)) == [3, 4]
+    # images come in groups of eight
+    assert list(numbers("images", 1000, 960)) == [960, 968, 976, 984, 992]
+    assert kind_and_number("images=960") == ("images", 960)
+    with pytest.raises(argparse.ArgumentTypeError, match="expected KIND=N"):
+        kind_and_number("pictures=3")
 
 
 def test_the_page_of_bounds_tells_what_was_measured() -> None:

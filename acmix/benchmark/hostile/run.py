@@ -1,6 +1,6 @@
 """1,000 mutated configurations, 1,000 images and 500 checkpoints through every command that takes them.
 
-python benchmarks/hostile.py [--configurations N] [--images N] [--checkpoints N] [--seed N]
+python benchmarks/hostile.py [--configurations N] [--images N] [--checkpoints N] [--seed N] [--begin KIND=N ...]
 
 Each command runs in a process forked from a warm one, with a bound on time and memory; connections and programs are
 refused and counted. A sample also runs as it is typed, in a process of its own. What a command did is one of
@@ -16,7 +16,6 @@ refused and counted. A sample also runs as it is typed, in a process of its own.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import multiprocessing
 import os
@@ -33,6 +32,7 @@ import torch
 
 from acmix.benchmark.hostile.cases import KINDS, Case, Ground, cases, prepared
 from acmix.benchmark.hostile.child import LONGEST, Result, forked, warm_up
+from acmix.benchmark.record import write_table
 from acmix.errors import UsageError
 from acmix.train.device import device_name
 from acmix.train.files import write_atomically
@@ -54,6 +54,10 @@ def main(root: Path) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for kind, number in DEFAULTS.items():
         parser.add_argument(f"--{kind}", type=int, metavar="N", default=number, help=f"(default: {number})")
+    parser.add_argument(
+        "--begin", nargs="+", type=kind_and_number, metavar="KIND=N", default=[],
+        help="leave out a kind's mutants before number N, which ran elsewhere; other machines' rows stay in the table",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, metavar="N", default=0, help="of the mutants (default: %(default)s)")
     parser.add_argument("--jobs", type=int, metavar="N", default=1, help="mutants at a time (default: %(default)s)")
     parser.add_argument("--sample", type=int, metavar="N", default=SAMPLE, help="also typed (default: %(default)s)")
@@ -66,7 +70,10 @@ def main(root: Path) -> int:
     warm_up()
     ground = prepared(asked.folder, again=asked.resume)
     counts = {kind: getattr(asked, kind) for kind in KINDS}
-    rows = [*told(all_of(ground, counts, asked.seed, asked.jobs, root), total_of(counts))]
+    mutants = [
+        (kind, number) for kind in KINDS for number in numbers(kind, counts[kind], dict(asked.begin).get(kind, 0))
+    ]
+    rows = [*told(all_of(ground, mutants, asked.seed, asked.jobs), len(mutants))]
     if asked.sample:
         rows += typed(ground, counts, asked.seed, asked.sample, root)
     for row in rows:
@@ -74,24 +81,25 @@ def main(root: Path) -> int:
             print(f"{row['outcome']}: {row['command']}: {row['what']}: {row['said'].strip()[-300:]} {row['noted']}")
     table = tabled(rows)
     file = asked.results / "hostile.csv"
-    with file.open("w", newline="", encoding="utf-8") as opened:
-        writer = csv.DictWriter(opened, COLUMNS)
-        writer.writeheader()
-        writer.writerows(table)
+    write_table(file, COLUMNS, table, key=COLUMNS[:3])
     print(f"written: {file}")
     return int(any(row[name] for row in table for name in ("tracebacks", "hangs", "requests", "executed")))
 
 
-def total_of(counts: dict[str, int]) -> int:
-    """Mutants, groups of images counted once."""
-    return sum(len(numbers(kind, many)) for kind, many in counts.items())
+def kind_and_number(text: str) -> tuple[str, int]:
+    """`images=960` as a pair."""
+    kind, _, number = text.partition("=")
+    if kind not in KINDS or not number.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}; expected KIND=N, of {', '.join(KINDS)}")
+    return kind, int(number)
 
 
-def numbers(kind: str, many: int) -> range:
+def numbers(kind: str, many: int, first: int = 0) -> range:
     """The mutants of a kind; images come in groups."""
     from acmix.benchmark.hostile.cases import GROUP
 
-    return range(0, many, GROUP if kind == "images" else 1)
+    step = GROUP if kind == "images" else 1
+    return range(first // step * step, many, step)
 
 
 def told(results: Iterator[list[dict[str, Any]]], total: int) -> Iterator[dict[str, Any]]:
@@ -104,9 +112,8 @@ def told(results: Iterator[list[dict[str, Any]]], total: int) -> Iterator[dict[s
             print(f"{done}/{total} · about {duration((now - began) / done * (total - done))} left", flush=True)
 
 
-def all_of(ground: Ground, counts: dict[str, int], seed: int, jobs: int, root: Path) -> Iterator[list[dict[str, Any]]]:
+def all_of(ground: Ground, mutants: list[tuple[str, int]], seed: int, jobs: int) -> Iterator[list[dict[str, Any]]]:
     """The rows of every mutant, a list each, from several processes that share them."""
-    mutants = [(kind, number) for kind, many in counts.items() for number in numbers(kind, many)]
     notes, told = os.pipe()
 
     def work(job: int) -> None:
