@@ -13,6 +13,8 @@ from pathlib import Path
 
 # what one call may take before it counts as hanging, in seconds
 LONGEST = 300
+# seconds in which what a killed run left ends by itself
+LONGEST_END = 60
 
 
 @dataclass
@@ -112,12 +114,18 @@ def is_trainer(process: int) -> bool:
     return b"train" in words and b"train" not in of_parent
 
 
-def wait_for_processes_of(output: Path) -> None:
-    """Waits until no process trains into a folder: those of a killed launcher end by themselves."""
-    until = time.monotonic() + LONGEST
-    while time.monotonic() < until:
-        if not any(f"{output}".encode() in command_line(place) for place in Path("/proc").glob("[0-9]*")):
-            return
+def stayed(output: Path, longest: float = LONGEST_END) -> list[int]:
+    """The processes that still run for a folder after a while: those of a killed launcher end by themselves.
+
+    Args:
+        output: the run's folder.
+        longest: seconds to wait for their end.
+    """
+    until = time.monotonic() + longest
+    while True:
+        found = [int(each.name) for each in Path("/proc").glob("[0-9]*") if f"{output}".encode() in command_line(each)]
+        if not found or time.monotonic() > until:
+            return found
         time.sleep(0.2)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from acmix.benchmark.kills import LONGEST, Kill, wait_for_processes_of
+from acmix.benchmark.kills import LONGEST, LONGEST_END, Kill, stayed
 from acmix.benchmark.record import counted
 from acmix.data.digits import write_digits
 from acmix.data.scenes import write_detection_scenes, write_segmentation_scenes
@@ -203,7 +203,10 @@ def call(setting: Setting, folder: Path, output: Path, kill: Kill | None = None)
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             return -1, f"hung for {LONGEST} s"
-    wait_for_processes_of(output)
+    if left := stayed(output, LONGEST_END):
+        for each in left:
+            os.kill(each, signal.SIGKILL)
+        return -1, f"left {counted(len(left), 'process', 'es')} behind"
     said = output.with_suffix(".printed").read_bytes()[began:].decode(errors="replace").strip().splitlines()
     return process.returncode, said[-1] if said else ""
 

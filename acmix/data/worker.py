@@ -13,6 +13,8 @@ from pathlib import Path
 LONGEST_WAIT = 0.5
 # of a thread, as Linux tells them: it runs, or waits for memory or a disk
 AT_WORK = ("R", "D")
+# seconds between two looks for the trainer
+LOOK_EVERY = 5.0
 # what PyTorch says of a reading process that is gone
 READER_LOST = "DataLoader worker (pid"
 
@@ -63,16 +65,25 @@ def start_worker(_worker: int) -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     # so does SIGTERM where a batch system or systemd ends a job; only the trainer's own means this process
-    if hasattr(signal, "sigwaitinfo"):
+    if hasattr(signal, "sigtimedwait"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=end_when_the_trainer_says_so, daemon=True).start()
+    threading.Thread(target=end_with_the_trainer, daemon=True).start()
 
 
-def end_when_the_trainer_says_so() -> None:
-    """Waits for SIGTERM, and ends this process where its trainer sent it."""
+def end_with_the_trainer() -> None:
+    """Ends this process where its trainer sends SIGTERM or is gone.
+
+    torch's readers look for their trainer too, by the number that their parent had when they began to read: one whose
+    trainer was killed between the fork and that moment would wait for ever.
+    """
     trainer = multiprocessing.parent_process()
-    while trainer is not None and signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer.pid:
-        pass
+    if trainer is None:
+        return
+    while os.getppid() == trainer.pid:
+        if not hasattr(signal, "sigtimedwait"):
+            time.sleep(LOOK_EVERY)
+        elif (told := signal.sigtimedwait({signal.SIGTERM}, LOOK_EVERY)) and told.si_pid == trainer.pid:
+            break
     os._exit(0)
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import TensorDataset
 
 from acmix.data import readers
 from acmix.data.readers import Loader
-from acmix.data.worker import wait_for_other_threads
+from acmix.data.worker import state_of, wait_for_other_threads
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells what threads do")
 # asks for the interpreter over and over, as gloo does to give back a tensor: each time a thread state is made and ended
@@ -68,6 +68,38 @@ def test_a_loader_waits_before_it_forks(workers: int, waits: int, monkeypatch: p
     monkeypatch.setattr(readers, "wait_for_other_threads", lambda: asked.append(time.monotonic()))
     assert len([*Loader(TensorDataset(torch.zeros(4, 1)), num_workers=workers)]) == 4
     assert len(asked) == waits
+
+
+KILLED_AS_IT_FORKS = """
+import os, signal, sys, time
+from torch.utils.data import DataLoader
+from acmix.data import worker
+
+worker.LOOK_EVERY = 0.2
+trainer = os.getpid()
+
+def start(number):
+    with open(sys.argv[1], "w") as file:
+        file.write(str(os.getpid()))
+    # the trainer is gone before torch's own watch begins
+    while os.getppid() == trainer:
+        time.sleep(0.01)
+    worker.start_worker(number)
+
+reading = iter(DataLoader(range(4), num_workers=1, worker_init_fn=start, multiprocessing_context="fork"))
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.01)
+os.kill(trainer, signal.SIGKILL)
+"""
+
+
+def test_a_reader_whose_trainer_was_killed_as_it_forked_is_gone(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", KILLED_AS_IT_FORKS, tmp_path / "reader"], check=False)
+    reader = Path("/proc", (tmp_path / "reader").read_text(encoding="utf-8"))
+    until = time.monotonic() + 30
+    while (state := state_of(reader)) not in ("", "Z") and time.monotonic() < until:
+        time.sleep(0.05)
+    assert state in ("", "Z")
 
 
 @pytest.mark.slow
