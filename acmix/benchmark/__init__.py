@@ -19,6 +19,7 @@ What the repository publishes
     published    the figures of README.md and docs/, one module a script of benchmarks/
     detection_step   a training step of Mask R-CNN, several detectors in turn
     gpu          everything on one GPU, in one command
+    ahead        the GPU kernels compiled for several GPUs, without one, and their least times
     kills        SIGKILL at a moment of a run
     small_runs   small real runs of each task, to be disturbed
     survive      killed runs beside undisturbed ones

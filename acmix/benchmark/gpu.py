@@ -1,11 +1,14 @@
 """Proves and measures this library on the GPU of this machine, in one command.
 
 python benchmarks/gpu.py [--quick] [--only PART ...] [--results FOLDER]
+python benchmarks/gpu.py --ahead [--results FOLDER]
 
 First every kernel's output and gradients in three formats against float64, then models and operators beside their
 peers, the original recipe's table, where the time of a step goes, and two loss curves from one seed. Each part runs in
 a process of its own within its share of the time; one that fails or runs out of it is reported, then the next starts.
 Writes gpu_<card>.csv, gpu_<card>_correct.csv, gpu_<card>_recipe.csv, gpu_<card>_curves.png and gpu_<card>.png.
+
+--ahead needs no GPU: it compiles every kernel for several kinds of GPU, and says what each takes (`acmix.benchmark.ahead`).
 
 Ends with status 0 where everything is right, 1 where a part failed or a result is wrong, 2 where nothing could start.
 """
@@ -87,6 +90,10 @@ def main(root: Path) -> int:
         UsageError: there is no GPU.
     """
     told = arguments(root)
+    if told.ahead:
+        from acmix.benchmark.ahead.command import main as compile_ahead
+
+        return compile_ahead(told.results)
     if told.device == "cuda" and not torch.cuda.is_available():
         raise UsageError(
             f"PyTorch {torch.__version__} finds no GPU here; run this where there is one, or see --device in --help"
@@ -174,6 +181,7 @@ def arguments(root: Path) -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="within 8 minutes: fewer cases, shapes and models")
+    parser.add_argument("--ahead", action="store_true", help="compile the kernels for several GPUs; needs none")
     names = sorted({part.name.split(":")[0] for part in PARTS} | {part.name for part in PARTS})
     parser.add_argument("--only", nargs="+", choices=names, metavar="PART", help=", ".join(names))
     parser.add_argument("--results", type=Path, default=root / "benchmarks" / "results", help="folder to write to")

@@ -92,6 +92,7 @@ CASES = (
     Case("70 pixels, no bias", map_size=(1, 10, 7), window=(10, 7), head_dim=8, table=False, layout="slice"),
     Case("81 pixels, shifted and padded", map_size=(1, 11, 17), window=(9, 9), shift=(4, 3), head_dim=8),
     Case("260 channels a head", map_size=(1, 5, 6), window=(5, 6), shift=(2, 2), heads=1, head_dim=260),
+    Case("shifted by many windows", map_size=(1, 14, 12), window=(2, 2), shift=(9, 7), heads=1, head_dim=2),
     Case("window of 1,089 pixels", map_size=(1, 2, 3), window=(33, 33), heads=1, head_dim=2),
 )
 

@@ -1,8 +1,8 @@
 """Window attention on a GPU: rolls, windows, bias and mask are index arithmetic, and no weights reach memory.
 
-Windows of up to 64 pixels take one program for forward and one for backward, which keeps the bias of its head over the
-windows it walks through. Larger ones go block by block: backward then needs a pass for queries, for keys, for the bias.
-Every program adds up its own part of the bias's gradient; the parts are summed in a fixed order.
+Windows of up to 64 pixels take one program for forward and one for backward (`triton_fused`). Larger ones go block by
+block: backward then needs a pass for queries, for keys, for the bias. Every program adds up its own part of the bias's gradient;
+the parts are summed in a fixed order.
 
 Shapes
     B batch · H, W map · N heads · D channels a head · wh, ww sides of a window · L = wh·ww · G windows in all images
@@ -21,7 +21,9 @@ from acmix.ops.window_attention.spec import Arguments, output
 
 KERNELS = Kernels("acmix.ops.window_attention.triton_kernels")
 BLOCKS = Kernels("acmix.ops.window_attention.triton_blocks")
-FUSED_PIXELS = 64
+FUSED = Kernels("acmix.ops.window_attention.triton_fused")
+# of a window in one block, and kinds of windows that tiles are made for: four where a map is shifted by half a window
+FUSED_PIXELS, MOST_KINDS = 64, 16
 
 
 def why_not(arguments: Arguments) -> str | None:
@@ -41,6 +43,9 @@ class Windows:
     channels_block: int
     fused: bool
     masked: bool
+    # of rows and columns of windows: the first that the seam or the border crosses, and how many kinds there are
+    first: tuple[int, int]
+    kinds: tuple[int, int]
 
     @classmethod
     def of(cls, qkv: Tensor, window: tuple[int, int], shift: tuple[int, int]) -> Windows:
@@ -51,7 +56,9 @@ class Windows:
         row_bytes = channels_block * qkv.element_size()
         # without tensor cores (float32) a product keeps both factors in registers, which small blocks alone fit into
         most_bytes, small = (128, 16) if qkv.dtype == torch.float32 else (512, max(16, 16384 // row_bytes))
-        fused = pixels <= FUSED_PIXELS and row_bytes <= most_bytes
+        first = (height - shift[0]) // window[0], (width - shift[1]) // window[1]
+        kinds = 1 + rows - first[0], 1 + columns - first[1]
+        fused = pixels <= FUSED_PIXELS and row_bytes <= most_bytes and kinds[0] * kinds[1] <= MOST_KINDS
         return cls(
             rows=rows,
             columns=columns,
@@ -62,6 +69,8 @@ class Windows:
             channels_block=channels_block,
             fused=fused,
             masked=any(shift) or bool(height % window[0] or width % window[1]),
+            first=first,
+            kinds=kinds,
         )
 
     @property
@@ -80,6 +89,12 @@ def forward(arguments: Arguments) -> Tensor:
     shift = rolled_by(shift, *qkv.shape[1:3])
     case = Windows.of(qkv, window, shift)
     each = min(8, max(1, case.windows * heads // 1024))  # windows a program walks through
+    if case.fused:
+        FUSED.forward[(heads * blocks(case.windows, each),)](
+            *fused_arguments(case, qkv, bias_table, window, shift, scale), out, each,
+            WH=window[0], WW=window[1], BLOCK=case.block, BD=case.channels_block,
+        )  # fmt: skip
+        return out
     KERNELS.forward[(heads * case.blocks * blocks(case.windows, each),)](
         *common_arguments(case, qkv, bias_table, shift, scale), out, each,
         **common_settings(case, window, bias_table),
@@ -95,9 +110,6 @@ def backward(grad: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor | None]
         return grad_qkv, None if bias_table is None else torch.zeros_like(bias_table)
     shift = rolled_by(shift, *qkv.shape[1:3])
     case = Windows.of(qkv, window, shift)
-    common = (*common_arguments(case, qkv, bias_table, shift, scale), grad, *grad.stride(), grad_qkv)
-    settings = common_settings(case, window, bias_table)
-
     heads = qkv.shape[4]
     pairs = case.blocks**2
     each = share(case.windows, least=1, most=max(1, 1024 // (heads * pairs)))
@@ -106,10 +118,15 @@ def backward(grad: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor | None]
     bias_shape = (programs, heads, case.pixels, case.pixels) if bias_table is not None else (1,)
     parts = torch.empty(bias_shape, dtype=torch.float32, device=qkv.device)
     if case.fused:
-        KERNELS.backward[(heads * programs,)](*common, parts, each, **settings)
+        FUSED.backward[(heads * programs,)](
+            *fused_arguments(case, qkv, bias_table, window, shift, scale), grad, *grad.stride(), grad_qkv, parts, each,
+            WH=window[0], WW=window[1], HAS_BIAS=bias_table is not None, BLOCK=case.block, BD=case.channels_block,
+        )  # fmt: skip
     else:
+        settings = common_settings(case, window, bias_table)
         # of every query: the logarithm of its softmax's sum, and the mean of its weights' gradients
         log_sums = torch.empty(case.windows, heads, case.pixels, dtype=torch.float32, device=qkv.device)
+        common = (*common_arguments(case, qkv, bias_table, shift, scale), grad, *grad.stride(), grad_qkv)
         common = (*common, log_sums, torch.empty_like(log_sums))
         grid = (heads * case.blocks * case.windows,)
         BLOCKS.queries_back[grid](*common, **settings)
@@ -129,6 +146,28 @@ def common_arguments(
     table = placeholder(bias_table, qkv)
     sizes = (height, width, heads, channels, case.windows, case.rows * case.columns, case.columns)
     return qkv, table, *qkv.stride(), table.stride(0), table.stride(1), *sizes, *shift, scale
+
+
+def fused_arguments(
+    case: Windows,
+    qkv: Tensor,
+    bias_table: Tensor | None,
+    window: tuple[int, int],
+    shift: tuple[int, int],
+    scale: float,
+) -> tuple:
+    """What the kernels for windows in one block are told first; makes the tiles."""
+    _, height, width, _, heads, channels = qkv.shape
+    kinds = (*case.first, case.kinds[1])
+    shape = (case.kinds[0] * case.kinds[1], heads, case.block, case.block)
+    tiles = torch.empty(shape, dtype=torch.float32, device=qkv.device)
+    table = placeholder(bias_table, qkv)
+    FUSED.expand[shape[:2]](
+        table, table.stride(0), table.stride(1), tiles, height, width, heads, *shift, *kinds,
+        WH=window[0], WW=window[1], HAS_BIAS=bias_table is not None, BLOCK=case.block,
+    )  # fmt: skip
+    sizes = (height, width, heads, channels, case.windows, case.rows * case.columns, case.columns)
+    return qkv, tiles, *qkv.stride(), *sizes, *shift, *kinds, scale
 
 
 def common_settings(case: Windows, window: tuple[int, int], bias_table: Tensor | None) -> dict[str, int | bool]:

@@ -188,52 +188,6 @@ def forward(
         tl.store(place, (found / total[:, None]).to(out.dtype.element_ty), mask=mask)
 
 
-@tuned("channels", "BLOCK", "BLOCKS")
-@triton.jit
-def backward(
-    qkv, table, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d, table_e, table_n,
-    height, width, heads, channels, windows, per_map, columns, shift_y, shift_x, scale,
-    grad, grad_b, grad_h, grad_w, grad_c, grad_qkv, parts, each,
-    WH: tl.constexpr, WW: tl.constexpr, HAS_BIAS: tl.constexpr, MASKED: tl.constexpr, BLOCKS: tl.constexpr,
-    BLOCK: tl.constexpr, BD: tl.constexpr,
-):  # fmt: skip
-    """One head in some windows that fit into one block: all gradients."""
-    head, _block, chunk = program_of(heads, BLOCKS)
-    everywhere = tl.arange(0, BLOCK)
-    bias = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
-    if HAS_BIAS:
-        bias = bias_of(table + head * table_n, table_e, everywhere, everywhere, WH, WW)
-    bias_part = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
-    for i in range(each):
-        window = chunk * each + i
-        k, v, _place, y, x, kind, valid = keys_of(
-            qkv, window, 0, head, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d,
-            height, width, channels, windows, per_map, columns, shift_y, shift_x, WH, WW, BLOCK, BD,
-        )  # fmt: skip
-        base = qkv + (window // per_map).to(tl.int64) * stride_b + head * stride_n
-        q = scaled(load_rows(base, y, x, valid, channels, stride_h, stride_w, stride_d, BD), scale)
-        upstream = upstream_of(
-            grad, window, head, y, x, valid, channels, per_map, grad_b, grad_h, grad_w, grad_c, BD
-        ).to(q.dtype)  # fmt: skip
-        logits = logits_of(q, k, bias, kind, kind, valid, MASKED)
-        weights = tl.exp(logits - tl.max(logits, axis=1)[:, None])
-        weights = weights / tl.sum(weights, axis=1)[:, None]
-        grad_weights = tl.dot(upstream, tl.trans(v), input_precision="ieee")
-        mean = tl.sum(weights * grad_weights, axis=1)
-        grad_logits = weights * (grad_weights - mean[:, None])
-        if HAS_BIAS:
-            bias_part += grad_logits
-        grad_v = tl.dot(tl.trans(weights.to(q.dtype)), upstream, input_precision="ieee")
-        grad_logits = grad_logits.to(q.dtype)
-        grad_q = tl.dot(grad_logits, k, input_precision="ieee") * scale
-        grad_k = tl.dot(tl.trans(grad_logits), q, input_precision="ieee")
-        store_rows(grad_qkv, grad_q, 0, window, head, y, x, valid, height, width, heads, channels, per_map, BD)
-        store_rows(grad_qkv, grad_k, 1, window, head, y, x, valid, height, width, heads, channels, per_map, BD)
-        store_rows(grad_qkv, grad_v, 2, window, head, y, x, valid, height, width, heads, channels, per_map, BD)
-    if HAS_BIAS:
-        store_bias(parts, bias_part, chunk, head, heads, everywhere, everywhere, WH * WW)
-
-
 @tuned("heads", warps=(4,))
 @triton.jit
 def gather_table(
