@@ -1,12 +1,13 @@
-"""The convolution path on a GPU: fc into maps, maps through the kernels, and both ways back, all on tensor cores.
+"""The convolution path on a GPU: no map f ever reaches memory, and all products are on tensor cores.
 
-Maps f lie in memory as (B, D, H, W, Tp) in the dtype of the data, of the map rolled by −shift: one channel's T values
-at a pixel are one short row, so every tap of every channel is a product of (pixels × Tp) by (Tp × M). README.md of this
-folder weighs this against other ways.
+Forward, fc and its bias are folded into the kernels, W[d, (tap, p), m] = Σ_t fc[t, p]·S[d·M+m, t, tap], and the output
+is one product a channel of (pixels × taps·P) by (taps·P × M). Backward, a pixel's maps are asked for only where they
+lie: f is made again from the pixel's own pieces, and its gradient from the outputs around it. One pass gives the gradients
+of pieces and fc, another those of the kernels. README.md of `acmix.ops` weighs this against other ways.
 
 Shapes
     B batch · H, W map · Ho, Wo of the output · P pieces of D channels · T maps · M outputs for each of the D
-    Tp, Mp: T and M rounded up to a power of two, 16 at least; what is beyond is zero
+    Tp, Mp: T and M rounded up to a power of two; what is beyond is zero
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from acmix.ops import triton_launch
 from acmix.ops.conv_path.spec import Arguments, output
-from acmix.ops.triton_launch import INTERPRETED, Kernels, blocks, placeholder, power_of_two, rolled_by, share
+from acmix.ops.triton_launch import Kernels, blocks, placeholder, power_of_two, rolled_by, share
 
 KERNELS = Kernels("acmix.ops.conv_path.triton_kernels")
 
@@ -45,17 +46,16 @@ class Sizes:
     outputs: int
     padded_maps: int
     padded_outputs: int
-    # one block of pixels for products with kernels, one of (pixel, channel) for products with fc
-    pixels: int
-    rows_pixels: int
-    rows_channels: int
+    # channels that every program takes at once
+    channels_block: int
+    # numbers of a product's result that a program keeps in registers
+    numbers: int
 
     @classmethod
     def of(cls, pieces: Tensor, kernels: Tensor, stride: int) -> Sizes:
         batch, height, width, count, channels = pieces.shape
         maps, taps_y, taps_x = kernels.shape[1:]
         outputs = kernels.shape[0] // channels
-        rows_channels = power_of_two(channels, most=16 if INTERPRETED else 32)
         return cls(
             batch=batch,
             height=height,
@@ -69,31 +69,35 @@ class Sizes:
             taps_x=taps_x,
             outputs=outputs,
             padded_maps=power_of_two(maps, least=16),
-            padded_outputs=power_of_two(outputs, least=16),
-            pixels=128,
-            rows_pixels=(256 if INTERPRETED else 128) // rows_channels,
-            rows_channels=rows_channels,
+            padded_outputs=power_of_two(outputs, least=8),
+            channels_block=power_of_two(channels, most=8 if pieces.dtype == torch.float32 else 16),
+            # without tensor cores (float32) a product keeps its factors in registers too
+            numbers=2048 if pieces.dtype == torch.float32 else 8192,
         )
 
     @property
-    def output_block(self) -> int:
-        """How many of the M outputs a product takes at once."""
-        return min(self.padded_outputs, 64)
-
-    @property
-    def piece_block(self) -> int:
-        """How many of the P pieces a product takes at once."""
-        return power_of_two(self.pieces, least=16, most=64)
-
-    @property
-    def row_blocks(self) -> int:
-        """Blocks of (pixel, channel) in the map."""
-        return blocks(self.batch * self.height * self.width, self.rows_pixels) * self.channel_blocks
+    def taps(self) -> int:
+        """Of a kernel."""
+        return self.taps_y * self.taps_x
 
     @property
     def channel_blocks(self) -> int:
         """Blocks of channels."""
-        return blocks(self.channels, self.rows_channels)
+        return blocks(self.channels, self.channels_block)
+
+    @property
+    def output_block(self) -> int:
+        """How many of the M outputs a product takes at once."""
+        return min(self.padded_outputs, 32)
+
+    @property
+    def piece_block(self) -> int:
+        """How many of the P pieces a product takes at once."""
+        return 16
+
+    def pixels_block(self, columns: int) -> int:
+        """Pixels of a program whose products have so many columns for each pixel and channel."""
+        return min(32, max(16, self.numbers // (self.channels_block * columns)))
 
 
 def forward(arguments: Arguments) -> Tensor:
@@ -104,16 +108,39 @@ def forward(arguments: Arguments) -> Tensor:
     if not out.numel():
         return out
     shift = rolled_by(shift, size.height, size.width)
-    maps = make_maps(size, pieces, fc_weight, fc_bias, shift)  # (B, D, H, W, Tp)
+    # the bias of fc is one more piece, of ones, which ends at the border of the map
+    columns = size.pieces + (fc_bias is not None)
     pixels = size.batch * size.out_height * size.out_width
-    grid = (size.channels * blocks(pixels, size.pixels), blocks(size.outputs, size.output_block))
-    KERNELS.correlate[grid](
-        maps, packed(size, kernels, pieces.dtype), out, pixels, size.height, size.width, size.out_height,
-        size.out_width, size.channels, size.outputs, stride, dilation, *shift,
-        KY=size.taps_y, KX=size.taps_x, BLOCK=size.pixels, TP=size.padded_maps, MP=size.padded_outputs,
+    block = size.pixels_block(size.output_block)
+    grid = (size.channel_blocks * blocks(pixels, block), blocks(size.outputs, size.output_block))
+    KERNELS.forward[grid](
+        pieces, folded(size, fc_weight, fc_bias, kernels, pieces.dtype), out, pixels, size.height, size.width,
+        size.out_height, size.out_width, size.channels, size.pieces, size.outputs, stride, dilation, *shift,
+        *pieces.stride(), HAS_BIAS=fc_bias is not None, WIDE=is_wide(pieces), KY=size.taps_y, KX=size.taps_x,
+        TAPS=size.taps, COLUMNS=columns, BP=block, BD=size.channels_block, KB=16, MP=size.padded_outputs,
         MB=size.output_block,
     )  # fmt: skip
     return out
+
+
+def is_wide(data: Tensor) -> bool:
+    """Whether an image's numbers lie further apart than 32 bits count."""
+    return sum((side - 1) * abs(step) for side, step in zip(data.shape[1:], data.stride()[1:], strict=True)) >= 1 << 31
+
+
+def folded(size: Sizes, fc_weight: Tensor, fc_bias: Tensor | None, kernels: Tensor, dtype: torch.dtype) -> Tensor:
+    """fc and its bias folded into the kernels: (D, taps·(P, and 1 for the bias), Mp), zero beyond M."""
+    columns = size.pieces + (fc_bias is not None)
+    shape = (size.channels, size.taps * columns, size.padded_outputs)
+    made = torch.empty(shape, dtype=dtype, device=kernels.device)
+    bias = placeholder(fc_bias, fc_weight)
+    block = power_of_two(columns, least=16, most=32)
+    KERNELS.fold[(size.channels, size.taps, blocks(columns, block))](
+        fc_weight, *fc_weight.stride(), bias, bias.stride(0), kernels.contiguous(), made, size.pieces, size.maps,
+        size.outputs, HAS_BIAS=fc_bias is not None, TAPS=size.taps, COLUMNS=columns, PB=block, TP=size.padded_maps,
+        MP=size.padded_outputs,
+    )  # fmt: skip
+    return made
 
 
 def backward(grad: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
@@ -124,82 +151,65 @@ def backward(grad: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor
     if not pieces.numel():
         no_bias = None if fc_bias is None else torch.zeros_like(fc_bias)
         return grad_pieces, torch.zeros_like(fc_weight), no_bias, kernels.new_zeros(kernels.shape)
-    shift = rolled_by(shift, size.height, size.width)
-    maps = make_maps(size, pieces, fc_weight, fc_bias, shift)  # (B, D, H, W, Tp)
-    grad_kernels = kernels_gradient(size, grad, maps, stride, dilation, shift)  # (M·D, T, ky, kx)
-
-    grad_maps = torch.empty_like(maps)  # (B, D, H, W, Tp)
     pixels = size.batch * size.height * size.width
-    KERNELS.correlate_back[(size.channels * blocks(pixels, size.pixels),)](
-        grad, packed(size, kernels, pieces.dtype), grad_maps, pixels, size.height, size.width, size.out_height,
-        size.out_width, size.channels, size.outputs, dilation, *shift, *grad.stride(),
-        STRIDE=stride, KY=size.taps_y, KX=size.taps_x, BLOCK=size.pixels, TP=size.padded_maps,
-        MP=size.padded_outputs, MB=size.output_block,
+    sizes = (pixels, size.height, size.width, size.out_height, size.out_width, size.channels, size.pieces, size.maps)
+    sizes = (*sizes, size.outputs, dilation, *rolled_by(shift, size.height, size.width))
+    steps = (*pieces.stride(), *grad.stride(), *fc_weight.stride())
+    settings = dict(
+        WIDE=is_wide(pieces) or is_wide(grad), STRIDE=stride, KY=size.taps_y, KX=size.taps_x, OUTPUTS=size.outputs,
+        PB=size.piece_block, TP=size.padded_maps,
     )  # fmt: skip
 
-    each = share(size.row_blocks, least=4)
-    programs = blocks(size.row_blocks, each)
+    block = 16
+    rows = blocks(pixels, block) * size.channel_blocks
+    each = share(rows, least=4)
+    programs = blocks(rows, each)
     # every program's own part of fc's gradient; its last column is the bias
     parts = torch.empty(programs, size.maps, size.pieces + 1, dtype=torch.float32, device=pieces.device)
-    KERNELS.fc_back[(programs, blocks(size.pieces, size.piece_block))](
-        grad_maps, pieces, fc_weight, grad_pieces, parts, pixels, size.height, size.width, size.channels, size.pieces,
-        size.maps, *shift, *pieces.stride(), *fc_weight.stride(), each,
-        BP=size.rows_pixels, BD=size.rows_channels, DB=size.channel_blocks, PB=size.piece_block, TP=size.padded_maps,
+    KERNELS.pieces_back[(programs, blocks(size.pieces, size.piece_block))](
+        grad, matrices(size, kernels, pieces.dtype), pieces, fc_weight, grad_pieces, parts, *sizes, *steps, each,
+        KB=16, BP=block, BD=size.channels_block, **settings,
     )  # fmt: skip
     grad_fc = parts.sum(0)  # (T, P + 1)
+
     return (
         grad_pieces,
         grad_fc[:, :-1].to(fc_weight.dtype, memory_format=torch.contiguous_format, copy=True),
         None if fc_bias is None else grad_fc[:, -1].to(fc_bias.dtype, copy=True),
-        grad_kernels.to(kernels.dtype),
+        kernels_gradient(size, grad, arguments, sizes, steps, settings).to(kernels.dtype),
     )
 
 
-def make_maps(size: Sizes, pieces: Tensor, fc_weight: Tensor, fc_bias: Tensor | None, shift: tuple[int, int]) -> Tensor:
-    """f, the maps that fc makes of the pieces: (B, D, H, W, Tp)."""
-    maps = pieces.new_empty(size.batch, size.channels, size.height, size.width, size.padded_maps)
-    bias = placeholder(fc_bias, fc_weight)
-    KERNELS.fc_forward[(size.row_blocks,)](
-        pieces, fc_weight, bias, maps, size.batch * size.height * size.width, size.height, size.width, size.channels,
-        size.pieces, size.maps, *shift, *pieces.stride(), *fc_weight.stride(), bias.stride(0),
-        HAS_BIAS=fc_bias is not None, BP=size.rows_pixels, BD=size.rows_channels, DB=size.channel_blocks,
-        PB=min(size.piece_block, 32), TP=size.padded_maps,
-    )  # fmt: skip
-    return maps
-
-
-def packed(size: Sizes, kernels: Tensor, dtype: torch.dtype) -> Tensor:
-    """The kernels as each tap's matrix for each channel, zero beyond T and M: (D, ky·kx, Tp, Mp)."""
-    taps = size.taps_y * size.taps_x
-    shape = (size.channels, taps, size.padded_maps, size.padded_outputs)
-    matrices = torch.zeros(shape, dtype=dtype, device=kernels.device)
-    by_channel = kernels.reshape(size.channels, size.outputs, size.maps, taps)
-    matrices[:, :, : size.maps, : size.outputs] = by_channel.permute(0, 3, 2, 1)
-    return matrices
+def matrices(size: Sizes, kernels: Tensor, dtype: torch.dtype) -> Tensor:
+    """The kernels as a matrix for each channel, zero beyond T: (D, taps·M, Tp)."""
+    made = torch.zeros(
+        size.channels, size.taps, size.outputs, size.padded_maps, dtype=dtype, device=kernels.device
+    )
+    by_channel = kernels.reshape(size.channels, size.outputs, size.maps, size.taps)
+    made[..., : size.maps] = by_channel.permute(0, 3, 1, 2)
+    return made
 
 
 def kernels_gradient(
-    size: Sizes, grad: Tensor, maps: Tensor, stride: int, dilation: int, shift: tuple[int, int]
+    size: Sizes, grad: Tensor, arguments: Arguments, sizes: tuple, steps: tuple, settings: dict[str, int]
 ) -> Tensor:
     """The gradient of the kernels, (M·D, T, ky, kx) in float32: programs' own parts, then their sum."""
-    # several taps of a kernel's row side by side make one tall product
-    together = min(power_of_two(size.taps_x), max(1, 128 // size.padded_maps))
-    block = 64
-    pixel_blocks = blocks(size.batch * size.out_height * size.out_width, block)
-    # every channel and row of taps has programs of its own, so few parts of the pixels are enough
-    each = share(pixel_blocks, least=4, most=max(1, 2048 // (size.channels * size.taps_y)))
+    pieces, fc_weight, fc_bias, *_ = arguments
+    columns = size.taps * size.outputs
+    column_block = block = 16
+    # more channels would leave one program a multiprocessor
+    channels_block = min(8, size.channels_block)
+    channel_blocks = blocks(size.channels, channels_block)
+    pixel_blocks = blocks(size.batch * size.height * size.width, block)
+    # every block of channels and columns has programs of its own, so few parts of the pixels are enough
+    beside = channel_blocks * blocks(columns, column_block)
+    each = share(pixel_blocks, least=4, most=max(1, 1024 // beside))
     programs = blocks(pixel_blocks, each)
-    shape = (programs, size.channels, size.taps_y, size.taps_x, size.maps, size.outputs)
-    parts = torch.empty(shape, dtype=torch.float32, device=grad.device)
-    grid = (
-        size.channels * programs,
-        size.taps_y * blocks(size.taps_x, together),
-        blocks(size.outputs, size.output_block),
-    )
-    KERNELS.kernels_back[grid](
-        grad, maps, parts, size.batch * size.out_height * size.out_width, size.height, size.width, size.out_height,
-        size.out_width, size.channels, size.outputs, size.maps, stride, dilation, *shift, *grad.stride(), each,
-        KY=size.taps_y, KX=size.taps_x, TG=together, BLOCK=block, TP=size.padded_maps, MB=size.output_block,
+    parts = torch.empty(programs, size.channels, size.maps, columns, dtype=torch.float32, device=grad.device)
+    bias = placeholder(fc_bias, fc_weight)
+    KERNELS.kernels_back[(channel_blocks * programs, blocks(columns, column_block))](
+        grad, pieces, fc_weight, bias, parts, *sizes, *steps, bias.stride(0), each,
+        HAS_BIAS=fc_bias is not None, KB=column_block, BP=block, BD=channels_block, **settings,
     )  # fmt: skip
-    summed = parts.sum(0)  # (D, ky, kx, T, M)
-    return summed.permute(0, 4, 3, 1, 2).reshape(-1, size.maps, size.taps_y, size.taps_x)
+    summed = parts.sum(0).view(size.channels, size.maps, size.taps, size.outputs)
+    return summed.permute(0, 3, 1, 2).reshape(-1, size.maps, size.taps_y, size.taps_x)

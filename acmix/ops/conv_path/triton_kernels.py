@@ -1,8 +1,11 @@
 """The kernels of the convolution path; `triton` says what they are for, and calls them.
 
 Shapes
-    H, W map · P pieces of D channels · T maps · M outputs for each of the D · Tp, Mp: T and M rounded up
-    BP·BD rows of (pixel, channel) · BLOCK pixels · PB pieces and MB outputs a product takes at once
+    H, W map · P pieces of D channels · T maps · M outputs for each of the D · a tap of a kernel: KY rows, KX columns
+    BP pixels and BD channels a program takes · Tp: T rounded up · MB, PB: outputs and pieces a product takes at once
+
+What stands for all taps at once has one dimension for (tap, piece) or (tap, output), packed without gaps, of which a
+product takes KB at a time: with 3 heads, 9 taps of 3 outputs are 27 columns, not 9 times 16.
 """
 
 # Triton's types know neither numbers for constexpr arguments nor indexing by None
@@ -17,155 +20,180 @@ from acmix.ops.triton_common import tuned, unroll
 
 
 @triton.jit
-def _rows(
-    block, pixels, height, width, channels, shift_y, shift_x, BP: tl.constexpr, BD: tl.constexpr, DB: tl.constexpr
-):
-    """A block of (pixel, channel) rows: image, row and column in the map, offset in the rolled map, channel, valid."""
-    row = tl.arange(0, BP * BD)
-    pixel = (block // DB) * BP + row // BD
-    channel = (block % DB) * BD + row % BD
-    image = pixel // (height * width)
-    offset = pixel % (height * width)
-    y = unroll(offset // width, shift_y, height)
-    x = unroll(offset % width, shift_x, width)
-    return image.to(tl.int64), y.to(tl.int64), x.to(tl.int64), offset, channel, (pixel < pixels) & (channel < channels)
-
-
-@tuned("pieces_count", "TP", "BD")
-@triton.jit
-def fc_forward(
-    pieces, fc, bias, maps, pixels, height, width, channels, pieces_count, maps_count, shift_y, shift_x,
-    stride_b, stride_h, stride_w, stride_p, stride_d, fc_t, fc_p, bias_t,
-    HAS_BIAS: tl.constexpr, BP: tl.constexpr, BD: tl.constexpr, DB: tl.constexpr, PB: tl.constexpr, TP: tl.constexpr,
+def fold(
+    fc, fc_t, fc_p, bias, bias_t, kernels, folded, pieces_count, maps_count, outputs,
+    HAS_BIAS: tl.constexpr, TAPS: tl.constexpr, COLUMNS: tl.constexpr, PB: tl.constexpr, TP: tl.constexpr,
+    MP: tl.constexpr,
 ):  # fmt: skip
-    """maps[image, channel, pixel, :] = fc · pieces[image, pixel, :, channel] + bias."""
-    block = tl.program_id(0)
-    image, y, x, offset, channel, valid = _rows(block, pixels, height, width, channels, shift_y, shift_x, BP, BD, DB)
-    source = pieces + image * stride_b + y * stride_h + x * stride_w + channel.to(tl.int64) * stride_d
+    """folded[d, tap·COLUMNS + p, m] = Σ_t fc[t, p] · kernels[d·M + m, t, tap]; fc's bias is one more piece.
+
+    One channel and one tap a program; COLUMNS: pieces, and the bias where there is one.
+    """
+    d = tl.program_id(0).to(tl.int64)
+    tap = tl.program_id(1)
+    p = tl.program_id(2) * PB + tl.arange(0, PB)
     t = tl.arange(0, TP)
-    found = tl.zeros((BP * BD, TP), dtype=tl.float32)
-    for first in range(0, pieces_count, PB):
-        p = first + tl.arange(0, PB)
-        known = p < pieces_count
-        piece = tl.load(
-            source[:, None] + p.to(tl.int64)[None, :] * stride_p, mask=valid[:, None] & known[None, :], other=0.0
-        )  # (rows, PB)
-        weight = tl.load(
-            fc + p[:, None] * fc_p + t[None, :] * fc_t, mask=known[:, None] & (t < maps_count)[None, :], other=0.0
-        )  # (PB, Tp)
-        found = tl.dot(piece, weight.to(piece.dtype), found, input_precision="ieee")
+    m = tl.arange(0, MP)
+    known = (t < maps_count)[:, None]
+    weight = tl.load(
+        fc + t[:, None] * fc_t + p[None, :] * fc_p, mask=known & (p < pieces_count)[None, :], other=0.0
+    ).to(tl.float32)  # (Tp, PB)
     if HAS_BIAS:
-        found += tl.load(bias + t * bias_t, mask=t < maps_count, other=0.0).to(tl.float32)[None, :]
-    row = (image * channels + channel) * (height * width) + offset
-    tl.store(maps + row[:, None] * TP + t[None, :], found.to(maps.dtype.element_ty), mask=valid[:, None])
+        last = tl.load(bias + t * bias_t, mask=t < maps_count, other=0.0).to(tl.float32)
+        weight = tl.where((p == pieces_count)[None, :], last[:, None], weight)
+    place = ((d * outputs + m)[None, :] * maps_count + t[:, None]) * TAPS + tap
+    kernel = tl.load(kernels + place, mask=known & (m < outputs)[None, :], other=0.0).to(tl.float32)  # (Tp, Mp)
+    found = tl.dot(tl.trans(weight), kernel, input_precision="ieee")  # (PB, Mp)
+    row = (d * TAPS + tap) * COLUMNS + p
+    tl.store(folded + row[:, None] * MP + m[None, :], found.to(folded.dtype.element_ty), mask=(p < COLUMNS)[:, None])
 
 
-@tuned("outputs", "TP", "KX", stages=(2, 3))
 @triton.jit
-def correlate(
-    maps, matrices, out, pixels, height, width, out_height, out_width, channels, outputs, stride, dilation,
-    shift_y, shift_x,
-    KY: tl.constexpr, KX: tl.constexpr, BLOCK: tl.constexpr, TP: tl.constexpr, MP: tl.constexpr, MB: tl.constexpr,
+def _pixels(block, pixels, height, width, BP: tl.constexpr):
+    """A block of pixels of a map: image (int64), row, column, and which exist; (BP,) each."""
+    pixel = block * BP + tl.arange(0, BP)
+    image = (pixel // (height * width)).to(tl.int64)
+    offset = pixel % (height * width)
+    return image, offset // width, offset % width, pixel < pixels
+
+
+@triton.jit
+def _index(place, WIDE: tl.constexpr):
+    """A row, column or channel as a factor of a step in memory; 64 bits take twice the registers."""
+    if WIDE:
+        return place.to(tl.int64)
+    else:
+        return place
+
+
+@tuned("outputs", "COLUMNS", "TAPS", warps=(4, 8), stages=(1, 2))
+@triton.jit
+def forward(
+    pieces, folded, out, pixels, height, width, out_height, out_width, channels, pieces_count, outputs, stride,
+    dilation, shift_y, shift_x, stride_b, stride_h, stride_w, stride_p, stride_d,
+    HAS_BIAS: tl.constexpr, WIDE: tl.constexpr, KY: tl.constexpr, KX: tl.constexpr, TAPS: tl.constexpr,
+    COLUMNS: tl.constexpr, BP: tl.constexpr, BD: tl.constexpr, KB: tl.constexpr, MP: tl.constexpr, MB: tl.constexpr,
 ):  # fmt: skip
-    """out[pixel, channel·M + m] = Σ_tap maps[channel, pixel + tap, :] · matrices[channel, tap, :, m]."""
-    channel = tl.program_id(0) % channels
-    pixel = (tl.program_id(0) // channels) * BLOCK + tl.arange(0, BLOCK)
+    """out[pixel, d·M + m] = Σ_(tap, p) pieces[pixel + tap, p, d] · folded[d, (tap, p), m]."""
+    blocks_d = tl.cdiv(channels, BD)
+    d = (tl.program_id(0) % blocks_d) * BD + tl.arange(0, BD)
     m = tl.program_id(1) * MB + tl.arange(0, MB)
-    t = tl.arange(0, TP)
-    image = (pixel // (out_height * out_width)).to(tl.int64)
-    y = (pixel // out_width) % out_height
-    x = pixel % out_width
-    plane = (image * channels + channel) * (height * width)
-    found = tl.zeros((BLOCK, MB), dtype=tl.float32)
-    for tap in range(KY * KX):
-        from_y = y * stride + (tap // KX - KY // 2) * dilation
-        from_x = x * stride + (tap % KX - KX // 2) * dilation
-        inside = (pixel < pixels) & (from_y >= 0) & (from_y < height) & (from_x >= 0) & (from_x < width)
-        row = plane + from_y * width + from_x
-        value = tl.load(maps + row[:, None] * TP + t[None, :], mask=inside[:, None], other=0.0)  # (pixels, Tp)
-        matrix = tl.load(
-            matrices + ((channel * (KY * KX) + tap) * TP + t)[:, None] * MP + m[None, :]
-        )  # (Tp, MB): zero beyond T and M, so it needs no mask
-        found = tl.dot(value, matrix, found, input_precision="ieee")
+    image, y, x, valid = _pixels(tl.program_id(0) // blocks_d, pixels, out_height, out_width, BP)
+    base = pieces + image * stride_b
+    step = _index(d, WIDE) * stride_d
+    found = tl.zeros((BD, BP, MB), dtype=tl.float32)
+    for first in range(0, TAPS * COLUMNS, KB):
+        k = first + tl.arange(0, KB)
+        tap = k // COLUMNS
+        p = k % COLUMNS
+        from_y = (y * stride)[:, None] + ((tap // KX - KY // 2) * dilation)[None, :]
+        from_x = (x * stride)[:, None] + ((tap % KX - KX // 2) * dilation)[None, :]
+        inside = valid[:, None] & (k < TAPS * COLUMNS)[None, :]
+        inside = inside & (from_y >= 0) & (from_y < height) & (from_x >= 0) & (from_x < width)  # (BP, KB)
+        row = _index(unroll(from_y, shift_y, height), WIDE) * stride_h
+        row += _index(unroll(from_x, shift_x, width), WIDE) * stride_w + _index(p, WIDE)[None, :] * stride_p
+        known = inside & (p < pieces_count)[None, :]
+        value = tl.load(
+            base[:, None, None] + (row[:, :, None] + step[None, None, :]),
+            mask=known[:, :, None] & (d < channels)[None, None, :],
+            other=0.0,
+        )  # (BP, KB, BD)
+        if HAS_BIAS:
+            value = tl.where((inside & (p == pieces_count)[None, :])[:, :, None], 1.0, value).to(value.dtype)
+        weight = tl.load(
+            folded + (d.to(tl.int64)[:, None] * (TAPS * COLUMNS) + k[None, :])[:, :, None] * MP + m[None, None, :],
+            mask=((d < channels)[:, None] & (k < TAPS * COLUMNS)[None, :])[:, :, None],
+            other=0.0,
+        )  # (BD, KB, MB)
+        found = tl.dot(tl.permute(value, (2, 0, 1)), weight, found, input_precision="ieee")
     to_y = unroll(y, shift_y, out_height).to(tl.int64)
     to_x = unroll(x, shift_x, out_width)
-    row = (image * out_height + to_y) * out_width + to_x
-    place = out + row[:, None] * (channels * outputs) + channel * outputs + m[None, :]
-    tl.store(place, found.to(out.dtype.element_ty), mask=(pixel < pixels)[:, None] & (m < outputs)[None, :])
+    row = ((image * out_height + to_y) * out_width + to_x) * (channels * outputs)
+    place = out + row[None, :, None] + (d * outputs)[:, None, None] + m[None, None, :]
+    mask = ((d < channels)[:, None] & valid[None, :])[:, :, None] & (m < outputs)[None, None, :]
+    tl.store(place, found.to(out.dtype.element_ty), mask=mask)
 
 
-@tuned("outputs", "TP", "KX", stages=(2, 3))
 @triton.jit
-def correlate_back(
-    grad, matrices, grad_maps, pixels, height, width, out_height, out_width, channels, outputs, dilation,
-    shift_y, shift_x, stride_b, stride_h, stride_w, stride_c,
-    STRIDE: tl.constexpr, KY: tl.constexpr, KX: tl.constexpr, BLOCK: tl.constexpr, TP: tl.constexpr,
-    MP: tl.constexpr, MB: tl.constexpr,
+def _upstream(
+    grad, image, y, x, valid, d, first, out_height, out_width, channels, outputs, dilation, shift_y, shift_x,
+    stride_b, stride_h, stride_w, stride_c,
+    WIDE: tl.constexpr, STRIDE: tl.constexpr, KY: tl.constexpr, KX: tl.constexpr, OUTPUTS: tl.constexpr,
+    KB: tl.constexpr,
 ):  # fmt: skip
-    """grad_maps[channel, pixel, :] = Σ_tap matrices[channel, tap] · grad[pixel − tap, channel·M …]."""
-    channel = tl.program_id(0) % channels
-    pixel = (tl.program_id(0) // channels) * BLOCK + tl.arange(0, BLOCK)
-    t = tl.arange(0, TP)
-    image = (pixel // (height * width)).to(tl.int64)
-    y = (pixel // width) % height
-    x = pixel % width
-    found = tl.zeros((BLOCK, TP), dtype=tl.float32)
-    for tap in range(KY * KX):
-        down = y - (tap // KX - KY // 2) * dilation
-        right = x - (tap % KX - KX // 2) * dilation
-        out_y = down // STRIDE
-        out_x = right // STRIDE
-        inside = (pixel < pixels) & (down >= 0) & (right >= 0) & (out_y < out_height) & (out_x < out_width)
-        inside = inside & (down % STRIDE == 0) & (right % STRIDE == 0)
-        from_y = unroll(out_y, shift_y, out_height).to(tl.int64)
-        from_x = unroll(out_x, shift_x, out_width).to(tl.int64)
-        row = grad + image * stride_b + from_y * stride_h + from_x * stride_w
-        for first in range(0, MP, MB):
-            m = first + tl.arange(0, MB)
-            column = (channel * outputs + m).to(tl.int64) * stride_c
-            value = tl.load(
-                row[:, None] + column[None, :], mask=inside[:, None] & (m < outputs)[None, :], other=0.0
-            )  # (pixels, MB)
-            matrix = tl.load(matrices + ((channel * (KY * KX) + tap) * TP + t)[None, :] * MP + m[:, None])  # (MB, Tp)
-            found = tl.dot(value, matrix, found, input_precision="ieee")
-    row = (image * channels + channel) * (height * width) + y * width + x
-    place = grad_maps + row[:, None] * TP + t[None, :]
-    tl.store(place, found.to(grad_maps.dtype.element_ty), mask=(pixel < pixels)[:, None])
+    """The output's gradient at a block of pixels less each tap: [pixel, (tap, m), d], (BP, KB, BD), from a column on."""
+    k = first + tl.arange(0, KB)
+    tap = k // OUTPUTS
+    m = k % OUTPUTS
+    down = y[:, None] - ((tap // KX - KY // 2) * dilation)[None, :]
+    right = x[:, None] - ((tap % KX - KX // 2) * dilation)[None, :]
+    out_y = down // STRIDE
+    out_x = right // STRIDE
+    inside = valid[:, None] & (k < KY * KX * OUTPUTS)[None, :] & (down >= 0) & (right >= 0)
+    inside = inside & (out_y < out_height) & (out_x < out_width) & (down % STRIDE == 0) & (right % STRIDE == 0)
+    row = _index(unroll(out_y, shift_y, out_height), WIDE) * stride_h
+    row += _index(unroll(out_x, shift_x, out_width), WIDE) * stride_w + _index(m, WIDE)[None, :] * stride_c
+    column = _index(d * outputs, WIDE) * stride_c
+    base = grad + image * stride_b
+    mask = inside[:, :, None] & (d < channels)[None, None, :]
+    return tl.load(base[:, None, None] + (row[:, :, None] + column[None, None, :]), mask=mask, other=0.0)
 
 
-@tuned("pieces_count", "TP", "BD")
+@tuned("pieces_count", "OUTPUTS", "KX", warps=(4, 8), stages=(1, 2))
 @triton.jit
-def fc_back(
-    grad_maps, pieces, fc, grad_pieces, parts, pixels, height, width, channels, pieces_count, maps_count,
-    shift_y, shift_x, stride_b, stride_h, stride_w, stride_p, stride_d, fc_t, fc_p, each,
-    BP: tl.constexpr, BD: tl.constexpr, DB: tl.constexpr, PB: tl.constexpr, TP: tl.constexpr,
+def pieces_back(
+    grad, matrices, pieces, fc, grad_pieces, parts, pixels, height, width, out_height, out_width, channels,
+    pieces_count, maps_count, outputs, dilation, shift_y, shift_x,
+    stride_b, stride_h, stride_w, stride_p, stride_d, grad_b, grad_h, grad_w, grad_c, fc_t, fc_p, each,
+    WIDE: tl.constexpr, STRIDE: tl.constexpr, KY: tl.constexpr, KX: tl.constexpr, OUTPUTS: tl.constexpr,
+    BP: tl.constexpr, BD: tl.constexpr, KB: tl.constexpr, PB: tl.constexpr, TP: tl.constexpr,
 ):  # fmt: skip
-    """grad_pieces = fcᵀ · grad_maps, and this program's part of fc's gradient, grad_maps · piecesᵀ."""
+    """The maps' gradient, which stays on the chip; from it that of the pieces, and this program's part of fc's."""
+    blocks_d = tl.cdiv(channels, BD)
     p = tl.program_id(1) * PB + tl.arange(0, PB)
     t = tl.arange(0, TP)
     known = p < pieces_count
     weight = tl.load(
         fc + t[:, None] * fc_t + p[None, :] * fc_p, mask=(t < maps_count)[:, None] & known[None, :], other=0.0
-    ).to(grad_maps.dtype.element_ty)  # (Tp, PB)
+    ).to(grad_pieces.dtype.element_ty)  # (Tp, PB)
     part = tl.zeros((TP, PB), dtype=tl.float32)
     bias_part = tl.zeros((TP,), dtype=tl.float32)
     for i in range(each):
         block = tl.program_id(0) * each + i
-        image, y, x, offset, channel, valid = _rows(
-            block, pixels, height, width, channels, shift_y, shift_x, BP, BD, DB
-        )
-        row = (image * channels + channel) * (height * width) + offset
-        upstream = tl.load(grad_maps + row[:, None] * TP + t[None, :], mask=valid[:, None], other=0.0)  # (rows, Tp)
-        both = valid[:, None] & known[None, :]
-        source = pieces + image * stride_b + y * stride_h + x * stride_w + channel.to(tl.int64) * stride_d
-        piece = tl.load(source[:, None] + p.to(tl.int64)[None, :] * stride_p, mask=both, other=0.0)  # (rows, PB)
-        found = tl.dot(upstream, weight, input_precision="ieee")  # (rows, PB)
-        pixel = (image * height + y) * width + x
-        place = grad_pieces + (pixel[:, None] * pieces_count + p[None, :]) * channels + channel[:, None]
-        tl.store(place, found.to(grad_pieces.dtype.element_ty), mask=both)
-        part = tl.dot(tl.trans(upstream), piece, part, input_precision="ieee")
+        d = (block % blocks_d) * BD + tl.arange(0, BD)
+        image, y, x, valid = _pixels(block // blocks_d, pixels, height, width, BP)
+        found = tl.zeros((BD, BP, TP), dtype=tl.float32)
+        for first in range(0, KY * KX * OUTPUTS, KB):
+            upstream = _upstream(
+                grad, image, y, x, valid, d, first, out_height, out_width, channels, outputs, dilation, shift_y,
+                shift_x, grad_b, grad_h, grad_w, grad_c, WIDE, STRIDE, KY, KX, OUTPUTS, KB,
+            )  # fmt: skip
+            k = first + tl.arange(0, KB)
+            row = d.to(tl.int64)[:, None] * (KY * KX * OUTPUTS) + k[None, :]
+            matrix = tl.load(
+                matrices + row[:, :, None] * TP + t[None, None, :],
+                mask=((d < channels)[:, None] & (k < KY * KX * OUTPUTS)[None, :])[:, :, None],
+                other=0.0,
+            )  # (BD, KB, Tp)
+            found = tl.dot(tl.permute(upstream, (2, 0, 1)).to(matrix.dtype), matrix, found, input_precision="ieee")
+        maps = tl.reshape(tl.permute(found, (1, 0, 2)), (BP * BD, TP))  # of rows (pixel, channel)
         # in two short sums, which round less than one long one
-        bias_part += tl.sum(tl.sum(tl.reshape(upstream.to(tl.float32), (BP, BD, TP)), axis=0), axis=0)
+        bias_part += tl.sum(tl.sum(found, axis=0), axis=0)
+        small = maps.to(weight.dtype)
+        from_y = unroll(y, shift_y, height)
+        from_x = unroll(x, shift_x, width)
+        both = (valid[:, None] & (d < channels)[None, :])[:, :, None] & known[None, None, :]
+        row = _index(from_y, WIDE) * stride_h + _index(from_x, WIDE) * stride_w
+        row = row[:, None] + _index(d, WIDE)[None, :] * stride_d  # (BP, BD)
+        place = row[:, :, None] + _index(p, WIDE)[None, None, :] * stride_p
+        piece = tl.load((pieces + image * stride_b)[:, None, None] + place, mask=both, other=0.0)
+        piece = tl.reshape(piece, (BP * BD, PB))
+        part = tl.dot(tl.trans(small), piece, part, input_precision="ieee")
+        grad_piece = tl.reshape(tl.dot(small, weight, input_precision="ieee"), (BP, BD, PB))
+        pixel = (image * height + from_y) * width + from_x
+        target = (grad_pieces + pixel * (pieces_count * channels))[:, None, None]
+        place = p[None, None, :] * channels + d[None, :, None]
+        tl.store(target + place, grad_piece.to(grad_pieces.dtype.element_ty), mask=both)
     columns = pieces_count + 1
     base = parts + tl.program_id(0).to(tl.int64) * maps_count * columns
     tl.store(base + t[:, None] * columns + p[None, :], part, mask=(t < maps_count)[:, None] & known[None, :])
@@ -173,43 +201,53 @@ def fc_back(
         tl.store(base + t * columns + pieces_count, bias_part, mask=t < maps_count)
 
 
-@tuned("outputs", "TP", "KX")
+@tuned("pieces_count", "OUTPUTS", "KX", warps=(4, 8), stages=(1, 2))
 @triton.jit
 def kernels_back(
-    grad, maps, parts, pixels, height, width, out_height, out_width, channels, outputs, maps_count, stride, dilation,
-    shift_y, shift_x, stride_b, stride_h, stride_w, stride_c, each,
-    KY: tl.constexpr, KX: tl.constexpr, TG: tl.constexpr, BLOCK: tl.constexpr, TP: tl.constexpr, MB: tl.constexpr,
+    grad, pieces, fc, bias, parts, pixels, height, width, out_height, out_width, channels, pieces_count, maps_count,
+    outputs, dilation, shift_y, shift_x,
+    stride_b, stride_h, stride_w, stride_p, stride_d, grad_b, grad_h, grad_w, grad_c, fc_t, fc_p, bias_t, each,
+    HAS_BIAS: tl.constexpr, WIDE: tl.constexpr, STRIDE: tl.constexpr, KY: tl.constexpr, KX: tl.constexpr,
+    OUTPUTS: tl.constexpr, BP: tl.constexpr, BD: tl.constexpr, KB: tl.constexpr, PB: tl.constexpr, TP: tl.constexpr,
 ):  # fmt: skip
-    """This program's part of the kernels' gradient: maps[channel, pixel + tap, t] · grad[pixel, channel·M + m]."""
-    groups: tl.constexpr = (KX + TG - 1) // TG
-    channel = tl.program_id(0) % channels
-    chunk = tl.program_id(0) // channels
-    tap_y = tl.program_id(1) // groups
-    column = tl.arange(0, TG * TP)
-    tap_x = (tl.program_id(1) % groups) * TG + column // TP
-    t = column % TP
-    m = tl.program_id(2) * MB + tl.arange(0, MB)
-    part = tl.zeros((TG * TP, MB), dtype=tl.float32)
-    for i in range(each):
-        pixel = (chunk * each + i) * BLOCK + tl.arange(0, BLOCK)
-        image = (pixel // (out_height * out_width)).to(tl.int64)
-        y = (pixel // out_width) % out_height
-        x = pixel % out_width
-        from_y = y * stride + (tap_y - KY // 2) * dilation
-        from_x = (x * stride)[:, None] + ((tap_x - KX // 2) * dilation)[None, :]  # (pixels, TG·Tp)
-        row = (image * channels + channel) * (height * width) + from_y * width
-        inside = ((pixel < pixels) & (from_y >= 0) & (from_y < height))[:, None] & (tap_x < KX)[None, :]
-        inside = inside & (from_x >= 0) & (from_x < width)
-        value = tl.load(maps + (row[:, None] + from_x) * TP + t[None, :], mask=inside, other=0.0)
-        to_y = unroll(y, shift_y, out_height).to(tl.int64)
-        to_x = unroll(x, shift_x, out_width).to(tl.int64)
-        place = grad + image * stride_b + to_y * stride_h + to_x * stride_w
-        upstream = tl.load(
-            place[:, None] + (channel * outputs + m).to(tl.int64)[None, :] * stride_c,
-            mask=(pixel < pixels)[:, None] & (m < outputs)[None, :],
-            other=0.0,
-        )  # (pixels, MB)
-        part = tl.dot(tl.trans(value), upstream, part, input_precision="ieee")
-    row = ((chunk * channels + channel).to(tl.int64) * KY + tap_y) * KX + tap_x
-    place = parts + (row * maps_count + t)[:, None] * outputs + m[None, :]
-    tl.store(place, part, mask=((tap_x < KX) & (t < maps_count))[:, None] & (m < outputs)[None, :])
+    """This program's part of the kernels' gradient: maps[pixel, d, t] · grad[pixel − tap, d·M + m], maps made here."""
+    blocks_d = tl.cdiv(channels, BD)
+    d = (tl.program_id(0) % blocks_d) * BD + tl.arange(0, BD)
+    chunk = tl.program_id(0) // blocks_d
+    first = tl.program_id(1) * KB
+    t = tl.arange(0, TP)
+    part = tl.zeros((BD, TP, KB), dtype=tl.float32)
+    for i in tl.range(each, disable_licm=True):
+        image, y, x, valid = _pixels(chunk * each + i, pixels, height, width, BP)
+        rows = tl.reshape(valid[:, None] & (d < channels)[None, :], (BP * BD,))
+        row = _index(unroll(y, shift_y, height), WIDE) * stride_h + _index(unroll(x, shift_x, width), WIDE) * stride_w
+        row = tl.reshape(row[:, None] + _index(d, WIDE)[None, :] * stride_d, (BP * BD,))
+        base = tl.reshape(tl.broadcast_to((pieces + image * stride_b)[:, None], (BP, BD)), (BP * BD,))
+        maps = tl.zeros((BP * BD, TP), dtype=tl.float32)
+        for first_p in range(0, pieces_count, PB):
+            p = first_p + tl.arange(0, PB)
+            known = (p < pieces_count)[None, :]
+            piece = tl.load(
+                base[:, None] + (row[:, None] + _index(p, WIDE)[None, :] * stride_p), mask=rows[:, None] & known, other=0.0
+            )  # (rows, PB)
+            weight = tl.load(
+                fc + p[:, None] * fc_p + t[None, :] * fc_t,
+                mask=(p < pieces_count)[:, None] & (t < maps_count)[None, :],
+                other=0.0,
+            )  # (PB, Tp)
+            maps = tl.dot(piece, weight.to(piece.dtype), maps, input_precision="ieee")
+        if HAS_BIAS:
+            maps += tl.load(bias + t * bias_t, mask=t < maps_count, other=0.0).to(tl.float32)[None, :]
+        maps = tl.where(rows[:, None], maps, 0.0)
+        small = tl.permute(tl.reshape(maps, (BP, BD, TP)), (1, 2, 0)).to(pieces.dtype.element_ty)  # (BD, Tp, BP)
+        upstream = _upstream(
+            grad, image, y, x, valid, d, first, out_height, out_width, channels, outputs, dilation, shift_y, shift_x,
+            grad_b, grad_h, grad_w, grad_c, WIDE, STRIDE, KY, KX, OUTPUTS, KB,
+        )  # fmt: skip
+        upstream = tl.permute(upstream, (2, 0, 1)).to(small.dtype)  # (BD, BP, KB)
+        part = tl.dot(small, upstream, part, input_precision="ieee")
+    k = first + tl.arange(0, KB)
+    row = (chunk * channels + d).to(tl.int64)[:, None] * maps_count + t[None, :]  # (BD, Tp)
+    known = (d < channels)[:, None] & (t < maps_count)[None, :]
+    place = parts + row[:, :, None] * (KY * KX * OUTPUTS) + k[None, None, :]
+    tl.store(place, part, mask=known[:, :, None] & (k < KY * KX * OUTPUTS)[None, None, :])
