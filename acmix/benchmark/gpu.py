@@ -8,7 +8,7 @@ peers, the original recipe's table, where the time of a step goes, and two loss 
 a process of its own within its share of the time; one that fails or runs out of it is reported, then the next starts.
 Writes gpu_<card>.csv, gpu_<card>_correct.csv, gpu_<card>_recipe.csv, gpu_<card>_curves.png and gpu_<card>.png.
 
---ahead needs no GPU: it compiles every kernel for several kinds of GPU, and says what each takes (`acmix.benchmark.ahead`).
+--ahead needs no GPU: it compiles every kernel for several kinds of GPU, and says what each takes.
 
 Ends with status 0 where everything is right, 1 where a part failed or a result is wrong, 2 where nothing could start.
 """

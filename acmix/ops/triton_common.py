@@ -27,8 +27,9 @@ def tuned(*key: str, warps: tuple[int, ...] = (4, 8), stages: tuple[int, ...] = 
     def worth_timing(configs: list[Any], named: dict[str, Any], **_: Any) -> list[Any]:
         data = next(value for value in named.values() if isinstance(value, Tensor))
         if data.dtype == torch.float32:
-            # float32's products run without tensor cores and hold far more in registers: spread over the most threads
-            configs = [each for each in configs if each.num_warps == max(warps)]
+            # float32's products run without tensor cores and hold far more in registers: spread over the most threads,
+            # with nothing loaded ahead
+            configs = [each for each in configs if (each.num_warps, each.num_stages) == (max(warps), min(stages))]
         return configs[:1] if torch.are_deterministic_algorithms_enabled() else configs
 
     def decorate(kernel: Any) -> Any:

@@ -68,7 +68,15 @@ def test_a_step_adds_up_its_nodes() -> None:
 
 
 def test_the_summary_takes_the_best_choice_of_each_launch_and_the_worst_launch() -> None:
-    row = {"operator": "o", "kernel": "k", "shape": "a", "dtype": "bfloat16", "target": "sm_90", "warps": 4, "stages": 2}
+    row = {
+        "operator": "o",
+        "kernel": "k",
+        "shape": "a",
+        "dtype": "bfloat16",
+        "target": "sm_90",
+        "warps": 4,
+        "stages": 2,
+    }
     figures = {"shared_bytes": 0, "programs_per_multiprocessor": 2}
     rows = [
         {**row, "registers": 255, "spill_bytes": 8, **figures},

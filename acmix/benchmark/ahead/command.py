@@ -34,7 +34,7 @@ MOST_REGISTERS, LEAST_PROGRAMS = 128, 2
 
 
 def main(results: Path) -> int:
-    """Compiles, writes both tables, and prints what a target holds; the exit status: 1 where something does not compile.
+    """Compiles and writes both tables; the exit status: 1 where something does not compile.
 
     Args:
         results: the folder of the tables.

@@ -2,8 +2,8 @@
 
 python -m acmix.benchmark.ahead.compiled OPERATOR TARGET DTYPE [--every N] [--batch N]   ->  a line of JSON a kernel
 
-A process of its own, since Triton's driver is replaced by one that only says what to compile for. Each launch is compiled
-with each of its choices of settings; registers and spills are what `ptxas -v` says, or AMD's assembler.
+A process of its own, since Triton's driver is replaced by one that only says what to compile for. Each launch is
+compiled with each of its choices of settings; registers and spills are what `ptxas -v` says, or AMD's assembler.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class NoDevice:
         return 0
 
 
-def compiled(operator: str, target: Target, dtype: str, *, every: int = 1, batch: int = BATCH) -> Iterator[dict[str, Any]]:
+def compiled(
+    operator: str, target: Target, dtype: str, *, every: int = 1, batch: int = BATCH
+) -> Iterator[dict[str, Any]]:
     """Every launch of an operator, forward and backward, at the networks' shapes, with each choice of its settings.
 
     Args:
@@ -94,7 +96,11 @@ def rows_of(launch: Launch, target: Target, known: dict[int, tuple[Any, tuple[in
         known: what was compiled before, with its registers and spills; Triton keeps it for the like of the arguments.
     """
     for choice in choices_of(launch):
-        row: dict[str, Any] = {"kernel": launch.function.__name__, "warps": choice.num_warps, "stages": choice.num_stages}
+        row: dict[str, Any] = {
+            "kernel": launch.function.__name__,
+            "warps": choice.num_warps,
+            "stages": choice.num_stages,
+        }
         told = io.StringIO()
         try:
             with redirect_stdout(told):

@@ -1,7 +1,7 @@
 """What operators and a training step take on an H200 at best: bytes over its bandwidth, multiply-adds over its rate.
 
-An operator is taken three ways: by the least bytes that any form moves, by those that the launches of this form move, and
-by its multiply-adds. Every other node of a step counts with the bytes it reads and writes, or its multiply-adds.
+An operator is taken three ways: by the least bytes that any form moves, by those that the launches of this form move,
+and by its multiply-adds. Every other node of a step counts with the bytes it reads and writes, or its multiply-adds.
 """
 
 from __future__ import annotations
@@ -102,8 +102,10 @@ class Ledger(TorchDispatchMode):
         """One of ours."""
         operator = name.removesuffix("_backward")
         given = values[1:] if name.endswith("_backward") else values
-        arguments = OPERATORS[operator].parts["spec"].Arguments._make(
-            tuple(each) if isinstance(each, list) else each for each in given
+        arguments = (
+            OPERATORS[operator]
+            .parts["spec"]
+            .Arguments._make(tuple(each) if isinstance(each, list) else each for each in given)
         )
         with torch._C._DisableTorchDispatch():
             costs = costs_of(operator, arguments)

@@ -54,7 +54,7 @@ class Target:
 
 
 def _nvidia(name: str, arch: int, shared_kib: int) -> Target:
-    """64 K registers and 2,048 threads a multiprocessor, in four parts (CUDA C++ Programming Guide, table of limits)."""
+    """64 K registers and 2,048 threads a multiprocessor, in four parts (CUDA C++ Programming Guide, limits)."""
     return Target(
         name=name,
         backend="cuda",

@@ -2,8 +2,8 @@
 
 Forward, fc and its bias are folded into the kernels, W[d, (tap, p), m] = Σ_t fc[t, p]·S[d·M+m, t, tap], and the output
 is one product a channel of (pixels × taps·P) by (taps·P × M). Backward, a pixel's maps are asked for only where they
-lie: f is made again from the pixel's own pieces, and its gradient from the outputs around it. One pass gives the gradients
-of pieces and fc, another those of the kernels. README.md of `acmix.ops` weighs this against other ways.
+lie: f is made again from the pixel's own pieces, and its gradient from the outputs around it. One pass gives the
+gradients of pieces and fc, another those of the kernels. README.md of `acmix.ops` weighs this against other ways.
 
 Shapes
     B batch · H, W map · Ho, Wo of the output · P pieces of D channels · T maps · M outputs for each of the D
@@ -182,9 +182,7 @@ def backward(grad: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor
 
 def matrices(size: Sizes, kernels: Tensor, dtype: torch.dtype) -> Tensor:
     """The kernels as a matrix for each channel, zero beyond T: (D, taps·M, Tp)."""
-    made = torch.zeros(
-        size.channels, size.taps, size.outputs, size.padded_maps, dtype=dtype, device=kernels.device
-    )
+    made = torch.zeros(size.channels, size.taps, size.outputs, size.padded_maps, dtype=dtype, device=kernels.device)
     by_channel = kernels.reshape(size.channels, size.outputs, size.maps, size.taps)
     made[..., : size.maps] = by_channel.permute(0, 3, 1, 2)
     return made

@@ -121,7 +121,7 @@ def _upstream(
     WIDE: tl.constexpr, STRIDE: tl.constexpr, KY: tl.constexpr, KX: tl.constexpr, OUTPUTS: tl.constexpr,
     KB: tl.constexpr,
 ):  # fmt: skip
-    """The output's gradient at a block of pixels less each tap: [pixel, (tap, m), d], (BP, KB, BD), from a column on."""
+    """The output's gradient at a block of pixels less each tap, (BP, KB, BD); columns (tap, m) from one on."""
     k = first + tl.arange(0, KB)
     tap = k // OUTPUTS
     m = k % OUTPUTS
@@ -228,7 +228,9 @@ def kernels_back(
             p = first_p + tl.arange(0, PB)
             known = (p < pieces_count)[None, :]
             piece = tl.load(
-                base[:, None] + (row[:, None] + _index(p, WIDE)[None, :] * stride_p), mask=rows[:, None] & known, other=0.0
+                base[:, None] + (row[:, None] + _index(p, WIDE)[None, :] * stride_p),
+                mask=rows[:, None] & known,
+                other=0.0,
             )  # (rows, PB)
             weight = tl.load(
                 fc + p[:, None] * fc_p + t[None, :] * fc_t,

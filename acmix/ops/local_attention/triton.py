@@ -63,7 +63,8 @@ class Tiles:
         channels_block = power_of_two(qkv.shape[5], least=16)
         row_bytes = channels_block * qkv.element_size()
         # without tensor cores (float32) a product keeps both factors in registers, which small tiles alone fit into
-        pixels = 16 if qkv.dtype == torch.float32 and row_bytes > 128 else min(64, max(16, 16384 // row_bytes))
+        most = 64 if row_bytes <= 64 else 32 if row_bytes <= 256 else 16
+        pixels = 16 if qkv.dtype == torch.float32 and row_bytes > 128 else most
         columns = power_of_two(queries[1], most=max(8, pixels // power_of_two(queries[0], most=8)))
         return cls(
             stride=stride,

@@ -141,7 +141,7 @@ def forward(
     tl.store(place, (found / total[:, None]).to(out.dtype.element_ty), mask=mask)
 
 
-@tuned("channels", "KY", "KX", "STEP", "TX")
+@tuned("channels", "KY", "KX", "STEP", "TX", stages=(1, 2))
 @triton.jit
 def queries_back(
     qkv, position, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d, position_h, position_w, position_d,
@@ -193,7 +193,7 @@ def queries_back(
     tl.store(means + number, mean, mask=valid_q)
 
 
-@tuned("channels", "KY", "KX", "STEP", "TX")
+@tuned("channels", "KY", "KX", "STEP", "TX", stages=(1, 2))
 @triton.jit
 def keys_back(
     qkv, position, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d, position_h, position_w, position_d,
