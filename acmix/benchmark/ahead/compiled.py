@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import triton
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.driver import driver
@@ -79,11 +80,11 @@ def compiled(
 @contextmanager
 def compiling_for(target: Target) -> Iterator[None]:
     """Inside, Triton compiles for a target, anew whatever lies in its cache, and prints what `ptxas` says."""
-    triton.knobs.nvidia.dump_ptxas_log = True
-    triton.knobs.compilation.always_compile = True
+    knobs.nvidia.dump_ptxas_log = True
+    knobs.compilation.always_compile = True
     driver.set_active(NoDevice(target))  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
-        triton.knobs.cache.dir = folder
+        knobs.cache.dir = folder
         yield
 
 

@@ -217,7 +217,7 @@ def kernels_back(
     first = tl.program_id(1) * KB
     t = tl.arange(0, TP)
     part = tl.zeros((BD, TP, KB), dtype=tl.float32)
-    for i in tl.range(each, disable_licm=True):
+    for i in range(each):
         image, y, x, valid = _pixels(chunk * each + i, pixels, height, width, BP)
         rows = tl.reshape(valid[:, None] & (d < channels)[None, :], (BP * BD,))
         row = _index(unroll(y, shift_y, height), WIDE) * stride_h + _index(unroll(x, shift_x, width), WIDE) * stride_w

@@ -7,7 +7,7 @@ comparisons, it took more registers than the attention itself. Shapes and argume
 """
 
 # Triton's types know neither numbers for constexpr arguments nor indexing by None
-# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
