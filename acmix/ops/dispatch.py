@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from acmix.errors import UsageError
 from acmix.near import did_you_mean
-from acmix.ops import build, library, triton_launch
+from acmix.ops import build, library, proof, triton_launch
 from acmix.ops.derivatives import derivative_taken
 from acmix.ops.leaving import any_size, leaves_pytorch
 
@@ -31,7 +31,7 @@ PARTS = {
     "reference": COMPUTES,
     "cpu": COMPUTES,
     "triton": COMPUTES,
-    "cases": ("CASES", "NETWORKS"),
+    "cases": ("CASES", "NETWORKS", "PROOF"),
 }
 # what a folder may have besides; without it, graphs that leave PyTorch hold the reference
 PORTABLE = "portable"
@@ -64,23 +64,33 @@ class Implementation:
         operators: operator's name to what has its `forward`, `backward` and `why_not`.
         why_not: the reason why it runs nothing on this machine, or None.
         unless_forced: the reason why it does not run some data that it can, unless `use` names it, or None.
+        proof: the reason why an operator's kernel is out of use for such data, which the first call finds out, or None.
     """
 
     name: str
     operators: dict[str, Any] = field(default_factory=dict)
     why_not: Callable[[], str | None] = lambda: None
     unless_forced: Callable[[Tensor], str | None] = lambda data: None
+    proof: Callable[[str, Operator, Any], str | None] | None = None
 
     def reason_against(self, operator: str, arguments: Any) -> str | None:
         """Why it does not run these arguments, or None where it does."""
         reason = self.operators[operator].why_not(arguments) or self.why_not()
-        return reason or (None if _forced == self.name else self.unless_forced(arguments[0]))
+        reason = reason or (None if _forced == self.name else self.unless_forced(arguments[0]))
+        return reason or (self.proof(self.name, OPERATORS[operator], arguments[0]) if self.proof else None)
 
 
 # fastest first; the reference runs everything and comes last
 IMPLEMENTATIONS = [
-    Implementation("triton", {}, triton_launch.machine_why_not, triton_launch.unless_forced),
-    Implementation("cpu", {}, build.why_not),
+    # the interpreter is itself a proof
+    Implementation(
+        "triton",
+        {},
+        triton_launch.machine_why_not,
+        triton_launch.unless_forced,
+        None if triton_launch.INTERPRETED else proof.reason_against,
+    ),
+    Implementation("cpu", {}, build.why_not, proof=proof.reason_against),
     Implementation("reference", {}),
 ]
 
@@ -272,7 +282,8 @@ def explain(
         acmix.ops.explain("cuda", dtype=torch.float64)                  the same, of such data
         acmix.ops.explain("window_attention", qkv, table, window=40)    this very call
 
-    To know, it builds the CPU kernels if they were never built here, as the first call of an operator would.
+    To know, it builds the CPU kernels if they were never built here, and tries a kernel that was never used here on one
+    small case, as the first call of an operator would.
 
     Args:
         what: an operator's name, for that operator alone; or a device.

@@ -208,7 +208,7 @@ def backward_multiply_adds(arguments, out): ...
 TOY = {
     "__init__": "def doubled(x): ...",
     "spec": SPEC,
-    "cases": "CASES = ()\nNETWORKS = ()",
+    "cases": "CASES = ()\nNETWORKS = ()\nPROOF = None",
     "reference": COMPUTES,
     "cpu": COMPUTES,
     "triton": COMPUTES,

@@ -22,6 +22,7 @@ import torch
 import triton
 from triton import knobs
 from triton.backends.compiler import GPUTarget
+from triton.errors import TritonError
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.driver import driver
 
@@ -108,7 +109,7 @@ def rows_of(launch: Launch, target: Target, known: dict[int, tuple[Any, tuple[in
                 made = launch.function.warmup(
                     *launch.values, grid=launch.grid, **{**launch.named, **choice.all_kwargs()}
                 )
-        except Exception as error:  # whatever Triton or an assembler raises: the table says so and goes on
+        except (TritonError, RuntimeError) as error:
             yield {**row, "error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
             continue
         if id(made) not in known:

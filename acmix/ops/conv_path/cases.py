@@ -109,6 +109,9 @@ CASES = (
     Case("289 taps", map_size=(1, 2, 3), heads=1, head_dim=2, conv_size=17, maps=2),
 )
 
+# what a kernel has to compute right on its first use; a few lanes of every width
+PROOF = Case("first use", map_size=(1, 9, 8), heads=3, head_dim=32, shift=(1, 2))
+
 NETWORKS = (
     *(
         Case(name, map_size=(1, side, side), heads=heads, head_dim=channels // heads, shift=(shift, shift))

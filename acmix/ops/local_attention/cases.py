@@ -94,6 +94,9 @@ CASES = (
     Case("neighbourhood of 257 in a row", map_size=(1, 1, 20), size=(1, 257)),
 )
 
+# what a kernel has to compute right on its first use; a few lanes of every width
+PROOF = Case("first use", map_size=(1, 9, 10), heads=2, head_dim=32, size=(7, 7), scale=0.25)
+
 NETWORKS = tuple(
     Case(
         name,

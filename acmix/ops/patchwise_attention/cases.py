@@ -68,6 +68,9 @@ CASES = (
     Case("one image for the whole batch", layout="expanded"),
 )
 
+# what a kernel has to compute right on its first use; a few lanes of every width
+PROOF = Case("first use", map_size=(1, 9, 8), channels=64, groups=8, size=(7, 7))
+
 NETWORKS = tuple(
     Case(
         network_name(side, channels, groups, size=size),

@@ -96,6 +96,9 @@ CASES = (
     Case("window of 1,089 pixels", map_size=(1, 2, 3), window=(33, 33), heads=1, head_dim=2),
 )
 
+# what a kernel has to compute right on its first use; a few lanes of every width
+PROOF = Case("first use", map_size=(1, 13, 14), heads=2, head_dim=32, window=(7, 7), shift=(3, 3), scale=0.25)
+
 NETWORKS = tuple(
     Case(
         name,
