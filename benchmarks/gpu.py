@@ -1,6 +1,7 @@
 """Proves and measures this library on the GPU of this machine, in one command; acmix need not be installed.
 
 python benchmarks/gpu.py [--quick] [--only PART ...] [--results FOLDER]
+python benchmarks/gpu.py --ahead [DTYPE ...] [--results FOLDER]      needs no GPU
 """
 
 import os

@@ -1,7 +1,7 @@
 """Proves and measures this library on the GPU of this machine, in one command.
 
 python benchmarks/gpu.py [--quick] [--only PART ...] [--results FOLDER]
-python benchmarks/gpu.py --ahead [--results FOLDER]
+python benchmarks/gpu.py --ahead [DTYPE ...] [--results FOLDER]
 
 First every kernel's output and gradients in three formats against float64, then models and operators beside their
 peers, the original recipe's table, where the time of a step goes, and two loss curves from one seed. Each part runs in
@@ -87,13 +87,15 @@ def main(root: Path) -> int:
         root: of the repository.
 
     Raises:
-        UsageError: there is no GPU.
+        UsageError: there is no GPU, and --ahead is not asked for.
     """
     told = arguments(root)
-    if told.ahead:
+    if told.ahead is not None:
+        if told.quick or told.only:
+            raise UsageError("--ahead compiles everything; leave out --quick and --only")
         from acmix.benchmark.ahead.command import main as compile_ahead
 
-        return compile_ahead(told.results)
+        return compile_ahead(told.results, told.ahead or ("bfloat16",))
     if told.device == "cuda" and not torch.cuda.is_available():
         raise UsageError(
             f"PyTorch {torch.__version__} finds no GPU here; run this where there is one, or see --device in --help"
@@ -181,7 +183,10 @@ def arguments(root: Path) -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="within 8 minutes: fewer cases, shapes and models")
-    parser.add_argument("--ahead", action="store_true", help="compile the kernels for several GPUs; needs none")
+    parser.add_argument(
+        "--ahead", nargs="*", choices=("bfloat16", "float16", "float32"), metavar="DTYPE",
+        help="compile the kernels for several GPUs, in bfloat16 or these formats; needs no GPU, and takes no --quick, --only",
+    )  # fmt: skip
     names = sorted({part.name.split(":")[0] for part in PARTS} | {part.name for part in PARTS})
     parser.add_argument("--only", nargs="+", choices=names, metavar="PART", help=", ".join(names))
     parser.add_argument("--results", type=Path, default=root / "benchmarks" / "results", help="folder to write to")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 # what one call may take before it counts as hanging, in seconds
 LONGEST = 300
+# the status of a call that hung, or left processes behind; no process has it
+FAULT = -1000
 # seconds in which what a killed run left ends by itself
 LONGEST_END = 60
 
@@ -123,15 +125,16 @@ def stayed(output: Path, longest: float = LONGEST_END) -> list[int]:
     """
     until = time.monotonic() + longest
     while True:
-        found = [int(each.name) for each in Path("/proc").glob("[0-9]*") if f"{output}".encode() in command_line(each)]
+        found = [int(each.name) for each in Path("/proc").glob("[0-9]*") if is_for(each, output)]
         if not found or time.monotonic() > until:
             return found
         time.sleep(0.2)
 
 
-def command_line(place: Path) -> bytes:
-    """That of a process, with its OUTPUT."""
+def is_for(place: Path, output: Path) -> bool:
+    """Whether a process trains into a folder: by an argument of it, or by its OUTPUT, as `run.sh` hands it on."""
     try:
-        return (place / "cmdline").read_bytes() + (place / "environ").read_bytes()
+        words = (place / "cmdline").read_bytes().split(b"\0"), (place / "environ").read_bytes().split(b"\0")
     except OSError:
-        return b""
+        return False
+    return f"{output}".encode() in words[0] or f"OUTPUT={output}".encode() in words[1]

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from acmix.benchmark.kills import LONGEST, LONGEST_END, Kill, stayed
+from acmix.benchmark.kills import FAULT, LONGEST, LONGEST_END, Kill, stayed
 from acmix.benchmark.record import counted
 from acmix.data.digits import write_digits
 from acmix.data.scenes import write_detection_scenes, write_segmentation_scenes
@@ -202,11 +203,12 @@ def call(setting: Setting, folder: Path, output: Path, kill: Kill | None = None)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            return -1, f"hung for {LONGEST} s"
+            return FAULT, f"hung for {LONGEST} s"
     if left := stayed(output, LONGEST_END):
         for each in left:
-            os.kill(each, signal.SIGKILL)
-        return -1, f"left {counted(len(left), 'process', 'es')} behind"
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(each, signal.SIGKILL)
+        return FAULT, f"left {counted(len(left), 'process', 'es')} behind"
     said = output.with_suffix(".printed").read_bytes()[began:].decode(errors="replace").strip().splitlines()
     return process.returncode, said[-1] if said else ""
 

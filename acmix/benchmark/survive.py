@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from acmix.benchmark.kills import Kill
+from acmix.benchmark.kills import FAULT, Kill
 from acmix.benchmark.record import counted, write_table
 from acmix.benchmark.small_runs import KINDS, Setting, call, same, undisturbed
 from acmix.errors import UsageError
@@ -142,6 +142,10 @@ def survive(setting: Setting, number: int, folder: Path, seed: int) -> Survived:
         status, said = call(setting, folder, output, kill)
         if kill and kill.moment:
             result.moments.append(kill.moment)
+        if status == FAULT:
+            result.outcome, result.said = "failed", f"({said})"
+            return result
+        if kill and kill.moment:
             continue
         if kill and not result.moments and status == 0:
             # it was through before its moment came

@@ -77,14 +77,14 @@ def end_with_the_trainer() -> None:
     trainer was killed between the fork and that moment would wait for ever.
     """
     trainer = multiprocessing.parent_process()
-    if trainer is None:
-        return
-    while os.getppid() == trainer.pid:
+    # where the parent is another, such as a fork server, the pipe that the trainer holds open tells
+    while trainer is not None and (os.getppid() == trainer.pid or trainer.is_alive()):
         if not hasattr(signal, "sigtimedwait"):
             time.sleep(LOOK_EVERY)
         elif (told := signal.sigtimedwait({signal.SIGTERM}, LOOK_EVERY)) and told.si_pid == trainer.pid:
             break
-    os._exit(0)
+    if trainer is not None:
+        os._exit(0)
 
 
 def kill_readers() -> None:

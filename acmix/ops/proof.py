@@ -1,15 +1,15 @@
-"""A kernel proves itself where it runs: on its first use, output and gradients of one small case equal the definition.
+"""A kernel proves itself where it runs: on its first use, output and gradients of small cases equal the definition.
 
 The first use is that of an operator, by an implementation, in a format, on a device. A kernel that is right there is
 noted in the cache folder, by processor or card, versions and sources, and not tried again. One that is wrong, or fails,
-is out of use in this process, with one line; `acmix.ops.explain` keeps the reason.
+is out of use in this process, with one line; `acmix.ops.explain` keeps the reason. A trial for which there is no
+memory, thread or disk just now says nothing of a kernel: it runs, and the next call tries again.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -18,13 +18,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from acmix.ops import build
+from acmix.ops import build, triton_launch
 
-# of the largest number of the definition: far more than rounding, far less than a neighbour taken for another
-BOUNDS = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+# shares of the size that `errors` may give: of all numbers together, and of a single one
+BOUNDS = {torch.float32: (1e-5, 1e-4), torch.float16: (2e-3, 1e-2), torch.bfloat16: (1e-2, 5e-2)}
+# what says nothing of a kernel
+FOR_NOW = (MemoryError, OSError, torch.OutOfMemoryError)
 
 _answers: dict[tuple[Any, ...], str | None] = {}
-_guard = threading.Lock()
+# held during a trial; a signal's handler may interrupt one and call an operator
+_guard = threading.RLock()
+_trying = False
+
+
+def _begin_anew() -> None:
+    """In a process that was forked while another thread had a trial."""
+    global _guard, _trying
+    _guard, _trying = threading.RLock(), False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
+class NotNow(Exception):
+    """A trial could not take place."""
 
 
 def reason_against(implementation: str, operator: Any, data: Any) -> str | None:
@@ -35,34 +53,55 @@ def reason_against(implementation: str, operator: Any, data: Any) -> str | None:
         operator: a `dispatch.Operator`.
         data: the first argument of a call, or what describes it.
     """
+    global _trying
     asked = (implementation, operator.name, data.dtype, str(data.device))
     if asked not in _answers:
         with _guard:
-            if asked not in _answers:
-                _answers[asked] = found(implementation, operator, data)
-    return _answers[asked]
+            if asked not in _answers and not _trying:
+                _trying = True
+                try:
+                    _answers[asked] = found(implementation, operator, data)
+                except NotNow:
+                    return None
+                finally:
+                    _trying = False
+    return _answers.get(asked)
 
 
 def found(implementation: str, operator: Any, data: Any) -> str | None:
-    """The answer, from the cache folder or from a trial."""
+    """The answer, from the cache folder or from a trial.
+
+    Raises:
+        NotNow: there can be none just now.
+    """
     name = noted_as(implementation, operator.name, data.dtype, data.device)
-    if any(build.is_ours(folder / name) for folder in build.cache_folders()):
+    if any(build.is_ours(folder / name) for folder in filter(build.is_ours, folders())):
         return None
+    if data.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise NotNow
     wrong = tried(operator, operator.parts[implementation], data.dtype, data.device)
     if wrong is None:
         note(name)
         return None
-    reason = f"its kernel is wrong here: {wrong}; please report it"
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        kind = str(data.dtype).removeprefix("torch.")
-        build.say(f"acmix: {operator.name}, {implementation}, {kind}: {reason}; the slower reference runs\n")
+    reason = f"its kernel {wrong}; please report it"
+    kind, rank = str(data.dtype).removeprefix("torch."), os.environ.get("RANK")
+    who = f"{operator.name}, {implementation}, {kind}{'' if rank is None else f', process {rank}'}"
+    build.say(f"acmix: {who}: {reason}; the slower reference runs\n")
     return reason
+
+
+def folders() -> list[Path]:
+    """Where notes lie: with the libraries, which only POSIX systems have."""
+    return build.cache_folders() if os.name == "posix" else []
 
 
 def note(name: str) -> None:
     """Notes that a kernel is right; where no folder can be had, each process tries it."""
     try:
-        (build.make_folder(build.cache_folders()) / name).touch(mode=0o600)
+        place = build.make_folder(folders()) / name
+        # one with others' rights would never be believed
+        place.unlink(missing_ok=True)
+        place.touch(mode=0o600)
     except (OSError, build.CannotBuild):
         return
 
@@ -72,7 +111,8 @@ def noted_as(implementation: str, operator: str, dtype: torch.dtype, device: tor
     if device.type == "cuda":
         import triton
 
-        where: tuple[Any, ...] = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+        about = torch.cuda.get_device_properties(device)
+        where: tuple[Any, ...] = about.name, about.major, about.minor, getattr(about, "gcnArchName", "")
         where = (*where, torch.version.cuda, torch.version.hip, triton.__version__)
     else:
         # named by processor, compiler and sources
@@ -87,51 +127,90 @@ def sources() -> list[tuple[str, str]]:
     return [(path.relative_to(folder).as_posix(), build.checksum(path)) for path in sorted(folder.rglob("*.py"))]
 
 
-def tried(operator: Any, kernels: Any, dtype: torch.dtype, device: torch.device) -> str | None:
-    """Computes one small case, and says what is wrong, or None.
+class Trial(threading.Thread):
+    """Computes small cases in a thread of its own, which knows nothing of the caller's autocast, transforms and modes.
 
     Args:
         operator: a `dispatch.Operator`.
         kernels: the module that computes it.
         dtype, device: of the data.
     """
-    # a thread of its own knows nothing of the caller's autocast, transforms, modes and default device
-    with ThreadPoolExecutor(1) as pool:
-        trial = pool.submit(compared, operator, kernels, dtype, device)
-    error = trial.exception()
-    # a kernel that cannot be compiled or run here is one that is wrong here
-    return trial.result() if error is None else f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+    def __init__(self, operator: Any, kernels: Any, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__(daemon=True)
+        self.case = operator, kernels, dtype, device
+        self.wrong: str | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Compares; an error is kept for the caller."""
+        try:
+            with triton_launch.untimed():
+                self.wrong = compared(*self.case)
+        except BaseException as error:
+            self.error = error
+            if not isinstance(error, Exception):
+                raise
+
+
+def tried(operator: Any, kernels: Any, dtype: torch.dtype, device: torch.device) -> str | None:
+    """What is wrong with a kernel on small cases, in words that follow "its kernel", or None.
+
+    Raises:
+        NotNow: there is no memory, thread or disk for it just now.
+    """
+    trial = Trial(operator, kernels, dtype, device)
+    try:
+        trial.start()
+    except RuntimeError as error:
+        # at the interpreter's end, or where no more threads may be had
+        raise NotNow from error
+    trial.join()
+    if isinstance(trial.error, FOR_NOW):
+        raise NotNow from trial.error
+    if trial.error is not None:
+        return f"fails here: {type(trial.error).__name__}: {trial.error}".splitlines()[0][:200]
+    return None if trial.wrong is None else f"is wrong here: {trial.wrong}"
 
 
 def compared(operator: Any, kernels: Any, dtype: torch.dtype, device: torch.device) -> str | None:
     """The first result that is further from the definition in float64 than rounding explains."""
-    case = operator.parts["cases"].PROOF
-    with torch.no_grad(), on(device):
-        tensors = {name: each.detach().to(dtype) for name, each in case.tensors().items()}
-        given = {**dict.fromkeys(operator.parts["spec"].Arguments._fields), **case.settings}
-        exact = operator.parts["spec"].Arguments(**{**given, **{name: each.double() for name, each in tensors.items()}})
-        here = operator.parts["spec"].Arguments(
-            **{**given, **{name: each.to(device) for name, each in tensors.items()}}
-        )
-        expected = operator.parts["reference"].forward(exact)
-        upstream = torch.cos(torch.arange(expected.numel(), dtype=torch.float64)).view(expected.shape).to(dtype)
-        wanted = (expected, *operator.parts["reference"].backward(upstream.double(), exact))
-        got = (kernels.forward(here), *kernels.backward(upstream.to(device), here))
-    names = ("output", *(f"gradient of {name}" for name in tensors))
-    for name, one, other in zip(names, present(got), present(wanted), strict=True):
-        largest = other.abs().max().item()
-        error = (one.double().cpu() - other).abs().max().item()
-        # NaN is no less than the bound
-        if not error <= BOUNDS[dtype] * largest:
-            return f"the {name} of a small case differs by {error:.2g} of {largest:.2g}"
+    spec, reference = operator.parts["spec"], operator.parts["reference"]
+    for case in operator.parts["cases"].PROOF:
+        with torch.no_grad(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            # as networks under autocast have them
+            made = case.tensors(dtype, parameters=torch.float32)
+            tensors = {name: each.detach() for name, each in made.items()}
+            given = {**dict.fromkeys(spec.Arguments._fields), **case.settings}
+            exact = spec.Arguments(**{**given, **{name: each.double() for name, each in tensors.items()}})
+            here = spec.Arguments(**{**given, **{name: each.to(device) for name, each in tensors.items()}})
+            if kernels.why_not(here):
+                continue
+            expected = reference.forward(exact)
+            upstream = torch.cos(torch.arange(expected.numel(), dtype=torch.float64)).view(expected.shape).to(dtype)
+            wanted = (expected, *reference.backward(upstream.double(), exact))
+            got = (kernels.forward(here), *kernels.backward(upstream.to(device), here))
+        names = ("output", *(f"gradient of {name}" for name in tensors))
+        for name, one, other in zip(names, present(got), present(wanted), strict=True):
+            whole, single = errors(one.double().cpu(), other)
+            # NaN is no less than a bound
+            if not (whole <= BOUNDS[dtype][0] and single <= BOUNDS[dtype][1]):
+                return (
+                    f"the {name} of a small case ({case.name}) is off by {whole:.2g} of its size, at most {single:.2g}"
+                )
     return None
+
+
+def errors(got: Tensor, wanted: Tensor) -> tuple[float, float]:
+    """Of two tensors: the root mean square of their difference, and the largest one, each in shares of the size.
+
+    A number's size is its own, or the root mean square of all where that is more.
+    """
+    size = wanted.square().mean().sqrt()
+    difference = (got - wanted).abs()
+    return (difference.square().mean().sqrt() / size).item(), (difference / wanted.abs().clamp(min=size)).max().item()
 
 
 def present(tensors: tuple[Tensor | None, ...]) -> list[Tensor]:
     """Those that are there."""
     return [each for each in tensors if each is not None]
-
-
-def on(device: torch.device) -> Any:
-    """The current device of Triton's launches, which need not be the data's in a new thread."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

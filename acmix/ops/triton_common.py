@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from acmix.ops.triton_launch import INTERPRETED
+from acmix.ops.triton_launch import INTERPRETED, after_trials, is_untimed
 
 
 def tuned(*key: str, warps: tuple[int, ...] = (4, 8), stages: tuple[int, ...] = (2,)) -> Callable[[Any], Any]:
@@ -30,13 +30,15 @@ def tuned(*key: str, warps: tuple[int, ...] = (4, 8), stages: tuple[int, ...] = 
             # float32's products run without tensor cores and hold far more in registers: spread over the most threads,
             # with nothing loaded ahead
             configs = [each for each in configs if (each.num_warps, each.num_stages) == (max(warps), min(stages))]
-        return configs[:1] if torch.are_deterministic_algorithms_enabled() else configs
+        return configs[:1] if torch.are_deterministic_algorithms_enabled() or is_untimed() else configs
 
     def decorate(kernel: Any) -> Any:
         if INTERPRETED:
             return kernel
         prune = {"early_config_prune": worth_timing}
-        return triton.autotune(configs=choices, key=list(key), prune_configs_by=prune)(kernel)
+        made = triton.autotune(configs=choices, key=list(key), prune_configs_by=prune)(kernel)
+        after_trials.append(made.cache.clear)
+        return made
 
     return decorate
 

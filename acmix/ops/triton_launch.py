@@ -7,6 +7,9 @@ module is imported.
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, lru_cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -17,8 +20,28 @@ from torch import Tensor
 
 from acmix.ops.neighbours import reflected
 
+_untimed = threading.local()
+# called when trials end: Triton keeps a choice by a call's widths, whatever the size of the map
+after_trials: list[Callable[[], object]] = []
 # kernels run in Triton's interpreter, on the CPU: a proof that needs no GPU
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@contextmanager
+def untimed() -> Iterator[None]:
+    """Inside, in this thread, a kernel takes the first of its launch settings, and does not keep it."""
+    _untimed.on = True
+    try:
+        yield
+    finally:
+        _untimed.on = False
+        for forget in after_trials:
+            forget()
+
+
+def is_untimed() -> bool:
+    """Whether this thread is inside `untimed`."""
+    return getattr(_untimed, "on", False)
 
 
 class Kernels:

@@ -49,12 +49,16 @@ class Truth:
             found: the same names.
             slack: what bounds are multiplied by.
         """
-        faults = []
-        for name, error in errors(found, self.exact).items():
-            bound = slack * self.bounds[name]
-            if not error <= bound:
-                faults.append(f"{name} is off by {error:.1e}; at most {bound:.1e} is right")
-        return faults
+        return misses(errors(found, self.exact), {name: slack * bound for name, bound in self.bounds.items()})
+
+
+def misses(found: Mapping[str, float], bounds: Mapping[str, float]) -> list[str]:
+    """A line for each error that is above its bound, or no number."""
+    return [
+        f"{name} is off by {error:.1e}; at most {bounds[name]:.1e} is right"
+        for name, error in found.items()
+        if not error <= bounds[name]
+    ]
 
 
 def truth_of(exact: Results, reference: Results, dtype: torch.dtype, *, together: bool = False) -> Truth:

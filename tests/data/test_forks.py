@@ -103,6 +103,29 @@ def test_a_reader_whose_trainer_was_killed_as_it_forked_is_gone(tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_readers_read_however_they_are_started(method: str, tmp_path: Path) -> None:
+    code = """
+import multiprocessing, sys, time
+from torch.utils.data import TensorDataset
+import torch
+from acmix.data import worker
+from acmix.data.readers import Loader
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    loader = Loader(TensorDataset(torch.arange(8)), num_workers=2, worker_init_fn=worker.start_worker)
+    reading = iter(loader)
+    found = [int(next(reading)[0])]
+    time.sleep(1)
+    print(found + [int(each[0]) for each in reading])
+"""
+    (tmp_path / "reads.py").write_text(code, encoding="utf-8")
+    told = subprocess.run([sys.executable, tmp_path / "reads.py", method], capture_output=True, text=True, check=False)
+    assert told.stdout.strip() == str([*range(8)]), told.stderr[-1500:]
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_no_fork_hangs_beside_a_thread_that_asks_for_the_interpreter(tmp_path: Path) -> None:
     # without the wait, about 4 % of the forks do on Python 3.11

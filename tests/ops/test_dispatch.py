@@ -208,7 +208,7 @@ def backward_multiply_adds(arguments, out): ...
 TOY = {
     "__init__": "def doubled(x): ...",
     "spec": SPEC,
-    "cases": "CASES = ()\nNETWORKS = ()\nPROOF = None",
+    "cases": "CASES = ()\nNETWORKS = ()\nPROOF = ()",
     "reference": COMPUTES,
     "cpu": COMPUTES,
     "triton": COMPUTES,

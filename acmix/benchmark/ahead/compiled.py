@@ -148,14 +148,21 @@ def figures_of(told: str, made: Any, target: Target) -> tuple[int, int]:
     return int(registers[0]), 4 * int(spilled[0])
 
 
+def positive(text: str) -> int:
+    """A whole number of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected 1 or more")
+    return int(text)
+
+
 def main() -> int:
     """Reads the command line, and prints a line of JSON a row; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("operator", choices=list(OPERATORS))
     parser.add_argument("target", choices=list(TARGETS))
     parser.add_argument("dtype", choices=DTYPES)
-    parser.add_argument("--every", type=int, default=1, help="each so many-th of the networks' shapes")
-    parser.add_argument("--batch", type=int, default=BATCH, help="images (default: %(default)s)")
+    parser.add_argument("--every", type=positive, default=1, help="each so many-th of the networks' shapes")
+    parser.add_argument("--batch", type=positive, default=BATCH, help="images (default: %(default)s)")
     told = parser.parse_args()
     for row in compiled(told.operator, TARGETS[told.target], told.dtype, every=told.every, batch=told.batch):
         print(json.dumps(row), flush=True)

@@ -110,7 +110,10 @@ CASES = (
 )
 
 # what a kernel has to compute right on its first use; a few lanes of every width
-PROOF = Case("first use", map_size=(1, 9, 8), heads=3, head_dim=32, shift=(1, 2))
+PROOF = (
+    Case("rolled", map_size=(1, 9, 8), heads=3, head_dim=32, shift=(1, 2)),
+    Case("stride and dilation", map_size=(1, 9, 8), heads=4, head_dim=16, stride=2, dilation=2, bias=False),
+)
 
 NETWORKS = (
     *(

@@ -22,6 +22,8 @@ from acmix.ops.conv_path.spec import Arguments, output
 from acmix.ops.triton_launch import Kernels, blocks, placeholder, power_of_two, rolled_by, share
 
 KERNELS = Kernels("acmix.ops.conv_path.triton_kernels")
+# pieces that a product takes at once
+PIECES_BLOCK = 16
 
 
 def why_not(arguments: Arguments) -> str | None:
@@ -90,11 +92,6 @@ class Sizes:
         """How many of the M outputs a product takes at once."""
         return min(self.padded_outputs, 32)
 
-    @property
-    def piece_block(self) -> int:
-        """How many of the P pieces a product takes at once."""
-        return 16
-
     def pixels_block(self, columns: int) -> int:
         """Pixels of a program whose products have so many columns for each pixel and channel."""
         return min(32, max(16, self.numbers // (self.channels_block * columns)))
@@ -157,7 +154,7 @@ def backward(grad: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor
     steps = (*pieces.stride(), *grad.stride(), *fc_weight.stride())
     settings = dict(
         WIDE=is_wide(pieces) or is_wide(grad), STRIDE=stride, KY=size.taps_y, KX=size.taps_x, OUTPUTS=size.outputs,
-        PB=size.piece_block, TP=size.padded_maps,
+        PB=PIECES_BLOCK, TP=size.padded_maps,
     )  # fmt: skip
 
     block = 16
@@ -166,7 +163,7 @@ def backward(grad: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor
     programs = blocks(rows, each)
     # every program's own part of fc's gradient; its last column is the bias
     parts = torch.empty(programs, size.maps, size.pieces + 1, dtype=torch.float32, device=pieces.device)
-    KERNELS.pieces_back[(programs, blocks(size.pieces, size.piece_block))](
+    KERNELS.pieces_back[(programs, blocks(size.pieces, PIECES_BLOCK))](
         grad, matrices(size, kernels, pieces.dtype), pieces, fc_weight, grad_pieces, parts, *sizes, *steps, each,
         KB=16, BP=block, BD=size.channels_block, **settings,
     )  # fmt: skip

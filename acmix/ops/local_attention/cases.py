@@ -95,7 +95,10 @@ CASES = (
 )
 
 # what a kernel has to compute right on its first use; a few lanes of every width
-PROOF = Case("first use", map_size=(1, 9, 10), heads=2, head_dim=32, size=(7, 7), scale=0.25)
+PROOF = (
+    Case("7×7", map_size=(1, 9, 10), heads=2, head_dim=32, size=(7, 7), scale=0.25),
+    Case("stride and dilation", map_size=(1, 9, 8), head_dim=16, stride=2, dilation=2, position=False, scale=0.25),
+)
 
 NETWORKS = tuple(
     Case(

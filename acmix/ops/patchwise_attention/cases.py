@@ -69,7 +69,7 @@ CASES = (
 )
 
 # what a kernel has to compute right on its first use; a few lanes of every width
-PROOF = Case("first use", map_size=(1, 9, 8), channels=64, groups=8, size=(7, 7))
+PROOF = (Case("7×7", map_size=(1, 9, 8), channels=64, groups=8, size=(7, 7)),)
 
 NETWORKS = tuple(
     Case(

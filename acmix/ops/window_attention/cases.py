@@ -97,7 +97,11 @@ CASES = (
 )
 
 # what a kernel has to compute right on its first use; a few lanes of every width
-PROOF = Case("first use", map_size=(1, 13, 14), heads=2, head_dim=32, window=(7, 7), shift=(3, 3), scale=0.25)
+PROOF = (
+    Case("rolled", map_size=(1, 13, 14), heads=2, head_dim=32, window=(7, 7), shift=(3, 3), scale=0.25),
+    Case("a large window", map_size=(1, 11, 12), heads=1, head_dim=32, window=(12, 12), scale=0.25),
+    Case("no bias", map_size=(1, 8, 8), heads=2, head_dim=16, table=False, scale=0.25),
+)
 
 NETWORKS = tuple(
     Case(
