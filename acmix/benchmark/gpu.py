@@ -185,7 +185,7 @@ def arguments(root: Path) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="within 8 minutes: fewer cases, shapes and models")
     parser.add_argument(
         "--ahead", nargs="*", choices=("bfloat16", "float16", "float32"), metavar="DTYPE",
-        help="compile the kernels for several GPUs, in bfloat16 or these formats; needs no GPU, and takes no --quick, --only",
+        help="compile the kernels for several GPUs, in bfloat16 or these formats; needs no GPU, --quick or --only",
     )  # fmt: skip
     names = sorted({part.name.split(":")[0] for part in PARTS} | {part.name for part in PARTS})
     parser.add_argument("--only", nargs="+", choices=names, metavar="PART", help=", ".join(names))

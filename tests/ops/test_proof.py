@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from acmix.ops import build, dispatch, proof
 from tests.support.processes import python
@@ -54,7 +57,7 @@ FAULTS = {
     ),
     "no number": (
         "kernels.forward = lambda arguments: forward(arguments) * float('nan')",
-        "the output of a small case",
+        "is wrong here: the output of a small case",
     ),
     "one number": (
         "kernels.forward = lambda arguments: spoilt(forward(arguments))",
@@ -111,6 +114,52 @@ def test_our_kernels_are_right_and_a_trial_takes_less_than_a_second(operator: st
         assert proof.tried(found, found.parts["cpu"], dtype, torch.device("cpu")) is None
         seconds.append(time.perf_counter() - began)
     assert min(seconds) < 1
+
+
+def spoilt(out: Tensor) -> Tensor:
+    """One number off by 5 % of the largest."""
+    out.view(-1)[out.abs().argmin()] += 0.05 * out.abs().max()
+    return out
+
+
+@KERNELS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("operator", list(dispatch.OPERATORS))
+def test_small_faults_are_found(operator: str, dtype: torch.dtype) -> None:
+    found = dispatch.OPERATORS[operator]
+    right = found.parts["cpu"]
+
+    wrong = {
+        "output × 1.05": dict(forward=lambda arguments: right.forward(arguments) * 1.05),
+        "one number": dict(forward=lambda arguments: spoilt(right.forward(arguments))),
+        "last gradient × 0.95": dict(backward=lambda *given: last_less(right.backward(*given))),
+    }
+    for name, fault in wrong.items():
+        kernels = SimpleNamespace(forward=right.forward, backward=right.backward, why_not=right.why_not)
+        vars(kernels).update(fault)
+        assert proof.tried(found, kernels, dtype, torch.device("cpu")) is not None, name
+
+
+def last_less(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """The last gradient that is there is 5 % too small."""
+    last = max(place for place, each in enumerate(gradients) if each is not None)
+    return tuple(each * 0.95 if place == last and each is not None else each for place, each in enumerate(gradients))
+
+
+@KERNELS
+@pytest.mark.parametrize("setting", ["stride", "dilation"])
+@pytest.mark.parametrize("operator", ["conv_path", "local_attention"])
+def test_a_kernel_that_passes_over_a_setting_is_found(operator: str, setting: str) -> None:
+    found = dispatch.OPERATORS[operator]
+    right = found.parts["cpu"]
+
+    def forward(arguments: Any) -> Tensor:
+        out = right.forward(arguments._replace(**{setting: 1}))
+        rows, columns = found.parts["spec"].output(arguments).shape[1:3]
+        return out[:, :rows, :columns]
+
+    kernels = SimpleNamespace(forward=forward, backward=right.backward, why_not=right.why_not)
+    assert "stride and dilation" in str(proof.tried(found, kernels, torch.float32, torch.device("cpu")))
 
 
 @KERNELS

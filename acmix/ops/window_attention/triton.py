@@ -1,8 +1,9 @@
 """Window attention on a GPU: rolls, windows, bias and mask are index arithmetic, and no weights reach memory.
 
 Windows of up to 64 pixels take one program for forward and one for backward (`triton_fused`), where heads are narrow
-enough and a roll leaves few kinds of windows, as in every Swin (`Windows.of`). All others go block by block: backward then needs a pass for queries, for keys, for the bias. Every program adds up its own part of the bias's
-gradient; the parts are summed in a fixed order.
+enough and a roll leaves few kinds of windows, as in every Swin (`Windows.of`). All others go block by block: backward
+then needs a pass for queries, for keys, for the bias. Every program adds up its own part of the bias's gradient; the
+parts are summed in a fixed order.
 
 Shapes
     B batch · H, W map · N heads · D channels a head · wh, ww sides of a window · L = wh·ww · G windows in all images

@@ -1,4 +1,4 @@
-"""Windows of up to 64 pixels, a window in one block: forward in one program, and all gradients in one.
+"""Windows that one block holds, of up to 64 pixels and narrow heads: forward in one program, and all gradients in one.
 
 What is added to the logits, bias and mask, is the same in every window of a kind: those that neither the seam of the
 roll nor the border crosses, and each row and column of windows from the first that one of them crosses. `expand` writes
