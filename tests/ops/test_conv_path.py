@@ -5,6 +5,7 @@ import torch
 
 from acmix import ops
 from acmix.errors import UsageError
+from acmix.ops.conv_path import triton
 from acmix.ops.conv_path.cases import CASES
 
 
@@ -47,3 +48,12 @@ def test_conv_path_names_what_does_not_fit(message):
         ops.conv_path(**{**good, **WRONG_CONV[message]})
     assert isinstance(caught.value, ValueError)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("strides", "wide"), [((1, 2**30, 1, 1, 1), False), ((1, 2**31, 1, 1, 1), True), ((2**40, 4, 2, 1, 1), False)]
+)
+def test_offsets_have_64_bits_where_an_image_needs_them(strides: tuple[int, ...], wide: bool) -> None:
+    # an image of 2 rows; what lies between images is counted with 64 bits anyway
+    data = torch.empty(1, device="meta").as_strided((3, 2, 1, 1, 1), strides)
+    assert triton.is_wide(data) is wide

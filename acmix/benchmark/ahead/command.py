@@ -80,6 +80,13 @@ def rows_of(operator: str, target: str, dtype: str) -> list[dict[str, Any]]:
     return rows
 
 
+def how_bad(row: dict[str, Any]) -> tuple[bool, int, bool, int]:
+    """What tells a better choice of settings from a worse one: errors, spills, few programs, registers."""
+    if "error" in row:
+        return True, 0, True, 0
+    return False, row["spill_bytes"], row["programs_per_multiprocessor"] < LEAST_PROGRAMS, row["registers"]
+
+
 def summary(rows: list[dict[str, Any]]) -> Iterator[str]:
     """A line a kernel, format and target: of each launch the best of its choices, of these the worst."""
     launches: dict[tuple[str, ...], list[dict[str, Any]]] = {}
@@ -87,7 +94,7 @@ def summary(rows: list[dict[str, Any]]) -> Iterator[str]:
         launches.setdefault(tuple(row[name] for name in COLUMNS[:5]), []).append(row)
     kernels: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for choices in launches.values():
-        best = min(choices, key=lambda row: (row.get("spill_bytes", 1 << 30), row.get("registers", 1 << 30)))
+        best = min(choices, key=how_bad)
         kernels.setdefault(tuple(best[name] for name in ("operator", "kernel", "dtype", "target")), []).append(best)
     yield f"{'operator':<20}{'kernel':<16}{'dtype':<10}{'target':<8}{'registers':>10}{'spilled':>9}{'programs':>9}"
     for (operator, kernel, dtype, target), found in kernels.items():

@@ -68,6 +68,24 @@ def _load_tile(tiles, kind, head, heads, BLOCK: tl.constexpr):
     return tl.load(tiles + row[:, None] * BLOCK + place[None, :])
 
 
+@triton.jit
+def _attend(
+    window, qkv, tiles, head, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d,
+    height, width, heads, channels, windows, per_map, columns, shift_y, shift_x, first_y, first_x, kinds_x, scale,
+    WH: tl.constexpr, WW: tl.constexpr, BLOCK: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """A window's pixels, where its values begin, its queries and keys, and the weights before they are divided."""
+    y, x, valid, kind = _window(
+        window, height, width, windows, per_map, columns, shift_y, shift_x, first_y, first_x, kinds_x, WH, WW, BLOCK
+    )
+    base = qkv + (window // per_map).to(tl.int64) * stride_b + head * stride_n
+    q = scaled(load_rows(base, y, x, valid, channels, stride_h, stride_w, stride_d, BD), scale)
+    k = load_rows(base + stride_s, y, x, valid, channels, stride_h, stride_w, stride_d, BD)
+    logits = tl.dot(q, tl.trans(k), _load_tile(tiles, kind, head, heads, BLOCK), input_precision="ieee")
+    weights = tl.exp(logits - tl.max(logits, axis=1)[:, None])
+    return y, x, valid, base + 2 * stride_s, q, k, weights, tl.sum(weights, axis=1)
+
+
 @tuned("channels", "BLOCK", warps=(4,), stages=(1, 2))
 @triton.jit
 def forward(
@@ -82,16 +100,11 @@ def forward(
     # what could be computed before the loop would be kept in registers
     for i in tl.range(each, disable_licm=True):
         window = chunk * each + i
-        y, x, valid, kind = _window(
-            window, height, width, windows, per_map, columns, shift_y, shift_x, first_y, first_x, kinds_x, WH, WW, BLOCK
-        )
-        base = qkv + (window // per_map).to(tl.int64) * stride_b + head * stride_n
-        q = scaled(load_rows(base, y, x, valid, channels, stride_h, stride_w, stride_d, BD), scale)
-        k = load_rows(base + stride_s, y, x, valid, channels, stride_h, stride_w, stride_d, BD)
-        logits = tl.dot(q, tl.trans(k), _load_tile(tiles, kind, head, heads, BLOCK), input_precision="ieee")
-        weights = tl.exp(logits - tl.max(logits, axis=1)[:, None])
-        total = tl.sum(weights, axis=1)
-        v = load_rows(base + 2 * stride_s, y, x, valid, channels, stride_h, stride_w, stride_d, BD)
+        y, x, valid, values, _q, _k, weights, total = _attend(
+            window, qkv, tiles, head, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d, height, width, heads,
+            channels, windows, per_map, columns, shift_y, shift_x, first_y, first_x, kinds_x, scale, WH, WW, BLOCK, BD,
+        )  # fmt: skip
+        v = load_rows(values, y, x, valid, channels, stride_h, stride_w, stride_d, BD)
         found = tl.dot(weights.to(v.dtype), v, input_precision="ieee") / total[:, None]
         row = ((window // per_map).to(tl.int64) * height + y) * width + x
         place = out + ((row * heads + head) * channels)[:, None] + d[None, :]
@@ -112,22 +125,18 @@ def backward(
     bias_part = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
     for i in tl.range(each, disable_licm=True):
         window = chunk * each + i
-        y, x, valid, kind = _window(
-            window, height, width, windows, per_map, columns, shift_y, shift_x, first_y, first_x, kinds_x, WH, WW, BLOCK
-        )
-        base = qkv + (window // per_map).to(tl.int64) * stride_b + head * stride_n
-        q = scaled(load_rows(base, y, x, valid, channels, stride_h, stride_w, stride_d, BD), scale)
-        k = load_rows(base + stride_s, y, x, valid, channels, stride_h, stride_w, stride_d, BD)
-        logits = tl.dot(q, tl.trans(k), _load_tile(tiles, kind, head, heads, BLOCK), input_precision="ieee")
-        weights = tl.exp(logits - tl.max(logits, axis=1)[:, None])
-        weights = weights / tl.sum(weights, axis=1)[:, None]
+        y, x, valid, values, q, k, weights, total = _attend(
+            window, qkv, tiles, head, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d, height, width, heads,
+            channels, windows, per_map, columns, shift_y, shift_x, first_y, first_x, kinds_x, scale, WH, WW, BLOCK, BD,
+        )  # fmt: skip
+        weights = weights / total[:, None]
         # zero where there is no query, so that such rows add nothing below
         upstream = upstream_of(
             grad, window, head, y, x, valid, channels, per_map, grad_b, grad_h, grad_w, grad_c, BD
         ).to(q.dtype)  # fmt: skip
         grad_v = tl.dot(tl.trans(weights.to(q.dtype)), upstream, input_precision="ieee")
         store_rows(grad_qkv, grad_v, 2, window, head, y, x, valid, height, width, heads, channels, per_map, BD)
-        v = load_rows(base + 2 * stride_s, y, x, valid, channels, stride_h, stride_w, stride_d, BD)
+        v = load_rows(values, y, x, valid, channels, stride_h, stride_w, stride_d, BD)
         grad_weights = tl.dot(upstream, tl.trans(v), input_precision="ieee")
         mean = tl.sum(weights * grad_weights, axis=1)
         grad_logits = weights * (grad_weights - mean[:, None])
