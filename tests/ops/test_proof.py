@@ -97,7 +97,8 @@ def test_a_kernel_that_is_wrong_here_is_out_of_use_with_one_line(operator: str, 
 def link_library(folder: Path) -> None:
     """The kernels that are built, in another cache folder."""
     folder.chmod(0o700)
-    path = Path(build.library()._name)
+    # a process that built the library itself has loaded it under a name that is gone
+    path = build.build().path
     for each in (path, path.with_suffix(".sha256")):
         (folder / each.name).write_bytes(each.read_bytes())
         (folder / each.name).chmod(0o755)
