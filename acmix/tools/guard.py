@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from acmix.errors import UsageError
 from acmix.train.signals import Stopped
@@ -22,6 +24,10 @@ def guarded(call: Callable[[], object]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # a character that the terminal has not is shown by its number, as on standard error
         sys.stdout.reconfigure(errors="backslashreplace")
+    if threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ):
+        signal.signal(signal.SIGINT, interrupt)
     try:
         call()
     except Stopped as stopped:
@@ -42,6 +48,17 @@ def guarded(call: Callable[[], object]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         where = f" for {error.filename}" if error.filename else ""
         fail(f"{os.strerror(error.errno)}{where}; free some space, or write elsewhere")
+
+
+def interrupt(number: int, frame: Any) -> None:
+    """Ends the process, where Python's own handler could fail to.
+
+    While PyTorch loads, a KeyboardInterrupt may be raised where its code drops every exception. Nothing has been done
+    by then, so that nothing has to be closed.
+    """
+    if getattr(getattr(sys.modules.get("torch"), "__spec__", None), "_initializing", False):
+        os._exit(130)
+    signal.default_int_handler(number, frame)
 
 
 def fail(message: str) -> NoReturn:
