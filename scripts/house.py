@@ -16,13 +16,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "acmix"
 
 # what every part may import
-EVERYBODYS = {"errors", "extras", "lazy", "names", "near", "yaml_text"}
+EVERYBODYS = {"errors", "extras", "lazy", "memory", "names", "near", "yaml_text"}
 # Each part of the package, and the parts it may import besides itself and those:
 # `ops <- layers <- models <- heads <- tasks <- train <- tools, export, serve <- benchmark <- cli`; `released` above
 # `models` and `config`.
 ALLOWED: dict[str, set[str]] = {
     "extras": set(),
     "lazy": set(),
+    "memory": set(),
     "names": set(),
     "near": set(),
     "yaml_text": set(),

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from acmix import memory
 from acmix.errors import UsageError
 from acmix.train.device import half_precision, this_device
 
@@ -25,8 +24,6 @@ FIRST_SIDE, PRODUCT_SECONDS = 256, 3.0
 SLOW = 0.5
 # what a processor that multiplies bf16 says of itself, on x86 and on Arm
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
-# names of glibc's options
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 
 
 @dataclass(frozen=True)
@@ -195,7 +192,7 @@ def peak_mib(run: Callable[[], object], device: torch.device) -> float | None:
         synchronize(device)
         return (torch.accelerator.max_memory_allocated(device) - before) / 2**20
     process = Path("/proc/self")
-    with freed_memory_returned():
+    with memory.given_back():
         try:
             before = resident_kib(process, "VmRSS")
             # 5: forget the highest so far; Linux alone knows this
@@ -204,25 +201,6 @@ def peak_mib(run: Callable[[], object], device: torch.device) -> float | None:
             return None
         run()
         return (resident_kib(process, "VmHWM") - before) / 1024
-
-
-@contextmanager
-def freed_memory_returned() -> Iterator[None]:
-    """Lets glibc give memory back to the system as soon as it is freed, so that a peak is of what is held at once."""
-    library = ctypes.CDLL(None)
-    trim, option = getattr(library, "malloc_trim", None), getattr(library, "mallopt", None)
-    if trim is None or option is None:
-        yield
-        return
-    trim(0)
-    option(MMAP_THRESHOLD, 2**17)
-    option(TRIM_THRESHOLD, 2**17)
-    try:
-        yield
-    finally:
-        # where glibc's own rule arrives once large tensors were freed
-        option(MMAP_THRESHOLD, 2**25)
-        option(TRIM_THRESHOLD, 2**26)
 
 
 def resident_kib(process: Path, key: str) -> int:

@@ -9,6 +9,8 @@ import threading
 import time
 from pathlib import Path
 
+from acmix import memory
+
 # seconds that a fork waits for the other threads at most
 LONGEST_WAIT = 0.5
 # of a thread, as Linux tells them: it runs, or waits for memory or a disk
@@ -58,6 +60,8 @@ def state_of(thread: Path) -> str:
 
 def start_worker(_worker: int) -> None:
     """Prepares a reading process; torch has already set it to one thread and to end quietly with its parent."""
+    # a reader would keep the largest image that it has met
+    memory.keep_no_more()
     # Ctrl-C goes to the whole foreground group; the trainer still needs its readers to finish the step
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # nor do those mean a reader by which a terminal or a batch system asks the trainer to save

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from acmix import memory
 from acmix.errors import UsageError
 from acmix.train.signals import Stopped
 from acmix.train.worker_error import Failed, LostOthers, is_launched, write_worker_error
@@ -28,6 +29,7 @@ def guarded(call: Callable[[], object]) -> None:
         signal.getsignal(signal.SIGINT) is signal.default_int_handler
     ):
         signal.signal(signal.SIGINT, interrupt)
+    memory.keep()
     try:
         call()
     except Stopped as stopped:

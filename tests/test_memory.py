@@ -1,0 +1,68 @@
+"""Memory that tensors give back: kept by commands, handed back by reading processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from acmix import memory
+from tests.support.paths import ROOT
+
+pytestmark = pytest.mark.skipif(not memory.is_glibc(), reason="only glibc's malloc is told how to hand memory out")
+
+# page faults of a tensor of 120 MB that is made and dropped ten times, once it was so four times
+FAULTS = """
+import resource
+import torch
+
+def faults():
+    torch.zeros(30_000_000).add_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+torch.set_num_threads(1)
+# the first times, the heap grows
+before = [faults() for _ in range(4)][-1]
+print([faults() for _ in range(10)][-1] - before)
+"""
+PAGES = 10 * 120_000_000 // os.sysconf("SC_PAGESIZE")
+
+
+def faults(begin: str, **environment: str) -> int:
+    """What the program counts after a beginning."""
+    place = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", begin + FAULTS],
+        env={**place, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(done.stdout.split()[-1])
+
+
+def test_a_command_pays_for_the_pages_of_a_large_tensor_once() -> None:
+    # as a library, acmix leaves the process as it is
+    assert faults("import acmix, acmix.ops\n") > 0.5 * PAGES
+    assert faults("from acmix.tools.guard import guarded\nguarded(lambda: None)\n") < 0.35 * PAGES
+
+
+def test_a_user_s_own_settings_of_malloc_stay() -> None:
+    begin = "from acmix import memory\nmemory.keep()\n"
+    assert faults(begin, MALLOC_MMAP_THRESHOLD_="1000000", MALLOC_TRIM_THRESHOLD_="1000000") > 0.5 * PAGES
+    assert faults(begin, GLIBC_TUNABLES="glibc.malloc.mmap_threshold=1000000") > 0.5 * PAGES
+
+
+def test_a_reading_process_gives_large_blocks_back() -> None:
+    begin = "from acmix import memory\nmemory.keep()\n"
+    assert faults(begin) < 0.35 * PAGES
+    assert faults(begin + "memory.keep_no_more()\n") > 0.5 * PAGES
+
+
+def test_where_a_peak_is_measured_memory_is_given_back_and_later_kept_again() -> None:
+    begin = "from acmix import memory\nmemory.keep()\n"
+    inside = "with memory.given_back():\n    torch.zeros(30_000_000)\n"
+    assert faults(f"import torch\n{begin}{inside}") < 0.35 * PAGES
+    assert faults(f"{begin}context = memory.given_back()\ncontext.__enter__()\n") > 0.5 * PAGES
