@@ -65,6 +65,7 @@ class Implementation:
         why_not: the reason why it runs nothing on this machine, or None.
         unless_forced: the reason why it does not run some data that it can, unless `use` names it, or None.
         proof: the reason why an operator's kernel is out of use for such data, which the first call finds out, or None.
+        remark: what `explain` says where it runs.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Implementation:
     why_not: Callable[[], str | None] = lambda: None
     unless_forced: Callable[[Tensor], str | None] = lambda data: None
     proof: Callable[[str, Operator, Any], str | None] | None = None
+    remark: str = ""
 
     def reason_against(self, operator: str, arguments: Any) -> str | None:
         """Why it does not run these arguments, or None where it does."""
@@ -89,6 +91,7 @@ IMPLEMENTATIONS = [
         triton_launch.machine_why_not,
         triton_launch.unless_forced,
         None if triton_launch.INTERPRETED else proof.reason_against,
+        "" if triton_launch.INTERPRETED else "; no GPU had run it when this version was made, so it proved itself",
     ),
     Implementation("cpu", {}, build.why_not, proof=proof.reason_against),
     Implementation("reference", {}),
@@ -349,4 +352,4 @@ def explained(operator: str, arguments: Any) -> Iterator[tuple[str, str]]:
         elif reason is None and found:
             reason = "can run; a faster one does"
         found = found or reason is None
-        yield each.name, reason or "runs"
+        yield each.name, reason or f"runs{each.remark}"

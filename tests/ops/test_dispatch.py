@@ -1,6 +1,7 @@
 """Which implementation runs: forced, restored, explained."""
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch._subclasses import FakeTensorMode
 
 from acmix import ops
 from acmix.errors import UsageError
-from acmix.ops import dispatch
+from acmix.ops import dispatch, triton_launch
 from tests.support.cases import case_named, first_of_each
 from tests.support.processes import python
 
@@ -104,7 +105,7 @@ def test_explain_has_a_line_for_every_operator_and_implementation():
     ]
     assert "acmix.ops.use" in hint
     for operator in dispatch.OPERATORS:
-        assert sum(line.startswith(operator) and line.endswith("  runs") for line in lines) == 1
+        assert sum(line.startswith(operator) and bool(re.search(r"  runs(;|$)", line)) for line in lines) == 1
     assert all(len(line.split()) > 2 for line in lines)
 
 
@@ -113,6 +114,17 @@ def test_explain_tells_the_reason_and_the_force(recorded):
     with ops.use("reference"):
         lines = ops.explain("cpu").splitlines()
     assert sum(line.split()[1:] == ["reference", "runs"] for line in lines) == len(dispatch.OPERATORS)
+
+
+def test_explain_says_which_kernels_no_gpu_had_run(recorded, monkeypatch):
+    # this machine need not have a GPU: what is first runs here, with Triton's remark
+    (triton,) = (each for each in dispatch.IMPLEMENTATIONS if each.name == "triton")
+    assert triton_launch.INTERPRETED or "no GPU had run it" in triton.remark
+    first = replace(dispatch.IMPLEMENTATIONS[0], remark=triton.remark)
+    monkeypatch.setattr(dispatch, "IMPLEMENTATIONS", [first, *dispatch.IMPLEMENTATIONS[1:]])
+    found = told(ops.explain("cpu"), "conv_path")
+    assert found[first.name] == f"runs{triton.remark}"
+    assert found["reference"] == "can run; a faster one does"
 
 
 def told(text, operator):
