@@ -71,6 +71,12 @@ def test_the_speed_of_every_family_is_the_saved_one():
     assert table(saved("family_speed_cpu.csv")) in read("docs/performance.md")
 
 
+def test_the_table_of_compiled_kernels_is_the_saved_one():
+    from acmix.benchmark.ahead.before import START, table
+
+    assert f"{START}\n{table(ROOT)}\n<" in read("acmix/ops/README.md")
+
+
 def test_the_table_of_clients_is_the_saved_one():
     table = runpy.run_path(str(ROOT / "scripts" / "clients" / "table.py"))["table"]
     assert table(saved("clients.csv")) in read("docs/clients.md")
