@@ -81,6 +81,7 @@ def test_a_long_name_is_compared_with_none() -> None:
     assert near("x" * 1000, ["x"]) == []
 
 
+@pytest.mark.slow
 def test_a_pickle_of_endless_instructions_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_bytes(pickle.dumps([], 2)[:-1] + b"(" * MOST_OPCODES + b".")
     with pytest.raises(UsageError, match="more than 1,000,000 instructions"):

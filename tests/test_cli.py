@@ -95,6 +95,7 @@ def test_wrong_input_is_one_line_and_status_2(
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.slow
 def test_train_says_where_everything_lies(acmix, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = write_config(tmp_path / "mine.yaml")

@@ -147,6 +147,7 @@ def test_the_readme_s_accuracy_of_the_demo_is_the_saved_one():
     assert f"reached {demo['top1']} % top-1" in read("README.md")
 
 
+@pytest.mark.slow
 def test_the_tables_of_speed_are_the_measured_ones():
     found = measured.read(ROOT / "benchmarks" / "results")
     shown = set()

@@ -133,6 +133,7 @@ def violations(root: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_nothing_banned_stands_in_the_repository() -> None:
     assert violations(ROOT) == []
 

@@ -118,6 +118,7 @@ def test_where_the_time_goes_is_told_and_drawn(tmp_path: Path) -> None:
     assert any(line.startswith("convolution path") for line in said)
 
 
+@pytest.mark.slow
 def test_a_model_that_computes_something_else_is_wrong() -> None:
     setting = Setting("infer", "fp32", 2, 32, CPU)
     torch.manual_seed(0)

@@ -43,6 +43,7 @@ def test_a_pair_with_a_wrong_side_is_not_timed_and_no_speed_is_printed(side: int
     assert "ms" not in said
 
 
+@pytest.mark.slow
 def test_a_pair_has_a_ratio_between_its_quartiles_and_shares_of_the_ceilings() -> None:
     speed = measure(right("a", flops=1e6, moved_bytes=1e4), right("a")).speed
     assert speed is not None
@@ -74,6 +75,7 @@ def test_ceilings_are_finite_and_peak_memory_sees_what_is_allocated() -> None:
     assert peak is None or 60 < peak < 80
 
 
+@pytest.mark.slow
 def test_without_a_peer_the_same_is_checked_and_measured() -> None:
     alone, paired = (measure(right("a", flops=1e6, moved_bytes=1e4), peer) for peer in (None, right("b")))
     assert alone.speed is not None

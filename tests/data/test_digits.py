@@ -12,6 +12,7 @@ from acmix.errors import UsageError
 PARTS = ("train", "val")
 
 
+@pytest.mark.slow
 def test_the_digits_are_written_once_and_whole(tmp_path):
     root = write_digits(tmp_path / "digits")
     train, val = (sorted(path.relative_to(root / part) for path in (root / part).rglob("*.png")) for part in PARTS)

@@ -93,6 +93,7 @@ os.kill(trainer, signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_a_reader_whose_trainer_was_killed_as_it_forked_is_gone(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", KILLED_AS_IT_FORKS, tmp_path / "reader"], check=False)
     reader = Path("/proc", (tmp_path / "reader").read_text(encoding="utf-8"))

@@ -44,6 +44,7 @@ def test_an_ordinary_picture_goes_through_timm_s_own_steps(size: tuple[int, int]
     assert torch.equal(drawn, steps_of(data)(picture))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [InterpolationMode.BICUBIC, InterpolationMode.BILINEAR])
 @pytest.mark.parametrize("size", THIN)
 def test_a_thin_picture_gives_the_middle_of_the_whole(size: tuple[int, int], mode: InterpolationMode) -> None:

@@ -101,6 +101,7 @@ def test_a_stream_evaluates_every_image_once_on_any_number_of_processes(folder, 
         assert sum(torch.equal(image, row.image) and target == row.target for row in rows) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["wds", "hfids"])
 def test_a_stream_trains_for_as_many_steps_as_configured_and_resumes(folder, tmp_path, kind):
     settings = configs(folder, tmp_path, workers=1)[kind]

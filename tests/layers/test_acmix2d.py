@@ -315,6 +315,7 @@ def test_one_compiled_graph_takes_the_whole_layer_at_any_size(options: dict) -> 
 
 
 # row 15
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [1, 2])
 def test_export_holds_for_any_batch_and_size(stride: int, tmp_path: Path) -> None:
     module = layer(8, 12, stride=stride).eval()

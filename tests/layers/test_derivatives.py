@@ -96,6 +96,7 @@ def an_ensemble(module: nn.Module, x: Tensor) -> None:
         assert relative_error(vmap(module)(torch.stack([x, -x])), torch.stack([module(x), module(-x)])) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_has_every_derivative(name: str) -> None:
     module, x = made(name)

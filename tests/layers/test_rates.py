@@ -99,6 +99,7 @@ def test_a_gate_multiplies_both_rates_of_the_convolution_it_stands_beside() -> N
     torch.testing.assert_close(gated(x) - gated.conv(x), -0.25 * attention(x) - 1.5 * conv(x))
 
 
+@pytest.mark.slow
 def test_wrappers_leave_the_names_of_the_blocks_alone() -> None:
     model = build_model(tiny_config(""))
     expected = distinct(model)

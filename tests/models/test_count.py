@@ -20,6 +20,7 @@ def test_swin_costs_what_is_published(size, parameters, gmacs):
     assert found.gmacs == pytest.approx(gmacs, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["tiny", "small"])
 def test_plain_swin_costs_less(size):
     plain, mixed = cost(SWIN.format(size), conv_path=False), cost(SWIN.format(size))
@@ -48,6 +49,7 @@ def test_counting_leaves_the_model_as_it_was():
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_larger_image_costs_in_proportion():
     small, large = (cost(SWIN.format("tiny"), img_size=side).gmacs for side in (224, 448))
     assert large == pytest.approx(4 * small, rel=0.01)

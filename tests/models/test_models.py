@@ -75,6 +75,7 @@ def test_it_trains_every_parameter_at_any_size(name):
             assert parameter.grad.isfinite().all(), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EACH)
 def test_at_full_size_it_has_its_classes_maps_and_the_plain_parameters(name):
     size = timm.get_pretrained_cfg(name).input_size[1]

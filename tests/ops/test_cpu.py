@@ -142,6 +142,7 @@ def test_half_the_numbers_are_read_where_only_the_last_dimension_is_strided():
         assert torch.equal(case.call(spread), case.call(tensors))
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_again_from_batch_to_batch():
     torch._dynamo.reset()
     model = acmix.create_model(

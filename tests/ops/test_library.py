@@ -76,6 +76,7 @@ def test_another_batch_or_size_does_not_compile_again(case):
         assert counter.frame_count == 1
 
 
+@pytest.mark.slow
 @every_operator
 def test_an_exported_operator_takes_any_batch_and_size(case):
     class Module(torch.nn.Module):

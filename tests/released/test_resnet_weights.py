@@ -121,6 +121,7 @@ def test_a_released_resnet_loads_and_returns_to_the_bit(small):
     assert all(torch.equal(back[key], tensor) for key, tensor in released.items())
 
 
+@pytest.mark.slow
 def test_timm_s_resnet50_is_read_as_the_baseline():
     theirs = timm.create_model("resnet50").state_dict()
     ours = from_official(theirs, "acmix_resnet50")
@@ -198,6 +199,7 @@ def test_every_row_that_renames_or_drops_has_a_reason():
     assert all(row.reason != "the same tensor" for row in changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conv_path", [True, False])
 def test_files_are_converted_both_ways_with_the_name_and_sizes_read_off_the_weights(tmp_path, conv_path):
     released, model = released_weights(26, **{**SMALL, "layers": (1, 2, 4, 1), "conv_path": conv_path, "in_chans": 1})

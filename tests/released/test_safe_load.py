@@ -38,6 +38,7 @@ def refusal(path):
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_toy_checkpoint_is_read_where_yacs_cannot_be_imported():
     code = (
         "import sys; sys.modules['yacs'] = None; sys.modules['yacs.config'] = None\n"

@@ -117,6 +117,7 @@ def test_lists_tars_and_classes_alone_are_looked_at(folder, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [write_detection_scenes, write_segmentation_scenes])
 def test_images_of_coco_and_ade20k_are_looked_at(tmp_path, write):
     write(tmp_path, images=(3, 2), size=48)

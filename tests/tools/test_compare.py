@@ -182,6 +182,7 @@ def test_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert distinct_names([Path("/a"), Path("/a")]) == ["/a", "/a"]
 
 
+@pytest.mark.slow
 def test_the_page_holds_every_run_and_needs_no_other_file(tmp_path: Path) -> None:
     hostile = "<script>alert(1)<"
     runs = [make_run(tmp_path / f"run {number}", better=-number, train={"seed": number}) for number in range(11)]

@@ -96,6 +96,7 @@ def test_the_transform_takes_a_picture_in_any_form(run: Path, picture: Path) -> 
             transform(wrong)
 
 
+@pytest.mark.slow
 def test_the_info_travels_with_copies_and_folded_forms(run: Path) -> None:
     model, info = load(run)
     forms = [copy.deepcopy(model), acmix.fold(model), torch.nn.DataParallel(model), torch.compile(model)]

@@ -51,6 +51,7 @@ def test_a_run_tells_its_last_rates_and_how_they_moved(tmp_path: Path) -> None:
     assert found.title.endswith("after epoch 6; change since epoch 1")
 
 
+@pytest.mark.slow
 def test_a_run_draws_into_its_folder_and_a_checkpoint_beside_itself(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     assert rates_of(run).draw_where(None, by_default=True) == f"drawn: {run / 'paths.png'}"

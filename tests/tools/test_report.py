@@ -220,6 +220,7 @@ def test_the_page_needs_no_other_file_and_makes_no_request(page, html):
     assert "default-src 'none'" in html
 
 
+@pytest.mark.slow
 def test_what_is_seen_is_also_said_for_those_who_do_not_see_it(run):
     page = read(report(run, samples=8))
     pictures = page.all("img")
@@ -233,6 +234,7 @@ def test_what_is_seen_is_also_said_for_those_who_do_not_see_it(run):
     )
 
 
+@pytest.mark.slow
 def test_the_page_says_that_the_data_is_gone_and_takes_it_from_elsewhere(run, data, tmp_path):
     settings, gone, elsewhere = run / "config.yaml", tmp_path / "gone", tmp_path / "elsewhere"
     settings.write_text(settings.read_text(encoding="utf-8").replace(str(data), str(gone)), encoding="utf-8")
@@ -261,6 +263,7 @@ def test_the_page_says_that_the_data_has_other_classes(run, tmp_path):
     assert "was trained on other classes than those of" in read(report(run, data=str(other))).words
 
 
+@pytest.mark.slow
 def test_a_run_folder_cannot_have_its_images_fetched(run, monkeypatch):
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(re.sub(r"\n  dir: .*", "\n  dir: http://localhost:1/images", config))
@@ -292,6 +295,7 @@ def test_a_run_that_was_stopped_early_says_why(tmp_path, data, ended, why):
     assert f"Stopped early at epoch 4 of 6: {why}; attention and" in read(report(run)).words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("classes", "told"), [(5, False), (6, True)])
 def test_a_top_5_accuracy_of_five_classes_or_fewer_is_not_told(tmp_path, data, classes, told):
     config = make_config(data, classes)
@@ -303,6 +307,7 @@ def test_a_top_5_accuracy_of_five_classes_or_fewer_is_not_told(tmp_path, data, c
     assert "<dt>Top-1</dt>" in page
 
 
+@pytest.mark.slow
 def test_rates_that_differ_by_less_than_their_noise_are_not_called_larger(tmp_path, data):
     lines = log_lines()
     for line in lines:

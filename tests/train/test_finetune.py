@@ -40,6 +40,7 @@ def weights(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_frozen_weights_stay_and_a_run_goes_on_without_the_file_it_started_from(
     data: Path, weights: Path, tmp_path: Path
 ) -> None:

@@ -112,6 +112,7 @@ def test_a_usage_error_of_every_process_is_one_line_and_status_2(
     assert capfd.readouterr() == ("", "acmix: error: the data folder is empty\n")
 
 
+@pytest.mark.slow
 def test_a_failing_process_gives_its_status_its_own_traceback_and_nothing_of_torchrun(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,6 +161,7 @@ def test_sigterm_to_the_launcher_lets_every_process_checkpoint(tmp_path: Path) -
         assert (tmp_path / f"checkpoint{rank}").read_text() == "whole"
 
 
+@pytest.mark.slow
 def test_ctrl_c_pressed_twice_in_a_terminal_lets_every_process_checkpoint(tmp_path: Path) -> None:
     process = start(2, script(tmp_path, STOPPABLE), str(tmp_path))
     process.wait_for(are_there(tmp_path / "ready0", tmp_path / "ready1"))
@@ -225,6 +227,7 @@ def test_wrong_input_is_one_line(
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_launcher_that_waits_for_other_machines_ends_at_ctrl_c(tmp_path: Path) -> None:
     """It waits within PyTorch, which does not come back to Python until the time for it is over."""
     worker, port = script(tmp_path, "raise SystemExit(0)"), free_port()
@@ -243,11 +246,13 @@ def test_a_launcher_in_a_thread_leaves_signals_alone(tmp_path: Path) -> None:
     assert found == [3]
 
 
+@pytest.mark.slow
 def test_sigusr2_ends_no_process_that_does_not_listen_yet(tmp_path: Path) -> None:
     text = "import os, signal; os.kill(os.getpid(), signal.SIGUSR2); raise SystemExit(4)"
     assert launch(1, [sys.executable, str(script(tmp_path, text))]) == 4
 
 
+@pytest.mark.slow
 def test_a_process_that_a_signal_without_a_name_ended_is_named(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

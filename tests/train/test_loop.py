@@ -68,6 +68,7 @@ def test_the_average_is_the_recurrence_over_the_steps(data: Path, tmp_path: Path
     assert (weights[1] - weights[0]).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(data: Path, tmp_path: Path) -> None:
     for name, seed in (("one", 3), ("same", 3), ("other", 4)):
         random.seed(name)

@@ -24,6 +24,7 @@ STILL = ("optimizer.lr=1e-12", "schedule.warmup_lr=0", "schedule.min_lr=0", "tra
 MOVING = ("optimizer.lr=0.05", "train.epochs=12", "train.patience=2", "train.ema_decay=null")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("told", "ends"),
     [

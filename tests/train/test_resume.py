@@ -56,6 +56,7 @@ def test_a_run_that_has_ended_goes_on_and_says_what_changed(
     assert f"the learning rate at epoch 2 is now {taken:.4g} instead of " in said[-1]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_on_another_device_says_so(
     forty: Path, copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -171,6 +171,7 @@ def test_a_folder_that_is_no_run_is_left_alone(here: Path) -> None:
     assert chosen(tiny_config("d"))[1].startswith("runs/tiny holds a run whose settings cannot be read: writing to")
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_goes_on_by_the_same_command(here: Path) -> None:
     assert command("train", "tiny.yaml").finish()[0].status == 0
     for forget_file in (False, True):
@@ -232,6 +233,7 @@ def print_choice(text: str) -> None:
     print(chosen(load(f"{os.getpid()}.yaml"))[0], flush=True)
 
 
+@pytest.mark.slow
 def test_a_run_that_never_began_leaves_no_folder(here: Path) -> None:
     end = command("train", "tiny.yaml", "model.num_classes=7").finish()[0]
     one_error(end.errors, "add model.num_classes=4")

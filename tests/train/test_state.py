@@ -41,6 +41,7 @@ def test_a_finished_run_says_so_and_changes_nothing(
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_when_epochs_are_raised(data: Path, tmp_path: Path) -> None:
     assert train(tiny_config(data, "train.epochs=1"), tmp_path)["epochs"] == 1
     assert train(tiny_config(data, "train.epochs=2"), tmp_path)["epochs"] == 2
@@ -48,12 +49,14 @@ def test_a_finished_run_goes_on_when_epochs_are_raised(data: Path, tmp_path: Pat
     assert [record["epoch"] for record in read_log(tmp_path).epochs] == [1, 2]
 
 
+@pytest.mark.slow
 def test_weight_decay_may_change_between_two_calls(data: Path, tmp_path: Path) -> None:
     train(tiny_config(data, "train.epochs=1"), tmp_path)
     train(tiny_config(data, "train.epochs=2", "optimizer.weight_decay=0.3"), tmp_path)
     assert {group["weight_decay"] for group in last(tmp_path)["optimizer"]["param_groups"]} == {0.0, 0.3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "said"),
     [

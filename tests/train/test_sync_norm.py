@@ -212,6 +212,7 @@ def one_value(sizes: tuple[int, int]) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_one_value_a_channel_in_all_processes_is_refused_and_one_in_each_is_not():
     for sizes, status in (((1, 1), 0), ((1, 0), 1), ((0, 0), 0)):
         for end in Forked(one_value, sizes, processes=2).finish():

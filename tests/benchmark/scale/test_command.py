@@ -146,6 +146,7 @@ def test_a_bad_option_is_one_line(
     assert said in line
 
 
+@pytest.mark.slow
 def test_what_would_help_stays_within_the_bounds_of_parts(file: Path) -> None:
     """Four times as many passes, or buckets of a quarter, are more than a file of parts may say."""
     said: list[str] = []

@@ -177,6 +177,7 @@ def test_what_packages_raise_is_one_line(monkeypatch):
         train_loader(config("s3://bucket"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_asynchronous_file_system_is_read_in_forked_processes(shards, workers):
     """As those of s3:// and gs:// are: their requests run in a thread, which a fork does not have."""

@@ -123,6 +123,7 @@ def test_foreign_shards_behind_a_url_are_named(tmp_path):
         train_loader(config(url))
 
 
+@pytest.mark.slow
 def test_the_cache_drops_what_was_used_longest_ago(shards, cache):
     with served(shards) as url:
         # the index and about two shards
