@@ -24,9 +24,10 @@ from torch.utils.data import Dataset
 from acmix.config import Augment, Config, Data
 from acmix.data.classes import Trained, open_trained
 from acmix.data.fingerprint import fingerprint
-from acmix.data.image import evaluation_transform, read_image, reader, training_transform
+from acmix.data.image import evaluation_transform, read_image, reader
 from acmix.data.shards.address import CannotFetch
 from acmix.data.sources import Source, open_source
+from acmix.data.training import Erased, Prepared, training_transform
 from acmix.errors import UsageError
 from acmix.names import shown
 
@@ -39,11 +40,12 @@ SUBSTITUTES = 16
 class Row(NamedTuple):
     """One row of a batch; see `Batch` for the meaning of the fields."""
 
-    image: torch.Tensor  # (in_chans, H, W)
+    image: torch.Tensor  # (in_chans, H, W); bytes in training
     target: int
     weight: float
     failed: int
     index: int  # pyright: ignore[reportIncompatibleMethodOverride]
+    erased: tuple[Erased, ...] = ()
 
 
 def seed_of(*parts: int) -> int:
@@ -153,12 +155,22 @@ class ImageDataset(Dataset[Row]):
         tries = SUBSTITUTES if self.training else 1
         for step in range(tries):
             chosen = (index + step) % len(self)
-            image = self.image(chosen, sample_seed)
-            if image is not None:
-                return Row(image, self.source.target(chosen), 1.0, index if step else -1, index)
-        return Row(torch.zeros(self.blank_shape), self.source.target(index), 0.0, index, index)
+            found = self.image(chosen, sample_seed)
+            if found is not None:
+                row = self.source.target(chosen), 1.0, index if step else -1, index
+                return Row(found.image, *row, found.erased)
+        blank = self.blank()
+        return Row(blank.image, self.source.target(index), 0.0, index, index, blank.erased)
 
-    def image(self, index: int, sample_seed: int) -> torch.Tensor | None:
+    def blank(self) -> Prepared:
+        """An image of zeros once it is finished."""
+        if not self.training:
+            return Prepared(torch.zeros(self.blank_shape))
+        channels, *sides = self.blank_shape
+        zeros = Erased(0, 0, *sides, torch.zeros(channels, 1, 1))
+        return Prepared(torch.zeros(self.blank_shape, dtype=torch.uint8), (zeros,))
+
+    def image(self, index: int, sample_seed: int) -> Prepared | None:
         """A row's picture as (in_chans, H, W), or None where the file is unreadable."""
         try:
             picture = self.picture(index)
@@ -168,7 +180,8 @@ class ImageDataset(Dataset[Row]):
         except (UsageError, OSError):
             return None
         with seeded(sample_seed):
-            return self.transform(picture)
+            done = self.transform(picture)
+        return done if isinstance(done, Prepared) else Prepared(done)
 
     def picture(self, index: int) -> Image.Image:
         """A row's picture as it lies in its file; UsageError or OSError where that is unreadable."""

@@ -1,8 +1,7 @@
-"""From the bytes of one image file to an RGB picture, and the transforms that follow."""
+"""From the bytes of one image file to an RGB picture, and what evaluation does to it."""
 
 from __future__ import annotations
 
-import itertools
 import os
 import stat
 import warnings
@@ -11,14 +10,12 @@ from functools import partial
 from typing import IO, Any
 
 from PIL import Image
-from timm.data import auto_augment
 from timm.data.transforms_factory import create_transform
 from torchvision import transforms
 
-from acmix.config import Augment, Data
+from acmix.config import Data
 from acmix.data.pixels import DECODE_ERRORS, WHITE, Colour, UnknownScaleError, formats, raw_mode, to_rgb
-from acmix.data.policy import check_policy
-from acmix.data.resized import ResizedCentre, bounded
+from acmix.data.resized import bounded
 from acmix.errors import UsageError
 
 
@@ -119,60 +116,6 @@ def evaluation_transform(data: Data, in_chans: int = 3) -> transforms.Compose:
         crop_pct=data.crop_pct,
     )
     return with_channels(bounded(transform), in_chans)
-
-
-def training_transform(data: Data, augment: Augment, in_chans: int = 3) -> transforms.Compose:
-    """Builds what training does to a picture, in timm's order; mixup and cutmix come later, on whole batches.
-
-    As in timm and in the Swin recipe, `auto_augment` switches `color_jitter` off. Without `augment.scale`, the crop is
-    that of evaluation. Arguments, result and errors are as for `evaluation_transform`, with `augment` for crops, flips
-    and colours.
-    """
-    mean, std = normalisation(data, in_chans)
-    if augment.auto_augment:
-        check_policy(augment.auto_augment)
-    transform: Any = create_transform(
-        data.img_size,
-        is_training=True,
-        scale=augment.scale or (1.0, 1.0),
-        ratio=augment.ratio,
-        hflip=augment.hflip,
-        vflip=augment.vflip,
-        color_jitter=augment.color_jitter,  # pyright: ignore[reportArgumentType]  (None is allowed)
-        auto_augment=augment.auto_augment,
-        re_prob=augment.random_erasing,
-        re_mode=augment.random_erasing_mode,
-        re_count=augment.random_erasing_count,
-        interpolation=data.interpolation,
-        mean=mean,
-        std=std,
-    )
-    if augment.scale is None:
-        # in the place of the random crop, which stands first
-        steps: Any = evaluation_transform(data, in_chans)
-        transform.transforms[:1] = [step for step in steps.transforms if isinstance(step, ResizedCentre)]
-    keep_posterize_to_black(transform)
-    return with_channels(transform, in_chans)
-
-
-def keep_posterize_to_black(transform: Any) -> None:
-    """Lets timm's augmentations posterize to 0 bits, a black picture, as they always could.
-
-    RandAugment asks for it at magnitude 10, which "rand-m9-mstd0.5-inc1" draws now and then; Pillow 13 refuses it.
-    """
-    for step in transform.transforms:
-        # RandAugment and AugMix hold operations, AutoAugment holds pairs of them
-        operations = [*getattr(step, "ops", []), *itertools.chain(*getattr(step, "policy", []))]
-        for operation in operations:
-            if operation.aug_fn is auto_augment.posterize:
-                operation.aug_fn = posterize
-
-
-def posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
-    """The picture with so many bits a channel, none included."""
-    if bits == 0:
-        return Image.new(image.mode, image.size)
-    return auto_augment.posterize(image, bits, **options)
 
 
 def normalisation(data: Data, in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
