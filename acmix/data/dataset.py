@@ -35,6 +35,8 @@ from acmix.names import shown
 PADDING = -1
 # unreadable neighbours that training skips over before it gives up on a row
 SUBSTITUTES = 16
+# generators that NumPy may draw from while an image is changed
+SPARE: list[np.random.MT19937] = []
 
 
 class Row(NamedTuple):
@@ -56,9 +58,15 @@ def seed_of(*parts: int) -> int:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Sets the generators that transforms draw from, and restores them at the end."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    """Sets the generators that transforms draw from, and restores them at the end.
+
+    But for a normal number that NumPy may have in store: it draws two at a time.
+    """
+    before = random.getstate(), np.random.get_bit_generator(), torch.get_rng_state()
     random.seed(seed)
+    # another generator in the place of NumPy's, whose state takes long to copy
+    spare = SPARE.pop() if SPARE else np.random.MT19937()
+    np.random.set_bit_generator(spare)
     np.random.seed(seed % 2**32)
     # not torch.manual_seed: that would reset the GPU's generators too
     torch.default_generator.manual_seed(seed)
@@ -66,7 +74,8 @@ def seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         random.setstate(before[0])
-        np.random.set_state(before[1])
+        np.random.set_bit_generator(before[1])
+        SPARE.append(spare)
         torch.set_rng_state(before[2])
 
 

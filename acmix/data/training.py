@@ -74,7 +74,8 @@ class RandomCrop:
         part = picture.crop((left, top, left + width, top + height))
         if mode == InterpolationMode.NEAREST:
             return pixels_of(part.resize((self.size[1], self.size[0]), Image.Resampling.NEAREST))
-        images = pixels_of(part)[None]  # (1, C, h, w)
+        # as a batch of one whose channels lie side by side, which the kernel reads and writes without a copy
+        images = pixels_of(part).permute(1, 2, 0)[None].permute(0, 3, 1, 2)  # (1, C, h, w)
         return F.interpolate(images, self.size, mode=mode.value, antialias=True)[0]
 
 

@@ -13,6 +13,7 @@ import torch
 from acmix.config import Augment, Config, validate
 from acmix.data import UnreadableFiles, open_dataset, train_loader, val_loader
 from acmix.data.batch import Batch
+from acmix.data.dataset import seeded
 from acmix.data.loader import worker_count
 from acmix.errors import UsageError
 from tests.support.images import make_image_folder
@@ -238,3 +239,29 @@ def test_readers_survive_ctrl_c(folder):
         assert reader.pid is not None
         os.kill(reader.pid, signal.SIGINT)
     assert sum(1 for _ in batches) == 6
+
+
+def test_what_an_image_draws_leaves_the_generators_alone():
+    def draw() -> list[float]:
+        return [random.random(), np.random.random(), float(torch.rand(()))]
+
+    with seeded(3):
+        expected = draw()
+    for seed in (5, 6):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        alone = [draw(), draw()]
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        first = draw()
+        with seeded(3):
+            assert draw() == expected
+        # one in the other too
+        with seeded(4):
+            inner = draw()
+            with seeded(3):
+                assert draw() == expected
+            assert draw() != inner
+        assert [first, draw()] == alone
