@@ -27,7 +27,7 @@ from acmix.data.fingerprint import fingerprint
 from acmix.data.image import evaluation_transform, read_image, reader
 from acmix.data.shards.address import CannotFetch
 from acmix.data.sources import Source, open_source
-from acmix.data.training import Erased, Prepared, training_transform
+from acmix.data.training import Erased, Prepared, TrainingTransform, training_transform
 from acmix.errors import UsageError
 from acmix.names import shown
 
@@ -120,11 +120,11 @@ class ImageDataset(Dataset[Row]):
 
     source: Source
     split: str
-    transform: Callable[[Any], Any]
+    transform: Callable[..., Any]
     training: bool
     blank_shape: tuple[int, int, int]
     seed: int
-    read: Callable[[Any], Image.Image] = read_image
+    read: Callable[..., Image.Image] = read_image
 
     @property
     def classes(self) -> list[str]:
@@ -181,22 +181,26 @@ class ImageDataset(Dataset[Row]):
 
     def image(self, index: int, sample_seed: int) -> Prepared | None:
         """A row's picture as (in_chans, H, W), or None where the file is unreadable."""
-        try:
-            picture = self.picture(index)
-        except CannotFetch:
-            # the image is not to blame
-            raise
-        except (UsageError, OSError):
-            return None
         with seeded(sample_seed):
-            done = self.transform(picture)
+            box, options = None, {}
+            if isinstance(self.transform, TrainingTransform) and self.transform.draft:
+                box = self.transform.new_box()
+                options = {"reduced": box.draw}
+            try:
+                picture = self.picture(index, **options)
+            except CannotFetch:
+                # the image is not to blame
+                raise
+            except (UsageError, OSError):
+                return None
+            done = self.transform(picture) if box is None else self.transform(picture, box)
         return done if isinstance(done, Prepared) else Prepared(done)
 
-    def picture(self, index: int) -> Image.Image:
+    def picture(self, index: int, **options: Any) -> Image.Image:
         """A row's picture as it lies in its file; UsageError or OSError where that is unreadable."""
         opened = self.source.open(index)
         with nullcontext(opened) if isinstance(opened, str) else opened as file:
-            return self.read(file)
+            return self.read(file, **options)
 
     def why(self, index: int) -> str:
         """Why a row cannot be read; "" where it can."""

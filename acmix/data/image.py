@@ -14,7 +14,7 @@ from timm.data.transforms_factory import create_transform
 from torchvision import transforms
 
 from acmix.config import Data
-from acmix.data.pixels import DECODE_ERRORS, WHITE, Colour, UnknownScaleError, formats, raw_mode, to_rgb
+from acmix.data.pixels import DECODE_ERRORS, WHITE, Colour, UnknownScaleError, formats, raw_mode, to_rgb, turn_of
 from acmix.data.resized import bounded
 from acmix.errors import UsageError
 
@@ -25,6 +25,7 @@ def read_image(
     background: Colour = WHITE,
     white: float | None = None,
     size: tuple[int, int] | None = None,
+    reduced: Callable[[Image.Image], int] | None = None,
 ) -> Image.Image:
     """Reads one image to the last byte and returns it as RGB, from any mode; of a film, the first picture.
 
@@ -34,6 +35,8 @@ def read_image(
         white: the value that is white in grey of more than 8 bits; None: as `acmix.data.pixels` says.
         size: width and height of labels drawn on the picture, whose tools may not have turned it. A picture stored
             in this size stays as stored.
+        reduced: told of a JPEG file that is not turned, before it is decoded; gives 1, 2, 4 or 8, and the picture is
+            decoded at one of so many parts of its sides, rounded up.
 
     Returns:
         The picture, mode "RGB", 8 bits a channel, turned as its EXIF orientation says (but see `size`).
@@ -45,7 +48,7 @@ def read_image(
     with warnings.catch_warnings():
         # damaged EXIF, sizes between Pillow's limit and twice that: the pixels are unaffected
         warnings.simplefilter("ignore")
-        return decoded(source, background=background, white=white, size=size)
+        return decoded(source, background=background, white=white, size=size, reduced=reduced)
 
 
 def decoded(
@@ -54,6 +57,7 @@ def decoded(
     background: Colour = WHITE,
     white: float | None = None,
     size: tuple[int, int] | None = None,
+    reduced: Callable[[Image.Image], int] | None = None,
 ) -> Image.Image:
     """`read_image` for one of several threads: Python's filters of warnings belong to all of them."""
     path = source if isinstance(source, str | os.PathLike) else getattr(source, "name", "in memory")
@@ -63,6 +67,9 @@ def decoded(
             raise OSError("a pipe, a socket or a device, an image file was expected")
         with Image.open(source, formats=formats()) as image:
             stored = raw_mode(image)
+            if reduced is not None and image.format == "JPEG" and turn_of(image) is None:
+                parts = reduced(image)
+                image.draft(None, (image.width // parts, image.height // parts))
             image.load()
             return to_rgb(image, background, white, stored=stored, size=size)
     except UnknownScaleError as error:

@@ -31,6 +31,8 @@ from acmix.data.resized import ResizedCentre
 
 # left, top, width, height in pixels
 Box = tuple[int, int, int, int]
+# parts of a side at which JPEG files can be decoded
+REDUCTIONS = (2, 4, 8)
 
 
 class Erased(NamedTuple):
@@ -79,6 +81,34 @@ class RandomCrop:
         return F.interpolate(images, self.size, mode=mode.value, antialias=True)[0]
 
 
+class DrawnBox:
+    """The part of one picture that is kept, drawn once: before its file is decoded where that allows less to decode.
+
+    Args:
+        crop: draws it.
+    """
+
+    def __init__(self, crop: RandomCrop) -> None:
+        self.crop = crop
+        self.box: Box | None = None
+        self.parts = 1
+
+    def draw(self, picture: Image.Image) -> int:
+        """Draws the box of a picture that is opened: the largest reduction of which the crop has pixels enough."""
+        _, _, width, height = self.box = self.crop.box(picture)
+        fitting = [n for n in REDUCTIONS if width >= n * self.crop.size[1] and height >= n * self.crop.size[0]]
+        self.parts = max(fitting, default=1)
+        return self.parts
+
+    def on(self, picture: Image.Image) -> Box:
+        """The box on the picture as it was decoded."""
+        if self.box is None:
+            return self.crop.box(picture)
+        left, top, width, height = (round(length / self.parts) for length in self.box)
+        # rounded up, a box may end a pixel beyond the picture
+        return left, top, min(width, picture.width - left), min(height, picture.height - top)
+
+
 class Centre:
     """The crop of evaluation in the place of a random one."""
 
@@ -103,6 +133,7 @@ class TrainingTransform:
         hflip, vflip: probabilities of flips.
         colours: steps from picture to picture.
         erasing: timm's, or None.
+        draft: whether files may be decoded at a part of their size, for `new_box`.
     """
 
     def __init__(
@@ -114,21 +145,34 @@ class TrainingTransform:
         vflip: float,
         colours: Sequence[Callable[[Image.Image], Image.Image]],
         erasing: RandomErasing | None,
+        draft: bool = False,
     ) -> None:
         self.grey, self.crop, self.hflip, self.vflip = grey, crop, hflip, vflip
         self.colours, self.erasing = colours, erasing
+        self.draft = draft and isinstance(crop, RandomCrop)
 
-    def __call__(self, picture: Image.Image) -> Prepared:
-        """Changes an RGB picture as Python's, NumPy's and torch's generators say."""
+    def __call__(self, picture: Image.Image, drawn: DrawnBox | None = None) -> Prepared:
+        """Changes a picture as Python's, NumPy's and torch's generators say.
+
+        Args:
+            picture: RGB.
+            drawn: of `new_box`, where the crop was drawn before the picture was decoded.
+        """
+        box = self.crop.box(picture) if drawn is None else drawn.on(picture)
         if self.grey is not None:
             picture = self.grey(picture)
-        image = self.flipped(self.crop(picture, self.crop.box(picture)))  # (C, H, W)
+        image = self.flipped(self.crop(picture, box))  # (C, H, W)
         if self.colours:
             changed = picture_of(image)
             for step in self.colours:
                 changed = step(changed)
             image = pixels_of(changed)
         return Prepared(image, self.erased(image))
+
+    def new_box(self) -> DrawnBox:
+        """What draws the crop of the next picture, for `read_image(reduced=...)`; for a random crop alone."""
+        assert isinstance(self.crop, RandomCrop)
+        return DrawnBox(self.crop)
 
     def flipped(self, image: torch.Tensor) -> torch.Tensor:
         """Flips an image (C, H, W) by chance, drawn as torchvision draws it."""
@@ -174,7 +218,7 @@ def training_transform(data: Data, augment: Augment, in_chans: int = 3) -> Train
     that of evaluation.
 
     Args:
-        data: gives img_size, interpolation, mean and std, and crop_pct without `augment.scale`.
+        data: gives img_size, interpolation, mean, std and draft, and crop_pct without `augment.scale`.
         augment: crops, flips, colours and erasing.
         in_chans: 3, or 1 for grey.
 
@@ -214,6 +258,7 @@ def training_transform(data: Data, augment: Augment, in_chans: int = 3) -> Train
         vflip=augment.vflip,
         colours=colours,
         erasing=erasing[0] if erasing else None,
+        draft=data.draft,
     )
 
 

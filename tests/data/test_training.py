@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 from timm.data.transforms_factory import create_transform
+from torch.nn.functional import avg_pool2d
 
 from acmix.config import Augment, Data
-from acmix.data.dataset import seeded
-from acmix.data.image import normalisation
+from acmix.data.dataset import open_dataset, seeded
+from acmix.data.image import normalisation, read_image
 from acmix.data.operations import posterize, use_quick_operations
 from acmix.data.training import training_transform
+from tests.support.images import lay_down
 from tests.support.prepared import finished
 
 STILL: dict[str, Any] = {"auto_augment": None, "color_jitter": None, "random_erasing": 0.0}
@@ -123,3 +126,40 @@ def test_policies_are_given_the_quick_operations() -> None:
     use_quick_operations(transform.colours)
     assert [operation.aug_fn for operation in transform.colours[0].ops] == before
     assert sum(each.__module__ == "acmix.data.operations" for each in before) == 6
+
+
+@pytest.mark.parametrize("size", [(900, 700), (701, 903), (300, 200)])
+def test_draft_decodes_large_files_at_a_part_of_their_size(tmp_path: Path, size: tuple[int, int]) -> None:
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    photograph(*size).save(tmp_path / "train" / "a" / "0.jpg", quality=90)
+    augment = Augment(**STILL)
+    datasets = [
+        open_dataset(Data(dir=str(tmp_path), img_size=48, draft=draft), augment, "train") for draft in (False, True)
+    ]
+    differences, decoded = [], []
+    for seed in range(20):
+        whole, part = (dataset[0, seed].image.float() for dataset in datasets)
+        assert whole.shape == part.shape == (3, 48, 48)
+        # grain differs, as the filters do; what lies where does not, but for half a pixel of the result
+        differences.append(float((avg_pool2d(whole, 8) - avg_pool2d(part, 8)).abs().mean()))
+        with seeded(seed):
+            box = training_transform(Data(img_size=48), augment).new_box()
+            picture = read_image(tmp_path / "train" / "a" / "0.jpg", reduced=box.draw)
+            _, _, width, height = box.on(picture)
+        assert min(width, height) >= 48 or box.parts == 1
+        assert picture.size == tuple(-(-side // box.parts) for side in size)
+        decoded.append(box.parts)
+    assert max(differences) < 5
+    assert len(set(decoded)) > 1
+    assert any(differences)
+
+
+def test_draft_leaves_turned_pictures_and_other_formats_whole(tmp_path: Path) -> None:
+    turned, png = tmp_path / "turned.jpg", tmp_path / "a.png"
+    photograph(400, 300).save(png)
+    photograph(400, 300).save(turned, quality=90)
+    lay_down(turned)
+    for file in (turned, png):
+        box = training_transform(Data(img_size=16), Augment()).new_box()
+        assert read_image(file, reduced=box.draw).size == (400, 300)
+        assert box.box is None
