@@ -161,12 +161,7 @@ class TrainingTransform:
         box = self.crop.box(picture) if drawn is None else drawn.on(picture)
         if self.grey is not None:
             picture = self.grey(picture)
-        image = self.flipped(self.crop(picture, box))  # (C, H, W)
-        if self.colours:
-            changed = picture_of(image)
-            for step in self.colours:
-                changed = step(changed)
-            image = pixels_of(changed)
+        image = self.coloured(self.flipped(self.crop(picture, box)))  # (C, H, W)
         return Prepared(image, self.erased(image))
 
     def new_box(self) -> DrawnBox:
@@ -178,6 +173,15 @@ class TrainingTransform:
         """Flips an image (C, H, W) by chance, drawn as torchvision draws it."""
         axes = [axis for axis, share in ((2, self.hflip), (1, self.vflip)) if share > 0 and torch.rand(1) < share]
         return image.flip(axes) if axes else image
+
+    def coloured(self, image: torch.Tensor) -> torch.Tensor:
+        """Changes colours, and what else a policy changes, of an image (C, H, W)."""
+        if not self.colours:
+            return image
+        picture = picture_of(image)
+        for step in self.colours:
+            picture = step(picture)
+        return pixels_of(picture)
 
     def erased(self, image: torch.Tensor) -> tuple[Erased, ...]:
         """Draws what timm's step writes into an image (C, H, W)."""
