@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from PIL import Image
 from timm.data.dataset import ImageDataset as TimmDataset
 from timm.data.loader import create_loader
 
@@ -28,7 +27,7 @@ from acmix.data.batch import collate
 from acmix.data.dataset import ImageDataset, Row, seed_of, seeded
 from acmix.data.image import normalisation
 from acmix.data.operations import posterize
-from acmix.data.training import DrawnBox, TrainingTransform
+from acmix.data.training import TrainingTransform
 
 Result = TypeVar("Result")
 # what timm's training script calls its two loaders: normalised on the device, or by the reading process
@@ -183,9 +182,10 @@ def staged(dataset: ImageDataset, scale: Any, rows: Sequence[int]) -> dict[str, 
         return found
 
     with seeded(seed_of(*rows)):
-        boxes: list[DrawnBox | None] = [transform.new_box() if transform.draft else None for _ in rows]
-        pictures: list[Image.Image] = timed("decode", lambda: [*map(opener(dataset), rows, boxes)])
-        images = timed("crop, resize", lambda: [*map(cropper(transform), pictures, boxes)])
+        boxes = [transform.new_box() for _ in rows]
+        pictures = timed("decode", lambda: [*map(dataset.pixels, rows, boxes)])
+        cut = [(picture, box) for picture, box in zip(pictures, boxes, strict=True)]
+        images = timed("crop, resize", lambda: [transform.crop(picture, box.on(picture)) for picture, box in cut])
         images = timed("flip", lambda: [*map(transform.flipped, images)])
         images = timed("colours", lambda: [*map(transform.coloured, images)])
         erased = timed("erase", lambda: [*map(transform.erased, images)])
@@ -195,16 +195,6 @@ def staged(dataset: ImageDataset, scale: Any, rows: Sequence[int]) -> dict[str, 
     timed("rest", lambda: collate([dataset[row, seed_of(row)] for row in rows], scale))
     took["rest"] = max(0.0, took["rest"] - sum(took[each] for each in STAGES[:-1]))
     return took
-
-
-def opener(dataset: ImageDataset) -> Callable[[int, DrawnBox | None], Image.Image]:
-    """What decodes a row's file."""
-    return lambda row, box: dataset.picture(row) if box is None else dataset.picture(row, reduced=box.draw)
-
-
-def cropper(transform: TrainingTransform) -> Callable[[Image.Image, DrawnBox | None], torch.Tensor]:
-    """What crops and resizes a picture."""
-    return lambda picture, box: transform.crop(picture, transform.crop.box(picture) if box is None else box.on(picture))
 
 
 @dataclass(frozen=True)

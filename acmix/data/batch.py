@@ -89,7 +89,7 @@ def collate(rows: list[Any], scale: Scale | None = None) -> Batch:
     """
     images, targets, weights, failed, index, erased = zip(*rows, strict=True)
     return Batch(
-        images=stacked(images),
+        images=stacked([*images]),
         targets=torch.tensor(targets, dtype=torch.int64),
         weights=torch.tensor(weights, dtype=torch.float32),
         failed=torch.tensor(failed, dtype=torch.int64),
@@ -98,7 +98,7 @@ def collate(rows: list[Any], scale: Scale | None = None) -> Batch:
     )
 
 
-def stacked(images: Sequence[torch.Tensor]) -> torch.Tensor:
+def stacked(images: list[torch.Tensor]) -> torch.Tensor:
     """Images (in_chans, H, W) as (b, in_chans, H, W); bytes keep their channels side by side in memory."""
     if images[0].dtype != torch.uint8:
         return torch.stack(images)

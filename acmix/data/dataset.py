@@ -18,16 +18,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.random import mtrand
 from PIL import Image
 from torch.utils.data import Dataset
 
 from acmix.config import Augment, Config, Data
 from acmix.data.classes import Trained, open_trained
 from acmix.data.fingerprint import fingerprint
-from acmix.data.image import evaluation_transform, read_image, reader
+from acmix.data.image import evaluation_transform, jpeg_pixels, read_image, reader
 from acmix.data.shards.address import CannotFetch
 from acmix.data.sources import Source, open_source
-from acmix.data.training import Erased, Prepared, TrainingTransform, training_transform
+from acmix.data.training import DrawnBox, Erased, Prepared, TrainingTransform, training_transform
 from acmix.errors import UsageError
 from acmix.names import shown
 
@@ -62,11 +63,11 @@ def seeded(seed: int) -> Iterator[None]:
 
     But for a normal number that NumPy may have in store: it draws two at a time.
     """
-    before = random.getstate(), np.random.get_bit_generator(), torch.get_rng_state()
+    before = random.getstate(), mtrand.get_bit_generator(), torch.get_rng_state()
     random.seed(seed)
     # another generator in the place of NumPy's, whose state takes long to copy
     spare = SPARE.pop() if SPARE else np.random.MT19937()
-    np.random.set_bit_generator(spare)
+    mtrand.set_bit_generator(spare)
     np.random.seed(seed % 2**32)
     # not torch.manual_seed: that would reset the GPU's generators too
     torch.default_generator.manual_seed(seed)
@@ -74,7 +75,7 @@ def seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         random.setstate(before[0])
-        np.random.set_bit_generator(before[1])
+        mtrand.set_bit_generator(before[1])
         SPARE.append(spare)
         torch.set_rng_state(before[2])
 
@@ -166,8 +167,8 @@ class ImageDataset(Dataset[Row]):
             chosen = (index + step) % len(self)
             found = self.image(chosen, sample_seed)
             if found is not None:
-                row = self.source.target(chosen), 1.0, index if step else -1, index
-                return Row(found.image, *row, found.erased)
+                failed = index if step else -1
+                return Row(found.image, self.source.target(chosen), 1.0, failed, index, found.erased)
         blank = self.blank()
         return Row(blank.image, self.source.target(index), 0.0, index, index, blank.erased)
 
@@ -175,32 +176,42 @@ class ImageDataset(Dataset[Row]):
         """An image of zeros once it is finished."""
         if not self.training:
             return Prepared(torch.zeros(self.blank_shape))
-        channels, *sides = self.blank_shape
-        zeros = Erased(0, 0, *sides, torch.zeros(channels, 1, 1))
+        channels, height, width = self.blank_shape
+        zeros = Erased(0, 0, height, width, torch.zeros(channels, 1, 1))
         return Prepared(torch.zeros(self.blank_shape, dtype=torch.uint8), (zeros,))
 
     def image(self, index: int, sample_seed: int) -> Prepared | None:
         """A row's picture as (in_chans, H, W), or None where the file is unreadable."""
         with seeded(sample_seed):
-            box, options = None, {}
-            if isinstance(self.transform, TrainingTransform) and self.transform.draft:
-                box = self.transform.new_box()
-                options = {"reduced": box.draw}
+            transform = self.transform
+            box = transform.new_box() if isinstance(transform, TrainingTransform) else None
             try:
-                picture = self.picture(index, **options)
+                picture = self.picture(index) if box is None else self.pixels(index, box)
             except CannotFetch:
                 # the image is not to blame
                 raise
             except (UsageError, OSError):
                 return None
-            done = self.transform(picture) if box is None else self.transform(picture, box)
+            done = transform(picture) if box is None else transform(picture, box)
         return done if isinstance(done, Prepared) else Prepared(done)
 
-    def picture(self, index: int, **options: Any) -> Image.Image:
+    def pixels(self, index: int, box: DrawnBox) -> Image.Image | torch.Tensor:
+        """What training crops: as `picture`, or of an ordinary JPEG file its pixels, uint8 (3, h, w).
+
+        Args:
+            index: a row.
+            box: of the transform; drawn before the file is decoded where it may be decoded at a part of its size.
+        """
+        opened = self.source.open(index)
+        with nullcontext(opened) if isinstance(opened, str) else opened as file:
+            found = jpeg_pixels(file, box.reduced) if box.takes_pixels else None
+            return self.read(file, reduced=box.reduced) if found is None else found
+
+    def picture(self, index: int) -> Image.Image:
         """A row's picture as it lies in its file; UsageError or OSError where that is unreadable."""
         opened = self.source.open(index)
         with nullcontext(opened) if isinstance(opened, str) else opened as file:
-            return self.read(file, **options)
+            return self.read(file)
 
     def why(self, index: int) -> str:
         """Why a row cannot be read; "" where it can."""

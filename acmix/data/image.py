@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import warnings
@@ -9,14 +10,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import IO, Any
 
+import torch
 from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torchvision import transforms
+from torchvision.io import ImageReadMode, decode_jpeg
 
 from acmix.config import Data
 from acmix.data.pixels import DECODE_ERRORS, WHITE, Colour, UnknownScaleError, formats, raw_mode, to_rgb, turn_of
 from acmix.data.resized import bounded
 from acmix.errors import UsageError
+
+# how a JPEG file begins, and how a whole one ends
+JPEG_BEGIN, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 
 def read_image(
@@ -76,6 +82,47 @@ def decoded(
         raise UsageError(f"cannot read image {path}: {error}") from None
     except DECODE_ERRORS as error:
         raise UsageError(f"cannot read image {path}: {why_unreadable(path, error)}; replace or remove it") from None
+
+
+def jpeg_pixels(
+    source: str | os.PathLike[str] | IO[bytes], reduced: Callable[[Image.Image], int] | None = None
+) -> torch.Tensor | None:
+    """Reads an ordinary JPEG file, to the same bits as `read_image` in less time.
+
+    Args:
+        source: a path, or a binary file that can be read again.
+        reduced: as for `read_image`.
+
+    Returns:
+        uint8 (3, h, w), whose channels lie side by side in memory. None where `read_image` is to read it, or to say why
+        not: another format, grey or CMYK, turned by its EXIF, to be reduced, cut off or damaged.
+    """
+    try:
+        content = content_of(source)
+        if content[:2] != JPEG_BEGIN or content[-2:] != JPEG_END:
+            return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+                if image.format != "JPEG" or image.mode != "RGB" or turn_of(image) is not None:
+                    return None
+                if reduced is not None and reduced(image) > 1:
+                    return None
+        return decode_jpeg(torch.frombuffer(content, dtype=torch.uint8), mode=ImageReadMode.RGB)
+    except (*DECODE_ERRORS, RuntimeError):
+        return None
+
+
+def content_of(source: str | os.PathLike[str] | IO[bytes]) -> bytearray:
+    """The bytes of a file; none of a pipe, which may not end, and of an open file as often as asked."""
+    if not isinstance(source, str | os.PathLike):
+        content = bytearray(source.read())
+        source.seek(0)
+        return content
+    if not stat.S_ISREG(os.stat(source).st_mode):
+        return bytearray()
+    with open(source, "rb") as file:
+        return bytearray(file.read())
 
 
 def reader(data: Data) -> Callable[..., Image.Image]:

@@ -63,47 +63,64 @@ class RandomCrop:
         self.step = step
         self.size: tuple[int, int] = step.size
 
-    def box(self, picture: Image.Image) -> Box:
+    def box(self, picture: Image.Image | torch.Tensor) -> Box:
         """Draws the part of a picture that is kept."""
         top, left, height, width = self.step.get_params(picture, self.step.scale, self.step.ratio)
         return left, top, width, height
 
-    def __call__(self, picture: Image.Image, box: Box) -> torch.Tensor:
-        """That part, resized: uint8 (C, H, W)."""
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether pictures may come as pixels."""
+        return self.step.interpolation != InterpolationMode.NEAREST
+
+    def __call__(self, picture: Image.Image | torch.Tensor, box: Box) -> torch.Tensor:
+        """That part, resized: uint8 (C, H, W); of a picture, or of its pixels, uint8 (C, h, w)."""
         mode: Any = self.step.interpolation
         mode = random.choice(mode) if isinstance(mode, list | tuple) else mode
         left, top, width, height = box
-        part = picture.crop((left, top, left + width, top + height))
-        if mode == InterpolationMode.NEAREST:
-            return pixels_of(part.resize((self.size[1], self.size[0]), Image.Resampling.NEAREST))
+        if isinstance(picture, torch.Tensor):
+            part = picture[:, top : top + height, left : left + width]
+        else:
+            cut = picture.crop((left, top, left + width, top + height))
+            if mode == InterpolationMode.NEAREST:
+                return pixels_of(cut.resize((self.size[1], self.size[0]), Image.Resampling.NEAREST))
+            part = pixels_of(cut)
         # as a batch of one whose channels lie side by side, which the kernel reads and writes without a copy
-        images = pixels_of(part).permute(1, 2, 0)[None].permute(0, 3, 1, 2)  # (1, C, h, w)
+        images = part.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)  # (1, C, h, w)
         return F.interpolate(images, self.size, mode=mode.value, antialias=True)[0]
 
 
 class DrawnBox:
-    """The part of one picture that is kept, drawn once: before its file is decoded where that allows less to decode.
+    """The part of one picture that is kept, drawn once: before its file is decoded where that leaves less to decode.
 
     Args:
         crop: draws it.
+        draft: whether a file may be decoded at a part of its size.
+        takes_pixels: whether the picture may come as pixels.
     """
 
-    def __init__(self, crop: RandomCrop) -> None:
-        self.crop = crop
+    def __init__(self, crop: RandomCrop | Centre, *, draft: bool, takes_pixels: bool) -> None:
+        self.crop, self.takes_pixels = crop, takes_pixels
+        # for `read_image`
+        self.reduced = self.draw if draft else None
         self.box: Box | None = None
         self.parts = 1
 
     def draw(self, picture: Image.Image) -> int:
-        """Draws the box of a picture that is opened: the largest reduction of which the crop has pixels enough."""
-        _, _, width, height = self.box = self.crop.box(picture)
-        fitting = [n for n in REDUCTIONS if width >= n * self.crop.size[1] and height >= n * self.crop.size[0]]
-        self.parts = max(fitting, default=1)
+        """Draws the box of a picture that is opened; the largest reduction that leaves it pixels enough."""
+        if self.box is None:
+            _, _, width, height = self.box = self.crop.box(picture)
+            rows, columns = self.crop.size
+            self.parts = max((n for n in REDUCTIONS if width >= n * columns and height >= n * rows), default=1)
         return self.parts
 
-    def on(self, picture: Image.Image) -> Box:
+    def on(self, picture: Image.Image | torch.Tensor) -> Box:
         """The box on the picture as it was decoded."""
         if self.box is None:
             return self.crop.box(picture)
+        if self.parts == 1:
+            return self.box
+        assert isinstance(picture, Image.Image)
         left, top, width, height = (round(length / self.parts) for length in self.box)
         # rounded up, a box may end a pixel beyond the picture
         return left, top, min(width, picture.width - left), min(height, picture.height - top)
@@ -112,15 +129,21 @@ class DrawnBox:
 class Centre:
     """The crop of evaluation in the place of a random one."""
 
+    takes_pixels = False
+
     def __init__(self, step: ResizedCentre) -> None:
         self.step = step
+        side: Any = step.crop.size
+        self.size: tuple[int, int] = side
 
-    def box(self, picture: Image.Image) -> Box:
+    def box(self, picture: Image.Image | torch.Tensor) -> Box:
         """The whole picture."""
+        assert isinstance(picture, Image.Image)
         return 0, 0, picture.width, picture.height
 
-    def __call__(self, picture: Image.Image, box: Box) -> torch.Tensor:
+    def __call__(self, picture: Image.Image | torch.Tensor, box: Box) -> torch.Tensor:
         """The middle of a picture: uint8 (C, H, W)."""
+        assert isinstance(picture, Image.Image)
         return pixels_of(self.step(picture))
 
 
@@ -133,7 +156,7 @@ class TrainingTransform:
         hflip, vflip: probabilities of flips.
         colours: steps from picture to picture.
         erasing: timm's, or None.
-        draft: whether files may be decoded at a part of their size, for `new_box`.
+        draft: whether files may be decoded at a part of their size.
     """
 
     def __init__(
@@ -151,23 +174,23 @@ class TrainingTransform:
         self.colours, self.erasing = colours, erasing
         self.draft = draft and isinstance(crop, RandomCrop)
 
-    def __call__(self, picture: Image.Image, drawn: DrawnBox | None = None) -> Prepared:
+    def __call__(self, picture: Image.Image | torch.Tensor, drawn: DrawnBox | None = None) -> Prepared:
         """Changes a picture as Python's, NumPy's and torch's generators say.
 
         Args:
-            picture: RGB.
-            drawn: of `new_box`, where the crop was drawn before the picture was decoded.
+            picture: RGB, or its pixels, uint8 (3, h, w), if the box takes them.
+            drawn: of `new_box`, where the crop may have been drawn before the picture was decoded.
         """
         box = self.crop.box(picture) if drawn is None else drawn.on(picture)
-        if self.grey is not None:
+        if self.grey is not None and isinstance(picture, Image.Image):
             picture = self.grey(picture)
         image = self.coloured(self.flipped(self.crop(picture, box)))  # (C, H, W)
         return Prepared(image, self.erased(image))
 
     def new_box(self) -> DrawnBox:
-        """What draws the crop of the next picture, for `read_image(reduced=...)`; for a random crop alone."""
-        assert isinstance(self.crop, RandomCrop)
-        return DrawnBox(self.crop)
+        """What draws the crop of the next picture."""
+        takes_pixels = self.grey is None and self.crop.takes_pixels
+        return DrawnBox(self.crop, draft=self.draft, takes_pixels=takes_pixels)
 
     def flipped(self, image: torch.Tensor) -> torch.Tensor:
         """Flips an image (C, H, W) by chance, drawn as torchvision draws it."""
@@ -178,10 +201,10 @@ class TrainingTransform:
         """Changes colours, and what else a policy changes, of an image (C, H, W)."""
         if not self.colours:
             return image
-        picture = picture_of(image)
+        before = picture = picture_of(image)
         for step in self.colours:
             picture = step(picture)
-        return pixels_of(picture)
+        return image if picture is before else pixels_of(picture)
 
     def erased(self, image: torch.Tensor) -> tuple[Erased, ...]:
         """Draws what timm's step writes into an image (C, H, W)."""

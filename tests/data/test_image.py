@@ -1,6 +1,7 @@
 """Reading one image, and the transforms."""
 
 import io
+import os
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ from PIL import Image
 from acmix.config import Augment, Data
 from acmix.data import evaluation_transform, read_image
 from acmix.data.dataset import seeded
+from acmix.data.image import jpeg_pixels
 from acmix.data.training import training_transform
 from acmix.errors import UsageError
+from tests.support.images import lay_down
 
 RAMP = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))  # (64, 64)
 
@@ -157,3 +160,37 @@ def test_no_other_program_reads_a_picture(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="not an image in a known format"):
         read_image(file)
     assert started == []
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2, "4:1:1"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_pixels_of_a_jpeg_file_are_those_of_the_picture(tmp_path, subsampling, progressive):
+    file = tmp_path / "a.jpg"
+    for width, height in ((64, 48), (65, 47), (3, 5), (17, 200)):
+        pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(file, quality=80, subsampling=subsampling, progressive=progressive)
+        expected = torch.from_numpy(np.array(read_image(file))).permute(2, 0, 1)
+        for source in (file, str(file), io.BytesIO(file.read_bytes())):
+            found = jpeg_pixels(source)
+            assert found is not None
+            assert torch.equal(found, expected)
+            # an open file can be read again
+            assert read_image(source).size == (width, height)
+
+
+def test_pixels_of_other_files_are_left_to_pillow(tmp_path):
+    colour = Image.fromarray(RAMP).convert("RGB")
+    for name, image in (("grey.jpg", Image.fromarray(RAMP)), ("cmyk.jpg", colour.convert("CMYK")), ("a.png", colour)):
+        image.save(tmp_path / name)
+    colour.save(tmp_path / "turned.jpg")
+    lay_down(tmp_path / "turned.jpg")
+    whole = io.BytesIO()
+    colour.save(whole, format="JPEG")
+    (tmp_path / "cut.jpg").write_bytes(whole.getvalue()[:-40])
+    (tmp_path / "hole.jpg").write_bytes(whole.getvalue()[:200] + whole.getvalue()[-2:])
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 9
+    assert [jpeg_pixels(file) for file in [*files, tmp_path / "absent.jpg"]] == [None] * 10

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,8 +50,9 @@ def steps(settings: Config, world_size: int = 1, epoch: int = 0, start_step: int
     together = []
     for step in range(count):
         passes = range(step * accumulation, (step + 1) * accumulation)
-        parts = [stream[number].to("cpu")[:TENSORS] for number in passes for stream in streams]
-        together.append(Batch(*(torch.cat(field) for field in zip(*parts, strict=True))))
+        parts: list[Any] = [stream[number].to("cpu")[:TENSORS] for number in passes for stream in streams]
+        images, targets, weights, failed, index = (torch.cat(field) for field in zip(*parts, strict=True))
+        together.append(Batch(images, targets, weights, failed, index))
     return together
 
 

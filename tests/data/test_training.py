@@ -143,8 +143,8 @@ def test_draft_decodes_large_files_at_a_part_of_their_size(tmp_path: Path, size:
         # grain differs, as the filters do; what lies where does not, but for half a pixel of the result
         differences.append(float((avg_pool2d(whole, 8) - avg_pool2d(part, 8)).abs().mean()))
         with seeded(seed):
-            box = training_transform(Data(img_size=48), augment).new_box()
-            picture = read_image(tmp_path / "train" / "a" / "0.jpg", reduced=box.draw)
+            box = training_transform(Data(img_size=48, draft=True), augment).new_box()
+            picture = read_image(tmp_path / "train" / "a" / "0.jpg", reduced=box.reduced)
             _, _, width, height = box.on(picture)
         assert min(width, height) >= 48 or box.parts == 1
         assert picture.size == tuple(-(-side // box.parts) for side in size)
@@ -160,6 +160,6 @@ def test_draft_leaves_turned_pictures_and_other_formats_whole(tmp_path: Path) ->
     photograph(400, 300).save(turned, quality=90)
     lay_down(turned)
     for file in (turned, png):
-        box = training_transform(Data(img_size=16), Augment()).new_box()
-        assert read_image(file, reduced=box.draw).size == (400, 300)
+        box = training_transform(Data(img_size=16, draft=True), Augment()).new_box()
+        assert read_image(file, reduced=box.reduced).size == (400, 300)
         assert box.box is None
