@@ -157,7 +157,8 @@ def stages(settings: Config, seconds: float) -> dict[str, float]:
     """
     dataset: ImageDataset = train_loader(settings).dataset
     scale = normalisation(settings.data, settings.model.in_chans)
-    batch_size, totals, batches = settings.train.batch_size, dict.fromkeys((*STAGES, DEVICE), 0.0), 0
+    totals: dict[str, float] = dict.fromkeys((*STAGES, DEVICE), 0.0)
+    batch_size, batches = settings.train.batch_size, 0
     with one_thread():
         staged(dataset, scale, range(batch_size))
         until = time.perf_counter() + seconds

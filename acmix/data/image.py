@@ -108,7 +108,9 @@ def jpeg_pixels(
                     return None
                 if reduced is not None and reduced(image) > 1:
                     return None
-        return decode_jpeg(torch.frombuffer(content, dtype=torch.uint8), mode=ImageReadMode.RGB)
+        found = decode_jpeg(torch.frombuffer(content, dtype=torch.uint8), mode=ImageReadMode.RGB)
+        assert isinstance(found, torch.Tensor)
+        return found
     except (*DECODE_ERRORS, RuntimeError):
         return None
 

@@ -4,8 +4,8 @@ python benchmarks/data.py [--seconds S] [--pixels N]
 
 JPEG photographs of two sizes are written, and read in turn by our loader and by timm's two, with the recipe's
 augmentation, whole and with data.draft; CPU seconds of one process with one thread. Then the channels of N pixels are
-compared after the same draws, and the second half of an epoch is read again as a resumed run reads it: equal to the bit,
-or exit status 1.
+compared after the same draws, and the second half of an epoch is read again as a resumed run reads it: equal to the
+bit, or exit status 1.
 
 ->  benchmarks/results/data.csv, data_pixels.csv, data.png
 """
