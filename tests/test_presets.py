@@ -12,10 +12,12 @@ from PIL import Image
 
 from acmix import config
 from acmix.config import Augment, Data
-from acmix.data.image import evaluation_transform, training_transform
+from acmix.data.image import evaluation_transform
+from acmix.data.training import training_transform
 from acmix.errors import UsageError
 from acmix.released import load_config
 from acmix.tasks import Classification
+from tests.support.prepared import finished
 from tests.support.tiny import tiny_config
 
 
@@ -82,14 +84,9 @@ def test_a_key_of_a_preset_that_is_not_there_is_one_line(tmp_path: Path) -> None
 def test_none_prepares_images_exactly_as_evaluation_does(size: tuple[int, int], channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     data = Data(img_size=32, crop_pct=0.8)
-    prepared: list[Any] = [
-        transform(Image.fromarray(pixels))
-        for transform in (
-            evaluation_transform(data, channels),
-            training_transform(data, augment("augment=none"), channels),
-        )
-    ]
-    assert torch.equal(*prepared)
+    picture: Any = Image.fromarray(pixels)
+    prepared = training_transform(data, augment("augment=none"), channels)(picture)
+    assert torch.equal(finished(prepared, data), cast("Any", evaluation_transform(data, channels)(picture)))
 
 
 def test_none_leaves_labels_as_they_are() -> None:
@@ -105,5 +102,5 @@ def test_the_others_change_images_by_chance(preset: str, channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     transform = training_transform(Data(img_size=32), augment(f"augment={preset}"), channels)
     torch.manual_seed(0)
-    one, other = (cast("Any", transform(Image.fromarray(pixels))) for _ in range(2))
+    one, other = (transform(Image.fromarray(pixels)).image for _ in range(2))
     assert not torch.equal(one, other)

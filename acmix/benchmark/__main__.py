@@ -29,6 +29,7 @@ SCRIPTS = {
     "hostile": ("hostile.run", "mutated configurations, images and checkpoints through every command"),
     "survive": ("survive", "runs killed at random moments and started again, beside undisturbed ones"),
     "faults": ("faults.command", "damaged checkpoints, killed ranks and launchers, a full disk, folders of others"),
+    "data": ("published.data", "reading for training beside timm's loaders: a core's speed, pixels, a resumed epoch"),
     "scale": ("scale.check", "the model of scale beside two gloo processes, and its table to 512 cards"),
     "gpu": ("gpu", "everything on this machine's GPU: right first, then how fast"),
 }

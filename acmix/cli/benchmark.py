@@ -104,11 +104,29 @@ def benchmark_data(
     seconds: Annotated[
         float, typer.Option(metavar="S", help="Bound on the whole, in seconds: writing the files, starting, reading.")
     ] = 15.0,
+    against: Annotated[
+        list[str] | None, typer.Option(metavar="PEER", help="timm: read the same files by its loaders, in turn.")
+    ] = None,
+    card: Annotated[float, typer.Option(metavar="X", help="Images/s of a card; says how many cores feed it.")] = 1000.0,
+    draft: Annotated[bool, typer.Option("--draft", help="Decode large files at a part of their size.")] = False,
+    file_size: Annotated[str, typer.Option(metavar="WxH", help="Sides of the files in pixels.")] = "500x375",
+    csv: FiguresOption = None,
 ) -> None:
-    """Time reading, decoding and augmenting JPEG files."""
+    """Time reading, decoding and augmenting JPEG files: of all processes, and of a core by stage."""
     from acmix.benchmark.loading import benchmark_data as run
+    from acmix.benchmark.loading import file_size_of
 
-    run(workers=workers, batch_size=batch_size, img_size=img_size, seconds=seconds)
+    run(
+        workers=workers,
+        batch_size=batch_size,
+        img_size=img_size,
+        seconds=seconds,
+        against=against or [],
+        card=card,
+        draft=draft,
+        size=file_size_of(file_size),
+        csv=csv,
+    )
 
 
 @benchmarks.command("scale")

@@ -9,7 +9,7 @@ from acmix.config.schema import Config
 # what classification alone reads, by section
 OF_CLASSIFICATION = {
     "model": ("num_classes",),
-    "data": ("img_size", "interpolation", "crop_pct"),
+    "data": ("img_size", "interpolation", "crop_pct", "draft"),
     "augment": tuple(key for key in Augment.model_fields if key != "hflip"),
 }
 

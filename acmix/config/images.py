@@ -100,6 +100,10 @@ class Data(Section):
     white: float | None = Field(default=None, gt=0.0, le=2.0**32, examples=[4095])
     """The value that is white in grey of more than 8 bits. null: 65535, or what a TIFF says; floats: 1 or 255."""
 
+    draft: bool = Field(default=False, examples=[True])
+    """Decode large JPEG files at 1/2, 1/4 or 1/8 in training. Where the random crop is that much larger than
+    `data.img_size`: faster, and other pixels. In classification, not for a timm reader that streams (wds/, hfids/)."""
+
     workers: int | None = Field(default=None, ge=0, le=256, examples=[4])
     """Reading processes for each training process. null: the cores at hand shared out, at most 8."""
 

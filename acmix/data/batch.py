@@ -4,48 +4,123 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
+from torch.utils.data import default_collate
 
 from acmix.errors import UsageError
 
 # the share of a split's files that may be unreadable
 UNREADABLE_SHARE = 0.01
+# mean and std, one value a channel
+Scale = tuple[Sequence[float], Sequence[float]]
+
+
+class Finish(NamedTuple):
+    """What is left to do to images of bytes once they are on the device: normalise them, then erase rectangles."""
+
+    mean: torch.Tensor  # (in_chans, 1, 1) float32, of pixels of 0 to 1
+    std: torch.Tensor  # (in_chans, 1, 1) float32
+    places: torch.Tensor  # (n, 6) int64: row, top, left, height, width, and 1 where one colour fills it, else 0
+    values: torch.Tensor  # float32, of all rectangles, one after the other
+
+    def __call__(self, images: torch.Tensor, memory_format: torch.memory_format) -> torch.Tensor:
+        """Images of bytes (b, in_chans, H, W) -> float32, normalised, in a memory format."""
+        done = images.to(torch.float32, memory_format=memory_format)
+        done.div_(255).sub_(self.mean).div_(self.std)
+        start = 0
+        for row, top, left, height, width, is_plain in self.places.tolist():
+            shape = (images.shape[1], 1, 1) if is_plain else (images.shape[1], height, width)
+            end = start + math.prod(shape)
+            done[row, :, top : top + height, left : left + width] = self.values[start:end].view(shape)
+            start = end
+        return done
 
 
 class Batch(NamedTuple):
     """Images with their labels.
 
+    Images of a training batch are bytes until `to` hands them to a device, which does what `finish` says.
     `weights` is 0 for a row that must not be counted: padding of an evaluation, or an unreadable file in it.
     `failed` holds the dataset index of an unreadable file met while this row was made, else -1.
     `index` holds the dataset index the row was asked for, -1 for padding.
     """
 
-    images: torch.Tensor  # (b, in_chans, H, W) float32, normalised
+    images: torch.Tensor  # (b, in_chans, H, W) float32, normalised; uint8 where there is something to finish
     targets: torch.Tensor  # (b,) int64
     weights: torch.Tensor  # (b,) float32
     failed: torch.Tensor  # (b,) int64
     index: torch.Tensor  # (b,) int64  # pyright: ignore[reportIncompatibleMethodOverride]
+    finish: Finish | None = None
 
     def to(self, device: torch.device | str, memory_format: torch.memory_format = torch.contiguous_format) -> Batch:
-        """Copies what a model needs to a device, without waiting; `failed` and `index` stay on the CPU."""
+        """Copies what a model needs to a device, without waiting, and finishes the images there.
+
+        Args:
+            device: where the model lies; `failed` and `index` stay on the CPU.
+            memory_format: of the images.
+
+        Returns:
+            A batch of float32 images, normalised, with nothing left to finish.
+        """
         images, targets, weights = (
             each.to(device, non_blocking=True) for each in (self.images, self.targets, self.weights)
         )
-        return self._replace(images=images.contiguous(memory_format=memory_format), targets=targets, weights=weights)
+        if self.finish is None:
+            images = images.contiguous(memory_format=memory_format)
+        else:
+            mean, std, values = (
+                each.to(device, non_blocking=True) for each in (self.finish.mean, self.finish.std, self.finish.values)
+            )
+            images = self.finish._replace(mean=mean, std=std, values=values)(images, memory_format)
+        return self._replace(images=images, targets=targets, weights=weights, finish=None)
 
 
-def collate(rows: list[Any]) -> Batch:
-    """Stacks rows into a batch."""
-    images, targets, weights, failed, index = zip(*rows, strict=True)
+def collate(rows: list[Any], scale: Scale | None = None) -> Batch:
+    """Stacks rows into a batch.
+
+    Args:
+        rows: see `acmix.data.dataset.Row`.
+        scale: mean and std, one value a channel, of images of bytes; None: they are normalised.
+    """
+    images, targets, weights, failed, index, erased = zip(*rows, strict=True)
     return Batch(
-        images=torch.stack(images),
+        images=stacked([*images]),
         targets=torch.tensor(targets, dtype=torch.int64),
         weights=torch.tensor(weights, dtype=torch.float32),
         failed=torch.tensor(failed, dtype=torch.int64),
         index=torch.tensor(index, dtype=torch.int64),
+        finish=None if scale is None else finish(scale, erased),
+    )
+
+
+def stacked(images: list[torch.Tensor]) -> torch.Tensor:
+    """Images (in_chans, H, W) as (b, in_chans, H, W); bytes keep their channels side by side in memory."""
+    if images[0].dtype != torch.uint8:
+        return torch.stack(images)
+    # of torch's own function, which stacks into shared memory where a reading process calls it
+    return default_collate([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+
+
+def finish(scale: Scale, erased: Sequence[Sequence[Any]]) -> Finish:
+    """What is left to do to a batch.
+
+    Args:
+        scale: mean and std, one value a channel.
+        erased: for each image its rectangles, see `acmix.data.training.Erased`.
+    """
+    mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in scale)
+    found = [(row, each) for row, rectangles in enumerate(erased) for each in rectangles]
+    places = [(row, *each[:4], int(each.values.shape[1:] == (1, 1))) for row, each in found]
+    return Finish(
+        mean,
+        std,
+        torch.tensor(places, dtype=torch.int64).view(len(places), 6),
+        torch.cat([torch.empty(0), *(each.values.flatten() for _, each in found)]),
     )
 
 

@@ -18,15 +18,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.random import mtrand
 from PIL import Image
 from torch.utils.data import Dataset
 
 from acmix.config import Augment, Config, Data
 from acmix.data.classes import Trained, open_trained
 from acmix.data.fingerprint import fingerprint
-from acmix.data.image import evaluation_transform, read_image, reader, training_transform
+from acmix.data.image import evaluation_transform, jpeg_pixels, read_image, reader
 from acmix.data.shards.address import CannotFetch
 from acmix.data.sources import Source, open_source
+from acmix.data.training import DrawnBox, Erased, Prepared, TrainingTransform, training_transform
 from acmix.errors import UsageError
 from acmix.names import shown
 
@@ -34,16 +36,19 @@ from acmix.names import shown
 PADDING = -1
 # unreadable neighbours that training skips over before it gives up on a row
 SUBSTITUTES = 16
+# generators that NumPy may draw from while an image is changed
+SPARE: list[np.random.MT19937] = []
 
 
 class Row(NamedTuple):
     """One row of a batch; see `Batch` for the meaning of the fields."""
 
-    image: torch.Tensor  # (in_chans, H, W)
+    image: torch.Tensor  # (in_chans, H, W); bytes in training
     target: int
     weight: float
     failed: int
     index: int  # pyright: ignore[reportIncompatibleMethodOverride]
+    erased: tuple[Erased, ...] = ()
 
 
 def seed_of(*parts: int) -> int:
@@ -54,9 +59,15 @@ def seed_of(*parts: int) -> int:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Sets the generators that transforms draw from, and restores them at the end."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    """Sets the generators that transforms draw from, and restores them at the end.
+
+    But for a normal number that NumPy may have in store: it draws two at a time.
+    """
+    before = random.getstate(), mtrand.get_bit_generator(), torch.get_rng_state()
     random.seed(seed)
+    # another generator in the place of NumPy's, whose state takes long to copy
+    spare = SPARE.pop() if SPARE else np.random.MT19937()
+    mtrand.set_bit_generator(spare)
     np.random.seed(seed % 2**32)
     # not torch.manual_seed: that would reset the GPU's generators too
     torch.default_generator.manual_seed(seed)
@@ -64,7 +75,8 @@ def seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         random.setstate(before[0])
-        np.random.set_state(before[1])
+        mtrand.set_bit_generator(before[1])
+        SPARE.append(spare)
         torch.set_rng_state(before[2])
 
 
@@ -109,11 +121,11 @@ class ImageDataset(Dataset[Row]):
 
     source: Source
     split: str
-    transform: Callable[[Any], Any]
+    transform: Callable[..., Any]
     training: bool
     blank_shape: tuple[int, int, int]
     seed: int
-    read: Callable[[Any], Image.Image] = read_image
+    read: Callable[..., Image.Image] = read_image
 
     @property
     def classes(self) -> list[str]:
@@ -153,22 +165,47 @@ class ImageDataset(Dataset[Row]):
         tries = SUBSTITUTES if self.training else 1
         for step in range(tries):
             chosen = (index + step) % len(self)
-            image = self.image(chosen, sample_seed)
-            if image is not None:
-                return Row(image, self.source.target(chosen), 1.0, index if step else -1, index)
-        return Row(torch.zeros(self.blank_shape), self.source.target(index), 0.0, index, index)
+            found = self.image(chosen, sample_seed)
+            if found is not None:
+                failed = index if step else -1
+                return Row(found.image, self.source.target(chosen), 1.0, failed, index, found.erased)
+        blank = self.blank()
+        return Row(blank.image, self.source.target(index), 0.0, index, index, blank.erased)
 
-    def image(self, index: int, sample_seed: int) -> torch.Tensor | None:
+    def blank(self) -> Prepared:
+        """An image of zeros once it is finished."""
+        if not self.training:
+            return Prepared(torch.zeros(self.blank_shape))
+        channels, height, width = self.blank_shape
+        zeros = Erased(0, 0, height, width, torch.zeros(channels, 1, 1))
+        return Prepared(torch.zeros(self.blank_shape, dtype=torch.uint8), (zeros,))
+
+    def image(self, index: int, sample_seed: int) -> Prepared | None:
         """A row's picture as (in_chans, H, W), or None where the file is unreadable."""
-        try:
-            picture = self.picture(index)
-        except CannotFetch:
-            # the image is not to blame
-            raise
-        except (UsageError, OSError):
-            return None
         with seeded(sample_seed):
-            return self.transform(picture)
+            transform = self.transform
+            box = transform.new_box() if isinstance(transform, TrainingTransform) else None
+            try:
+                picture = self.picture(index) if box is None else self.pixels(index, box)
+            except CannotFetch:
+                # the image is not to blame
+                raise
+            except (UsageError, OSError):
+                return None
+            done = transform(picture) if box is None else transform(picture, box)
+        return done if isinstance(done, Prepared) else Prepared(done)
+
+    def pixels(self, index: int, box: DrawnBox) -> Image.Image | torch.Tensor:
+        """What training crops: as `picture`, or of an ordinary JPEG file its pixels, uint8 (3, h, w).
+
+        Args:
+            index: a row.
+            box: of the transform; drawn before the file is decoded where it may be decoded at a part of its size.
+        """
+        opened = self.source.open(index)
+        with nullcontext(opened) if isinstance(opened, str) else opened as file:
+            found = jpeg_pixels(file, box.reduced) if box.takes_pixels else None
+            return self.read(file, reduced=box.reduced) if found is None else found
 
     def picture(self, index: int) -> Image.Image:
         """A row's picture as it lies in its file; UsageError or OSError where that is unreadable."""

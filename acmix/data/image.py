@@ -1,8 +1,8 @@
-"""From the bytes of one image file to an RGB picture, and the transforms that follow."""
+"""From the bytes of one image file to an RGB picture, and what evaluation does to it."""
 
 from __future__ import annotations
 
-import itertools
+import io
 import os
 import stat
 import warnings
@@ -10,16 +10,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import IO, Any
 
+import torch
 from PIL import Image
-from timm.data import auto_augment
 from timm.data.transforms_factory import create_transform
 from torchvision import transforms
+from torchvision.io import ImageReadMode, decode_jpeg
 
-from acmix.config import Augment, Data
-from acmix.data.pixels import DECODE_ERRORS, WHITE, Colour, UnknownScaleError, formats, raw_mode, to_rgb
-from acmix.data.policy import check_policy
-from acmix.data.resized import ResizedCentre, bounded
+from acmix.config import Data
+from acmix.data.pixels import DECODE_ERRORS, WHITE, Colour, UnknownScaleError, formats, raw_mode, to_rgb, turn_of
+from acmix.data.resized import bounded
 from acmix.errors import UsageError
+
+# how a JPEG file begins, and how a whole one ends
+JPEG_BEGIN, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 
 def read_image(
@@ -28,6 +31,7 @@ def read_image(
     background: Colour = WHITE,
     white: float | None = None,
     size: tuple[int, int] | None = None,
+    reduced: Callable[[Image.Image], int] | None = None,
 ) -> Image.Image:
     """Reads one image to the last byte and returns it as RGB, from any mode; of a film, the first picture.
 
@@ -37,6 +41,8 @@ def read_image(
         white: the value that is white in grey of more than 8 bits; None: as `acmix.data.pixels` says.
         size: width and height of labels drawn on the picture, whose tools may not have turned it. A picture stored
             in this size stays as stored.
+        reduced: told of a JPEG file that is not turned, before it is decoded; gives 1, 2, 4 or 8, and the picture is
+            decoded at one of so many parts of its sides, rounded up.
 
     Returns:
         The picture, mode "RGB", 8 bits a channel, turned as its EXIF orientation says (but see `size`).
@@ -48,7 +54,7 @@ def read_image(
     with warnings.catch_warnings():
         # damaged EXIF, sizes between Pillow's limit and twice that: the pixels are unaffected
         warnings.simplefilter("ignore")
-        return decoded(source, background=background, white=white, size=size)
+        return decoded(source, background=background, white=white, size=size, reduced=reduced)
 
 
 def decoded(
@@ -57,6 +63,7 @@ def decoded(
     background: Colour = WHITE,
     white: float | None = None,
     size: tuple[int, int] | None = None,
+    reduced: Callable[[Image.Image], int] | None = None,
 ) -> Image.Image:
     """`read_image` for one of several threads: Python's filters of warnings belong to all of them."""
     path = source if isinstance(source, str | os.PathLike) else getattr(source, "name", "in memory")
@@ -66,12 +73,58 @@ def decoded(
             raise OSError("a pipe, a socket or a device, an image file was expected")
         with Image.open(source, formats=formats()) as image:
             stored = raw_mode(image)
+            if reduced is not None and image.format == "JPEG" and turn_of(image) is None:
+                parts = reduced(image)
+                image.draft(None, (image.width // parts, image.height // parts))
             image.load()
             return to_rgb(image, background, white, stored=stored, size=size)
     except UnknownScaleError as error:
         raise UsageError(f"cannot read image {path}: {error}") from None
     except DECODE_ERRORS as error:
         raise UsageError(f"cannot read image {path}: {why_unreadable(path, error)}; replace or remove it") from None
+
+
+def jpeg_pixels(
+    source: str | os.PathLike[str] | IO[bytes], reduced: Callable[[Image.Image], int] | None = None
+) -> torch.Tensor | None:
+    """Reads an ordinary JPEG file, to the same bits as `read_image` in less time.
+
+    Args:
+        source: a path, or a binary file that can be read again.
+        reduced: as for `read_image`.
+
+    Returns:
+        uint8 (3, h, w), whose channels lie side by side in memory. None where `read_image` is to read it, or to say why
+        not: another format, grey or CMYK, turned by its EXIF, to be reduced, cut off or damaged.
+    """
+    try:
+        content = content_of(source)
+        if content[:2] != JPEG_BEGIN or content[-2:] != JPEG_END:
+            return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+                if image.format != "JPEG" or image.mode != "RGB" or turn_of(image) is not None:
+                    return None
+                if reduced is not None and reduced(image) > 1:
+                    return None
+        found = decode_jpeg(torch.frombuffer(content, dtype=torch.uint8), mode=ImageReadMode.RGB)
+        assert isinstance(found, torch.Tensor)
+        return found
+    except (*DECODE_ERRORS, RuntimeError):
+        return None
+
+
+def content_of(source: str | os.PathLike[str] | IO[bytes]) -> bytearray:
+    """The bytes of a file; none of a pipe, which may not end, and of an open file as often as asked."""
+    if not isinstance(source, str | os.PathLike):
+        content = bytearray(source.read())
+        source.seek(0)
+        return content
+    if not stat.S_ISREG(os.stat(source).st_mode):
+        return bytearray()
+    with open(source, "rb") as file:
+        return bytearray(file.read())
 
 
 def reader(data: Data) -> Callable[..., Image.Image]:
@@ -119,60 +172,6 @@ def evaluation_transform(data: Data, in_chans: int = 3) -> transforms.Compose:
         crop_pct=data.crop_pct,
     )
     return with_channels(bounded(transform), in_chans)
-
-
-def training_transform(data: Data, augment: Augment, in_chans: int = 3) -> transforms.Compose:
-    """Builds what training does to a picture, in timm's order; mixup and cutmix come later, on whole batches.
-
-    As in timm and in the Swin recipe, `auto_augment` switches `color_jitter` off. Without `augment.scale`, the crop is
-    that of evaluation. Arguments, result and errors are as for `evaluation_transform`, with `augment` for crops, flips
-    and colours.
-    """
-    mean, std = normalisation(data, in_chans)
-    if augment.auto_augment:
-        check_policy(augment.auto_augment)
-    transform: Any = create_transform(
-        data.img_size,
-        is_training=True,
-        scale=augment.scale or (1.0, 1.0),
-        ratio=augment.ratio,
-        hflip=augment.hflip,
-        vflip=augment.vflip,
-        color_jitter=augment.color_jitter,  # pyright: ignore[reportArgumentType]  (None is allowed)
-        auto_augment=augment.auto_augment,
-        re_prob=augment.random_erasing,
-        re_mode=augment.random_erasing_mode,
-        re_count=augment.random_erasing_count,
-        interpolation=data.interpolation,
-        mean=mean,
-        std=std,
-    )
-    if augment.scale is None:
-        # in the place of the random crop, which stands first
-        steps: Any = evaluation_transform(data, in_chans)
-        transform.transforms[:1] = [step for step in steps.transforms if isinstance(step, ResizedCentre)]
-    keep_posterize_to_black(transform)
-    return with_channels(transform, in_chans)
-
-
-def keep_posterize_to_black(transform: Any) -> None:
-    """Lets timm's augmentations posterize to 0 bits, a black picture, as they always could.
-
-    RandAugment asks for it at magnitude 10, which "rand-m9-mstd0.5-inc1" draws now and then; Pillow 13 refuses it.
-    """
-    for step in transform.transforms:
-        # RandAugment and AugMix hold operations, AutoAugment holds pairs of them
-        operations = [*getattr(step, "ops", []), *itertools.chain(*getattr(step, "policy", []))]
-        for operation in operations:
-            if operation.aug_fn is auto_augment.posterize:
-                operation.aug_fn = posterize
-
-
-def posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
-    """The picture with so many bits a channel, none included."""
-    if bits == 0:
-        return Image.new(image.mode, image.size)
-    return auto_augment.posterize(image, bits, **options)
 
 
 def normalisation(data: Data, in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from acmix.config import Config
 from acmix.data.batch import Batch, collate
 from acmix.data.classes import Trained
 from acmix.data.dataset import PADDING, ceil_div, check_classes, open_dataset, seed_of
+from acmix.data.image import normalisation
 from acmix.data.readers import Loader
 from acmix.data.shards.source import Shards
 from acmix.data.stream import is_stream, open_stream, read_evaluation, read_training
@@ -110,7 +112,14 @@ def train_loader(config: Config, *, rank: int = 0, world_size: int = 1, pin_memo
     if isinstance(dataset.source, Shards):
         here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size)) / world_size
         dataset.source = dataset.source.with_cache_note(train.batch_size * train.accumulation * world_size, here)
-    return training_batches(config, dataset, collate=collate, rank=rank, world_size=world_size, pin_memory=pin_memory)
+    return training_batches(
+        config,
+        dataset,
+        collate=partial(collate, scale=normalisation(config.data, config.model.in_chans)),
+        rank=rank,
+        world_size=world_size,
+        pin_memory=pin_memory,
+    )
 
 
 def training_batches(

@@ -41,6 +41,8 @@ TURNS = {
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
 # formats that Pillow hands to Ghostscript, or to a program that has told it to
 BY_OTHER_PROGRAMS = ("EPS", "BUFR", "GRIB", "HDF5", "WMF")
+# formats of most pictures, which their first bytes tell from all others
+USUAL = ("JPEG", "PNG")
 # formats whose deep pictures Pillow always stretches to 16 bits
 STRETCHED = ("PPM", "JPEG2000")
 # no value above: 12 bits in a 16-bit file, or a picture that shows nothing
@@ -74,10 +76,12 @@ class UnknownScaleError(ValueError):
 def formats() -> tuple[str, ...]:
     """The formats that are looked for in a file, whatever its name: Pillow's, but for those that other programs read.
 
-    Of PostScript, Pillow would have Ghostscript run what is written in the file.
+    Of PostScript, Pillow would have Ghostscript run what is written in the file. The usual formats come first: Pillow
+    tries one after the other.
     """
     Image.init()
-    return tuple(name for name in Image.ID if name not in BY_OTHER_PROGRAMS)
+    known = [name for name in Image.ID if name not in BY_OTHER_PROGRAMS]
+    return (*(name for name in USUAL if name in known), *(name for name in known if name not in USUAL))
 
 
 def raw_mode(image: Image.Image) -> str:

@@ -17,14 +17,15 @@ from timm.data.readers.shared_count import SharedCount
 from torch.utils.data import IterableDataset, get_worker_info
 
 from acmix.config import Config, Data
-from acmix.data.batch import Batch, collate
+from acmix.data.batch import Batch, Scale, collate
 from acmix.data.classes import Trained, labels
 from acmix.data.dataset import PADDING, Row, ceil_div, check_classes, seed_of, seeded
 from acmix.data.huggingface import need_package
-from acmix.data.image import evaluation_transform, training_transform
+from acmix.data.image import evaluation_transform, normalisation
 from acmix.data.pixels import to_rgb
 from acmix.data.readers import Loader
 from acmix.data.sources import data_folder, split_name
+from acmix.data.training import training_transform
 from acmix.data.worker import start_worker
 from acmix.errors import UsageError
 
@@ -70,6 +71,8 @@ class StreamDataset(IterableDataset[Any]):
         self.classes = class_names(reader) or [str(label) for label in range(self.num_classes)]
         # the label for each of the stream's own; None: the same
         self.table: list[int] | None = None
+        # of training's images, which are bytes
+        self.scale = normalisation(config.data, config.model.in_chans) if split == "train" else None
 
     def __len__(self) -> int:
         return self.reader.num_samples
@@ -102,7 +105,8 @@ class StreamDataset(IterableDataset[Any]):
         for count, (picture, target) in enumerate(self.reader):
             index = count * workers + worker
             with seeded(seed_of(self.seed, self.epoch.value, self.rank, index)):
-                yield Row(self.transform(self.to_rgb(picture)), self.label(target), 1.0, -1, index)
+                image, erased = self.transform(self.to_rgb(picture))
+                yield Row(image, self.label(target), 1.0, -1, index, erased)
 
     def evaluation_rows(self) -> Iterator[Row]:
         """Every world_size-th row; a missing row counts as an unreadable file, of weight 0."""
@@ -261,7 +265,7 @@ def batches(stream: StreamDataset, epoch: int, *, workers: int, pin_memory: bool
     loader = Loader(
         stream,
         batch_size=stream.batch_size,
-        collate_fn=collate_or_message,
+        collate_fn=partial(collate_or_message, scale=stream.scale),
         num_workers=workers,
         pin_memory=pin_memory,
         worker_init_fn=start_worker,
@@ -274,7 +278,7 @@ def batches(stream: StreamDataset, epoch: int, *, workers: int, pin_memory: bool
         yield batch
 
 
-def collate_or_message(rows: list[Row | str]) -> Batch | str:
+def collate_or_message(rows: list[Row | str], scale: Scale | None) -> Batch | str:
     """A batch, or the message that one of the rows is."""
     messages = [row for row in rows if isinstance(row, str)]
-    return messages[0] if messages else collate(rows)
+    return messages[0] if messages else collate(rows, scale)

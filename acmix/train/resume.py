@@ -50,7 +50,7 @@ EFFECTS = {
         ("data.img_size", "data.interpolation", "data.crop_pct", "data.mean", "data.std", "data.background"),
         "applies from step {step} on; accuracies before and after are not comparable",
     ),
-    **dict.fromkeys(("augment.", "task."), "applies from step {step} on"),
+    **dict.fromkeys(("augment.", "task.", "data.draft"), "applies from step {step} on"),
     **dict.fromkeys(
         ("augment.mixup", "augment.cutmix", "augment.label_smoothing"),
         "applies from step {step} on; training losses before and after are not comparable",

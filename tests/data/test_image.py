@@ -1,6 +1,7 @@
 """Reading one image, and the transforms."""
 
 import io
+import os
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ from PIL import Image
 from acmix.config import Augment, Data
 from acmix.data import evaluation_transform, read_image
 from acmix.data.dataset import seeded
-from acmix.data.image import training_transform
+from acmix.data.image import jpeg_pixels
+from acmix.data.training import training_transform
 from acmix.errors import UsageError
+from tests.support.images import lay_down
 
 RAMP = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))  # (64, 64)
 
@@ -116,7 +119,7 @@ def test_one_channel_reads_grey_with_the_averaged_mean_and_std():
     assert torch.allclose(evaluation_transform(grey, in_chans=1)(white), torch.full((1, 32, 32), 1.5))
     for seed in range(20):
         torch.manual_seed(seed)
-        assert training_transform(data, Augment(), in_chans=1)(white).shape == (1, 32, 32)
+        assert training_transform(data, Augment(), in_chans=1)(white).image.shape == (1, 32, 32)
 
 
 @pytest.mark.parametrize(
@@ -137,16 +140,15 @@ def test_training_follows_the_crop_scale_also_for_small_images():
     still = Augment(scale=(1.0, 1.0), ratio=(1.0, 1.0), hflip=0.0, auto_augment=None, color_jitter=None)
     still = still.model_copy(update={"random_erasing": 0.0})
     image = Image.fromarray(RAMP[:32, :32])
-    data = Data(img_size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    out: Any = training_transform(data, still)(image.convert("RGB"))
-    assert torch.equal(out[0], torch.from_numpy(RAMP[:32, :32] / np.float32(255)))
+    out = training_transform(Data(img_size=32), still)(image.convert("RGB"))
+    assert torch.equal(out.image, torch.from_numpy(RAMP[:32, :32]).expand(3, 32, 32))
 
 
 def test_the_strongest_randaugment_never_fails_on_a_picture():
-    transform: Any = training_transform(Data(img_size=16), Augment(auto_augment="rand-m10-n8-inc1"))
+    transform = training_transform(Data(img_size=16), Augment(auto_augment="rand-m10-n8-inc1"))
     for seed in range(60):
         with seeded(seed):
-            assert transform(Image.fromarray(RAMP).convert("RGB")).isfinite().all()
+            assert transform(Image.fromarray(RAMP).convert("RGB")).image.shape == (3, 16, 16)
 
 
 def test_no_other_program_reads_a_picture(tmp_path, monkeypatch):
@@ -158,3 +160,37 @@ def test_no_other_program_reads_a_picture(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="not an image in a known format"):
         read_image(file)
     assert started == []
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2, "4:1:1"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_pixels_of_a_jpeg_file_are_those_of_the_picture(tmp_path, subsampling, progressive):
+    file = tmp_path / "a.jpg"
+    for width, height in ((64, 48), (65, 47), (3, 5), (17, 200)):
+        pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(file, quality=80, subsampling=subsampling, progressive=progressive)
+        expected = torch.from_numpy(np.array(read_image(file))).permute(2, 0, 1)
+        for source in (file, str(file), io.BytesIO(file.read_bytes())):
+            found = jpeg_pixels(source)
+            assert found is not None
+            assert torch.equal(found, expected)
+            # an open file can be read again
+            assert read_image(source).size == (width, height)
+
+
+def test_pixels_of_other_files_are_left_to_pillow(tmp_path):
+    colour = Image.fromarray(RAMP).convert("RGB")
+    for name, image in (("grey.jpg", Image.fromarray(RAMP)), ("cmyk.jpg", colour.convert("CMYK")), ("a.png", colour)):
+        image.save(tmp_path / name)
+    colour.save(tmp_path / "turned.jpg")
+    lay_down(tmp_path / "turned.jpg")
+    whole = io.BytesIO()
+    colour.save(whole, format="JPEG")
+    (tmp_path / "cut.jpg").write_bytes(whole.getvalue()[:-40])
+    (tmp_path / "hole.jpg").write_bytes(whole.getvalue()[:200] + whole.getvalue()[-2:])
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 9
+    assert [jpeg_pixels(file) for file in [*files, tmp_path / "absent.jpg"]] == [None] * 10

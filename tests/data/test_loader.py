@@ -5,6 +5,7 @@ import os
 import random
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,14 @@ import torch
 from acmix.config import Augment, Config, validate
 from acmix.data import UnreadableFiles, open_dataset, train_loader, val_loader
 from acmix.data.batch import Batch
+from acmix.data.dataset import seeded
 from acmix.data.loader import worker_count
 from acmix.errors import UsageError
 from tests.support.images import make_image_folder
 
 CLASSES = 5
+# the fields of a batch that are one tensor each
+TENSORS = 5
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +50,16 @@ def steps(settings: Config, world_size: int = 1, epoch: int = 0, start_step: int
     together = []
     for step in range(count):
         passes = range(step * accumulation, (step + 1) * accumulation)
-        parts = [stream[number] for number in passes for stream in streams]
-        together.append(Batch(*(torch.cat(field) for field in zip(*parts, strict=True))))
+        parts: list[Any] = [stream[number].to("cpu")[:TENSORS] for number in passes for stream in streams]
+        images, targets, weights, failed, index = (torch.cat(field) for field in zip(*parts, strict=True))
+        together.append(Batch(images, targets, weights, failed, index))
     return together
 
 
 def assert_same(left: list[Batch], right: list[Batch]) -> None:
     assert len(left) == len(right) > 0
     for a, b in zip(left, right, strict=True):
-        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+        assert all(torch.equal(x, y) for x, y in zip(a[:TENSORS], b[:TENSORS], strict=True))
 
 
 def test_one_process_two_processes_and_accumulation_see_the_same_images(folder):
@@ -77,7 +82,7 @@ def test_an_epoch_continues_where_it_was_left(folder):
     loader = train_loader(settings)
     next(loader.epoch(0))
     assert_same([Batch(*batch) for batch in steps(settings, epoch=1)], whole)
-    left = list(loader.epoch(1, start_step=2))
+    left = [batch.to("cpu") for batch in loader.epoch(1, start_step=2)]
     assert torch.equal(torch.cat([batch.images for batch in left]), torch.cat([batch.images for batch in whole[2:]]))
 
 
@@ -212,8 +217,10 @@ def test_a_split_without_one_readable_image_gives_rows_without_weight(tmp_path):
 
 
 def test_a_batch_moves_what_a_model_needs(folder):
-    batch = next(iter(val_loader(config(folder)))).to("meta")
-    assert [each.device.type for each in batch] == ["meta", "meta", "meta", "cpu", "cpu"]
+    for batches in (val_loader(config(folder)), train_loader(config(folder)).epoch(0)):
+        batch = next(iter(batches)).to("meta")
+        assert [each.device.type for each in batch[:TENSORS]] == ["meta", "meta", "meta", "cpu", "cpu"]
+        assert (batch.images.dtype, batch.finish) == (torch.float32, None)
 
 
 @pytest.mark.parametrize(("processes", "workers"), [(1, 8), (2, 8), (4, 5), (20, 1), (40, 0)])
@@ -234,3 +241,29 @@ def test_readers_survive_ctrl_c(folder):
         assert reader.pid is not None
         os.kill(reader.pid, signal.SIGINT)
     assert sum(1 for _ in batches) == 6
+
+
+def test_what_an_image_draws_leaves_the_generators_alone():
+    def draw() -> list[float]:
+        return [random.random(), np.random.random(), float(torch.rand(()))]
+
+    with seeded(3):
+        expected = draw()
+    for seed in (5, 6):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        alone = [draw(), draw()]
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        first = draw()
+        with seeded(3):
+            assert draw() == expected
+        # one in the other too
+        with seeded(4):
+            inner = draw()
+            with seeded(3):
+                assert draw() == expected
+            assert draw() != inner
+        assert [first, draw()] == alone

@@ -15,7 +15,8 @@ from torchvision.transforms import InterpolationMode
 
 from acmix.config import Augment, Data
 from acmix.data import resized
-from acmix.data.image import evaluation_transform, training_transform
+from acmix.data.image import evaluation_transform
+from acmix.data.training import training_transform
 
 THIN = [(1, 3000), (700, 3), (2, 1999), (40, 900), (1001, 5), (17, 523)]
 
@@ -76,5 +77,5 @@ def test_a_thin_picture_takes_no_memory_to_speak_of(size: tuple[int, int]) -> No
         training_transform(Data(), Augment(scale=None)),
     ):
         drawn: Any = transform(picture)
-        assert drawn.shape == (3, 224, 224)
+        assert getattr(drawn, "image", drawn).shape == (3, 224, 224)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 2**10
