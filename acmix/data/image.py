@@ -23,6 +23,8 @@ from acmix.errors import UsageError
 
 # how a JPEG file begins, and how a whole one ends
 JPEG_BEGIN, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+# a longer file is read by Pillow, which reads on as it decodes
+MOST_JPEG_BYTES = 2**26
 
 
 def read_image(
@@ -99,7 +101,7 @@ def jpeg_pixels(
     """
     try:
         content = content_of(source)
-        if content[:2] != JPEG_BEGIN or content[-2:] != JPEG_END:
+        if content[-2:] != JPEG_END:
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -116,15 +118,24 @@ def jpeg_pixels(
 
 
 def content_of(source: str | os.PathLike[str] | IO[bytes]) -> bytearray:
-    """The bytes of a file; none of a pipe, which may not end, and of an open file as often as asked."""
+    """The bytes of a JPEG file; none of what begins otherwise, is too long, or is a pipe, which may not end."""
     if not isinstance(source, str | os.PathLike):
-        content = bytearray(source.read())
+        content = begun(source)
         source.seek(0)
         return content
     if not stat.S_ISREG(os.stat(source).st_mode):
         return bytearray()
     with open(source, "rb") as file:
-        return bytearray(file.read())
+        return begun(file)
+
+
+def begun(file: IO[bytes]) -> bytearray:
+    """What is in an open file, if it begins as a JPEG file and is no longer than one may be."""
+    content = bytearray(file.read(len(JPEG_BEGIN)))
+    if content != JPEG_BEGIN:
+        return bytearray()
+    content += file.read(MOST_JPEG_BYTES)
+    return content if len(content) < MOST_JPEG_BYTES else bytearray()
 
 
 def reader(data: Data) -> Callable[..., Image.Image]:

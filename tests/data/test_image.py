@@ -11,6 +11,7 @@ from PIL import Image
 
 from acmix.config import Augment, Data
 from acmix.data import evaluation_transform, read_image
+from acmix.data import image as image_module
 from acmix.data.dataset import seeded
 from acmix.data.image import jpeg_pixels
 from acmix.data.training import training_transform
@@ -194,3 +195,18 @@ def test_pixels_of_other_files_are_left_to_pillow(tmp_path):
     files = sorted(tmp_path.iterdir())
     assert len(files) == 9
     assert [jpeg_pixels(file) for file in [*files, tmp_path / "absent.jpg"]] == [None] * 10
+
+
+def test_a_jpeg_file_that_is_too_long_is_not_read_whole(tmp_path, monkeypatch):
+    path = tmp_path / "picture.jpg"
+    Image.new("RGB", (8, 8), "red").save(path)
+    assert jpeg_pixels(path) is not None
+    size = path.stat().st_size
+    monkeypatch.setattr(image_module, "MOST_JPEG_BYTES", size)
+    assert jpeg_pixels(path) is None
+    with open(path, "rb") as file:
+        assert jpeg_pixels(file) is None
+        # from its beginning again
+        assert read_image(file).size == (8, 8)
+    monkeypatch.setattr(image_module, "MOST_JPEG_BYTES", size + 1)
+    assert jpeg_pixels(path) is not None
