@@ -36,8 +36,10 @@ def keep_no_more() -> None:
 @contextmanager
 def given_back() -> Iterator[None]:
     """Inside, memory goes back to the system as soon as it is freed, so that a peak is of what is held at once."""
-    if is_glibc():
-        ctypes.CDLL(None).malloc_trim(0)
+    if is_set_by_user() or not is_glibc():
+        yield
+        return
+    ctypes.CDLL(None).malloc_trim(0)
     tell(NOTHING)
     try:
         yield
@@ -63,8 +65,12 @@ def is_set_by_user() -> bool:
 def tell(settings: dict[int, int]) -> None:
     """Hands settings to glibc's malloc."""
     if is_glibc():
-        for name, value in settings.items():
-            ctypes.CDLL(None).mallopt(name, value)
+        mallopt = ctypes.CDLL(None).mallopt
+        # an older glibc may take no threshold above 32 MiB; the others alone would fix it at 128 KiB
+        if not mallopt(MMAP, settings[MMAP]):
+            mallopt(MMAP, USUAL[MMAP])
+        mallopt(TRIM, settings[TRIM])
+        mallopt(TOP_PAD, settings[TOP_PAD])
 
 
 def is_glibc() -> bool:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,15 @@ def test_ctrl_c_while_torch_loads_ends_the_command_quietly(tmp_path: Path) -> No
     (tmp_path / "best.pt").touch()
     command = [sys.executable, "-X", "importtime", "-m", "acmix", "evaluate", "best.pt", "--data", "."]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell's background job ignores Ctrl-C
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stderr is not None
     assert any(" torch." in line for line in process.stderr)
     process.send_signal(signal.SIGINT)

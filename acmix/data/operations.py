@@ -39,11 +39,11 @@ def use_quick_operations(steps: Sequence[Any]) -> None:
 
 
 def posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
-    """timm's `posterize`, to no bits too: a black picture.
+    """timm's `posterize`, to no bits or fewer too: a black picture.
 
     RandAugment asks for it at magnitude 10, which "rand-m9-mstd0.5-inc1" draws now and then; Pillow 13 refuses it.
     """
-    if bits == 0:
+    if bits <= 0:
         return Image.new(image.mode, image.size)
     return auto_augment.posterize(image, bits, **options)
 

@@ -106,7 +106,8 @@ class StreamDataset(IterableDataset[Any]):
             index = count * workers + worker
             with seeded(seed_of(self.seed, self.epoch.value, self.rank, index)):
                 image, erased = self.transform(self.to_rgb(picture))
-                yield Row(image, self.label(target), 1.0, -1, index, erased)
+            # outside, or generators of another epoch could be put back here
+            yield Row(image, self.label(target), 1.0, -1, index, erased)
 
     def evaluation_rows(self) -> Iterator[Row]:
         """Every world_size-th row; a missing row counts as an unreadable file, of weight 0."""
