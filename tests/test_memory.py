@@ -70,3 +70,22 @@ def test_a_reading_process_gives_large_blocks_back() -> None:
 def test_where_a_peak_is_measured_memory_is_given_back_and_later_kept_again() -> None:
     assert faults(f"{KEEP}with memory.given_back():\n    pass\n") < 0.35 * PAGES
     assert faults(f"{KEEP}context = memory.given_back()\ncontext.__enter__()\n") > 0.5 * PAGES
+
+
+def test_where_a_peak_is_measured_a_user_s_own_settings_stay() -> None:
+    own = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+    assert faults(f"{KEEP}with memory.given_back():\n    pass\n", **own) < 0.35 * PAGES
+
+
+def test_a_threshold_that_an_older_glibc_refuses_is_its_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+
+    class Older:
+        @staticmethod
+        def mallopt(name: int, value: int) -> int:
+            told.append((name, value))
+            return int(name != memory.MMAP or value <= 2**25)
+
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: Older)
+    memory.tell(memory.KEPT)
+    assert dict(told) == {**memory.KEPT, memory.MMAP: 2**25}

@@ -100,7 +100,7 @@ def benchmark_data(
         )
         rows = core_rows(settings, share, budget, card=card, against=against, say=say)
     if csv is not None:
-        write_rows(csv, rows, settings, size)
+        write_table(csv, COLUMNS, told_of(rows, settings, size))
     return read / took
 
 
@@ -170,29 +170,23 @@ def core_rows(
     return rows
 
 
-def write_rows(path: Path, rows: Sequence[dict[str, Any]], settings: config.Config, size: tuple[int, int]) -> None:
-    """Writes rows of `COLUMNS`, with what they were measured on.
+def told_of(rows: Sequence[dict[str, Any]], settings: config.Config, size: tuple[int, int]) -> list[dict[str, Any]]:
+    """Rows with what they were measured on, complete rows of `COLUMNS`.
 
     Args:
-        path: the file.
         rows: from `core_rows`.
         settings: what was read.
         size: of the files.
     """
-    common = measured_as(settings, size)
-    write_table(path, COLUMNS, [{**common, **{key: rounded(value) for key, value in row.items()}} for row in rows])
-
-
-def measured_as(settings: config.Config, size: tuple[int, int]) -> dict[str, Any]:
-    """The first columns of a row."""
     import torch
 
-    return {
+    common = {
         **measured_with(torch.device("cpu")),
         "file_size": f"{size[0]}x{size[1]}",
         "img_size": settings.data.img_size,
         "draft": settings.data.draft,
     }
+    return [{**common, **{key: rounded(value) for key, value in row.items()}} for row in rows]
 
 
 def train_loader_of(settings: config.Config) -> Any:

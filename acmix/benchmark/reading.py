@@ -26,7 +26,7 @@ from acmix.data import train_loader
 from acmix.data.batch import collate
 from acmix.data.dataset import ImageDataset, Row, seed_of, seeded
 from acmix.data.image import normalisation
-from acmix.data.operations import posterize
+from acmix.data.operations import MENDED, use_operations
 from acmix.data.training import TrainingTransform
 
 Result = TypeVar("Result")
@@ -141,10 +141,7 @@ def timm_loader(settings: Config, *, prefetcher: bool) -> Any:
     )
     # the part of it that a reading process runs
     inner: Any = getattr(loader, "loader", loader) if prefetcher else loader
-    for step in inner.dataset.transform.transforms:
-        for operation in getattr(step, "ops", []):
-            if operation.aug_fn.__name__ == "posterize":
-                operation.aug_fn = posterize
+    use_operations(inner.dataset.transform.transforms, MENDED)
     return inner
 
 

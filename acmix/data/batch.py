@@ -88,6 +88,8 @@ def collate(rows: list[Any], scale: Scale | None = None) -> Batch:
         scale: mean and std, one value a channel, of images of bytes; None: they are normalised.
     """
     images, targets, weights, failed, index, erased = zip(*rows, strict=True)
+    if scale is None and images[0].dtype == torch.uint8:
+        raise UsageError("images of bytes without a scale; expected collate(rows, scale=(mean, std))")
     return Batch(
         images=stacked([*images]),
         targets=torch.tensor(targets, dtype=torch.int64),

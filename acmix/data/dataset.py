@@ -38,6 +38,8 @@ PADDING = -1
 SUBSTITUTES = 16
 # generators that NumPy may draw from while an image is changed
 SPARE: list[np.random.MT19937] = []
+# NumPy's own meanwhile, as often as `seeded` is entered: contexts of several threads need not end in their order
+OWN: list[Any] = []
 
 
 class Row(NamedTuple):
@@ -63,21 +65,24 @@ def seeded(seed: int) -> Iterator[None]:
 
     But for a normal number that NumPy may have in store: it draws two at a time.
     """
-    before = random.getstate(), mtrand.get_bit_generator(), torch.get_rng_state()
-    random.seed(seed)
+    before, own = random.getstate(), mtrand.get_bit_generator()
+    torch_before = torch.get_rng_state()
     # another generator in the place of NumPy's, whose state takes long to copy
     spare = SPARE.pop() if SPARE else np.random.MT19937()
-    mtrand.set_bit_generator(spare)
-    np.random.seed(seed % 2**32)
-    # not torch.manual_seed: that would reset the GPU's generators too
-    torch.default_generator.manual_seed(seed)
+    OWN.append(OWN[0] if OWN else own)
     try:
+        mtrand.set_bit_generator(spare)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        # not torch.manual_seed: that would reset the GPU's generators too
+        torch.default_generator.manual_seed(seed)
         yield
     finally:
-        random.setstate(before[0])
-        mtrand.set_bit_generator(before[1])
+        random.setstate(before)
+        outermost = OWN.pop()
+        mtrand.set_bit_generator(own if OWN else outermost)
         SPARE.append(spare)
-        torch.set_rng_state(before[2])
+        torch.set_rng_state(torch_before)
 
 
 class OtherClasses(UsageError):
@@ -237,7 +242,7 @@ def open_dataset(
         data: where the images lie and how they are prepared.
         augment: gives the training transform, and an unreadable image gives way to the next one; None gives the
             evaluation transform, and an unreadable image has weight 0.
-        split: "train" or "val".
+        split: "train" or "val"; rows of training hold bytes, see `acmix.data.batch`.
         in_chans: channels of the pictures, 3 or 1 (grey).
         seed: of the augmentation where rows are asked for by a bare index.
         trained: the classes of a model, whose labels the rows then have; None: those of the training split.

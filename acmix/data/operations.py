@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,16 +26,17 @@ from timm.data import auto_augment
 ROWS = 28
 
 
-def use_quick_operations(steps: Sequence[Any]) -> None:
-    """Puts the operations of this file in the place of timm's in policies of augmentation.
+def use_operations(steps: Sequence[Any], operations: Mapping[Any, Callable[..., Image.Image]]) -> None:
+    """Puts operations in the place of timm's in policies of augmentation.
 
     Args:
         steps: of a transform; others than policies stay as they are.
+        operations: by timm's function; `QUICK` has all of this file.
     """
     for step in steps:
         # RandAugment and AugMix hold operations, AutoAugment holds pairs of them
         for operation in (*getattr(step, "ops", []), *itertools.chain(*getattr(step, "policy", []))):
-            operation.aug_fn = QUICK.get(operation.aug_fn, operation.aug_fn)
+            operation.aug_fn = operations.get(operation.aug_fn, operation.aug_fn)
 
 
 def posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
@@ -92,8 +93,10 @@ def translate_y_rel(image: Image.Image, pct: float, **options: Any) -> Image.Ima
     return translate_y_abs(image, pct * image.height, **options)
 
 
+# what timm itself needs with Pillow 13
+MENDED: dict[Any, Callable[..., Image.Image]] = {auto_augment.posterize: posterize}
 QUICK: dict[Any, Callable[..., Image.Image]] = {
-    auto_augment.posterize: posterize,
+    **MENDED,
     auto_augment.sharpness: sharpness,
     auto_augment.shear_x: shear_x,
     auto_augment.shear_y: shear_y,

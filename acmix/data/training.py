@@ -25,7 +25,7 @@ from torchvision.transforms import InterpolationMode
 
 from acmix.config import Augment, Data
 from acmix.data.image import evaluation_transform, normalisation
-from acmix.data.operations import use_quick_operations
+from acmix.data.operations import QUICK, use_operations
 from acmix.data.policy import check_policy
 from acmix.data.resized import ResizedCentre
 
@@ -276,7 +276,7 @@ def training_transform(data: Data, augment: Augment, in_chans: int = 3) -> Train
         separate=True,
     )
     first, colours, last = (each.transforms for each in parts)
-    use_quick_operations(colours)
+    use_operations(colours, QUICK)
     erasing = [step for step in last if isinstance(step, RandomErasing)]
     return TrainingTransform(
         grey=transforms.Grayscale() if in_chans == 1 else None,

@@ -13,7 +13,7 @@ import torch
 
 from acmix.config import Augment, Config, validate
 from acmix.data import UnreadableFiles, open_dataset, train_loader, val_loader
-from acmix.data.batch import Batch
+from acmix.data.batch import Batch, collate
 from acmix.data.dataset import seeded
 from acmix.data.loader import worker_count
 from acmix.errors import UsageError
@@ -267,3 +267,26 @@ def test_what_an_image_draws_leaves_the_generators_alone():
                 assert draw() == expected
             assert draw() != inner
         assert [first, draw()] == alone
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_numpy_s_own_generator_is_back_however_contexts_end(in_order: bool) -> None:
+    own = np.random.mtrand.get_bit_generator()
+    one, other = seeded(1), seeded(2)
+    one.__enter__()
+    first = np.random.rand()
+    other.__enter__()
+    assert np.random.rand() != first
+    for context in (other, one) if in_order else (one, other):
+        context.__exit__(None, None, None)
+    assert np.random.mtrand.get_bit_generator() is own
+    with seeded(1):
+        assert np.random.rand() == first
+        assert np.random.mtrand.get_bit_generator() is not own
+    assert np.random.mtrand.get_bit_generator() is own
+
+
+def test_images_of_bytes_are_not_stacked_as_they_are(folder: Path) -> None:
+    rows = [open_dataset(config(folder).data, Augment(), "train")[0]]
+    with pytest.raises(UsageError, match="images of bytes without a scale"):
+        collate(rows)

@@ -78,6 +78,12 @@ def test_every_policy_is_given_them() -> None:
             auto_augment.rand_augment_transform if policy.startswith("rand") else auto_augment.auto_augment_transform
         )
         step: Any = make(policy, {"translate_const": 100})
-        operations.use_quick_operations([step])
+        operations.use_operations([step], operations.QUICK)
         held = getattr(step, "ops", None) or [each for pair in step.policy for each in pair]
         assert not {each.aug_fn for each in held} & QUICK.keys()
+
+
+@pytest.mark.parametrize("bits", [0, -4])
+def test_no_bits_or_fewer_are_a_black_picture(bits: int) -> None:
+    # "rand-m20-mmax20-inc1" asks for fewer than none
+    assert not values(operations.posterize(noise("RGB", 9, 7), bits)).any()

@@ -16,7 +16,7 @@ from torch.nn.functional import avg_pool2d
 from acmix.config import Augment, Data
 from acmix.data.dataset import open_dataset, seeded
 from acmix.data.image import normalisation, read_image
-from acmix.data.operations import posterize, use_quick_operations
+from acmix.data.operations import MENDED, QUICK, use_operations
 from acmix.data.training import training_transform
 from tests.support.images import lay_down
 from tests.support.prepared import finished
@@ -51,11 +51,7 @@ def timm_transform(data: Data, augment: Augment, in_chans: int) -> Any:
         mean=mean,
         std=std,
     )
-    for step in transform.transforms:
-        for operation in getattr(step, "ops", []):
-            if operation.aug_fn.__name__ == "posterize":
-                # Pillow 13 refuses none
-                operation.aug_fn = posterize
+    use_operations(transform.transforms, MENDED)
     return transform
 
 
@@ -123,7 +119,7 @@ def test_images_stay_bytes_until_they_reach_the_device() -> None:
 def test_policies_are_given_the_quick_operations() -> None:
     transform: Any = training_transform(Data(img_size=48), Augment())
     before = [operation.aug_fn for operation in transform.colours[0].ops]
-    use_quick_operations(transform.colours)
+    use_operations(transform.colours, QUICK)
     assert [operation.aug_fn for operation in transform.colours[0].ops] == before
     assert sum(each.__module__ == "acmix.data.operations" for each in before) == 6
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 
 from acmix.config import Config, validate
 from acmix.train.checkpoint import read
+from acmix.train.plots import read_log
 
 CLASSES = 4
 
@@ -69,3 +71,9 @@ def write_config(path: Path, data: Path | str = "", *overrides: str) -> Path:
 def last(folder: Path) -> dict[str, Any]:
     """What last.pt of a run holds."""
     return read(folder / "checkpoints" / "last.pt")
+
+
+def has_step(folder: Path, step: int) -> Callable[[], bool]:
+    """Whether a run has logged a step."""
+    log = folder / "log.jsonl"
+    return lambda: log.is_file() and any(record["step"] >= step for record in read_log(folder).steps[-1:])

@@ -21,7 +21,7 @@ import torch
 
 from acmix import config
 from acmix.benchmark.budget import Budget
-from acmix.benchmark.loading import CLASSES, COLUMNS, core_rows, measured_as, write_photographs
+from acmix.benchmark.loading import CLASSES, COLUMNS, core_rows, told_of, write_photographs
 from acmix.benchmark.reading import BINS, DEVICE, Pixels, pixels, resumed
 from acmix.benchmark.record import counted, measured_with, rounded, write_table
 
@@ -55,8 +55,7 @@ def main(root: Path) -> int:
                 settings = settings_of(folder, draft=draft)
                 print(f"JPEG of {size[0]}x{size[1]}{', data.draft' if draft else ''}", flush=True)
                 found = core_rows(settings, asked.seconds, budget, card=CARD, against=["timm"], say=told)
-                common = measured_as(settings, size)
-                rows += [{**common, **{key: rounded(value) for key, value in row.items()}} for row in found]
+                rows += told_of(found, settings, size)
         settings = settings_of(Path(place) / str(SIZES[0][0][0]), draft=False)
         sides = pixels(settings, asked.pixels)
         equal, batches = resumed(settings)
@@ -106,14 +105,13 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     axes = figure.subplots()
     kinds = list(dict.fromkeys((row["file_size"], row["draft"]) for row in rows))
     names: list[str] = []
-    colours = [f"C{number}" for number in range(10)]
     for file_size, draft in kinds:
         mine = [row for row in rows if (row["file_size"], row["draft"]) == (file_size, draft)]
         left = 0.0
         stages = [row for row in mine if row.get("share") is not None]
-        for colour, row in zip(colours, stages, strict=False):
+        for number, row in enumerate(stages):
             label = None if names else row["what"].removeprefix("stage ")
-            axes.barh(len(names), row["time_ms"], left=left, color=colour, label=label)
+            axes.barh(len(names), row["time_ms"], left=left, color=f"C{number}", label=label)
             left += row["time_ms"]
         names.append(f"acmix, {file_size}{', draft' if draft else ''}")
         for row in mine if not draft else ():
