@@ -154,7 +154,7 @@ def test_a_reader_that_hangs_ends_the_run_in_one_line_and_is_gone(
         time.sleep(PATIENCE)
 
     if where == "within an image":
-        monkeypatch.setattr(ImageDataset, "picture", hang)
+        monkeypatch.setattr(ImageDataset, "pixels", hang)
     else:
         monkeypatch.setattr("acmix.data.loader.start_worker", hang)
     config = tiny_config(data, "data.workers=1", "train.timeout_minutes=0.02")
