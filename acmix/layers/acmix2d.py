@@ -21,7 +21,9 @@ from acmix.layers.leaving import acmix_map
 from acmix.layers.maps import arranged_as, check_shape, evenly_spaced, sides_of
 from acmix.layers.mixing import Mixed, Mixing, mixed
 from acmix.layers.plain import has_plain_weights, is_plain, is_untouched
+from acmix.ops.both_paths import both_paths
 from acmix.ops.leaving import any_size, compact, fresh, leaves_pytorch
+from acmix.ops.local_attention.spec import Arguments
 
 
 class ACmixLayer(Mixed):
@@ -94,6 +96,11 @@ class ACmixLayer(Mixed):
         # not `unflatten`, behind which an ONNX graph no longer knows that H and W may be any
         qkv = self.projected(x).view(-1, *sides_of(x), 3, self.heads, self.head_dim)  # (B, H, W, 3, N, D)
         rate_attention, rate_conv = self.rates()
+        if self.has_own_path() and type(self).attend is ACmixLayer.attend:
+            assert self.conv_path is not None
+            path = self.conv_path.arguments(qkv.flatten(3, 4), rate=rate_conv)
+            attention, conv = both_paths("local_attention", self.arguments(qkv), path)
+            return arranged_as(x, mixed(attention, conv, rate_attention))
         conv = None if self.conv_path is None else self.conv_path(qkv.flatten(3, 4), rate=rate_conv)  # (B, Ho, Wo, C)
         out = mixed(self.attend(qkv), conv, rate_attention) if self.has_attention else conv  # (B, Ho, Wo, C)
         assert out is not None
@@ -126,6 +133,11 @@ class ACmixLayer(Mixed):
         """(B, H, W, 3, N, D) -> (B, Ho, Wo, C)."""
         size = self.on_a_map(self.attention_size)
         return ops.local_attention(qkv, self.positions(qkv), size=size, stride=self.stride, dilation=self.dilation)
+
+    def arguments(self, qkv: Tensor) -> Arguments:
+        """Those of the attention's operator."""
+        size = ops.pair(self.on_a_map(self.attention_size))
+        return Arguments(qkv, self.positions(qkv), size, self.stride, self.dilation, self.head_dim**-0.5)
 
     def folded(self, gate: float = 1.0) -> FoldedACmix:
         return FoldedACmix(self, gate)

@@ -7,6 +7,7 @@ Shapes: B batch · H, W map · N heads · D channels a head · C = N·D · P pie
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,8 @@ from acmix import ops
 from acmix.errors import UsageError
 from acmix.layers.foldable import Foldable, exact, rounded, twin
 from acmix.layers.graphs import whole
+from acmix.ops.conv_path.reference import with_added
+from acmix.ops.conv_path.spec import Arguments
 
 KERNELS = ("full", "channel", "frozen", "shifts")
 INITS = ("shift", "random")
@@ -106,22 +109,51 @@ class ConvPath(Foldable):
             self.kernels.copy_(torch.eye(self.kernels.shape[1]).view(self.kernels.shape[1:]).expand_as(self.kernels))
 
     @whole
-    def forward(self, pieces: Tensor, shift: int | Sequence[int] = 0, rate: Tensor | None = None) -> Tensor:
-        """(B, H, W, P, D) -> (B, ceil(H/stride), ceil(W/stride), N·D), channels d-major.
+    def forward(
+        self,
+        pieces: Tensor,
+        shift: int | Sequence[int] = 0,
+        rate: Tensor | None = None,
+        plus: Tensor | None = None,
+        plus_bias: Tensor | None = None,
+    ) -> Tensor:
+        """(B, H, W, P, D) -> (B, ceil(H/stride), ceil(W/stride), N·D), channels d-major; or as `plus`.
 
         Args:
             pieces: q's, k's and v's heads.
             shift: as in `acmix.ops.conv_path`.
             rate: (1,), a factor of the result; it goes into the kernels.
+            plus, plus_bias: added to the result, as in `acmix.ops.conv_path`.
         """
         if self.kernels is None:
             out = self.shift_and_sum(pieces, shift)  # (B, Ho, Wo, D)
             out = out if rate is None else rate * out
         else:
             kernels = self.kernels if rate is None else rate * self.kernels
-            geometry = dict(stride=self.stride, dilation=self.dilation, shift=shift)
-            out = ops.conv_path(pieces, self.fc_weight, self.fc_bias, kernels, **geometry)  # type: ignore[arg-type]
-        return out if self.conv_kernels in ("full", "frozen") else out.repeat_interleave(self.heads, 3)
+            geometry: dict[str, Any] = dict(stride=self.stride, dilation=self.dilation, shift=shift)
+            if self.has_full_kernels():
+                geometry.update(plus=plus, plus_bias=plus_bias)
+                return ops.conv_path(pieces, self.fc_weight, self.fc_bias, kernels, **geometry)
+            out = ops.conv_path(pieces, self.fc_weight, self.fc_bias, kernels, **geometry)
+        return with_added(out.repeat_interleave(self.heads, 3), plus, plus_bias)
+
+    def has_full_kernels(self) -> bool:
+        """Whether there is a kernel for each output channel and tap."""
+        return self.conv_kernels in ("full", "frozen")
+
+    def arguments(
+        self,
+        pieces: Tensor,
+        shift: tuple[int, int] = (0, 0),
+        rate: Tensor | None = None,
+        plus: Tensor | None = None,
+        plus_bias: Tensor | None = None,
+    ) -> Arguments:
+        """What `forward` hands to the operator, where the kernels are full ones."""
+        assert self.kernels is not None
+        kernels = self.kernels if rate is None else rate * self.kernels
+        settings = (self.stride, self.dilation, shift)
+        return Arguments(pieces, self.fc_weight, self.fc_bias, kernels, *settings, plus, plus_bias)
 
     def shift_and_sum(self, pieces: Tensor, shift: int | Sequence[int]) -> Tensor:
         """(B, H, W, P, D) -> (B, ceil(H/stride), ceil(W/stride), D): each map moved by its tap, then all added."""

@@ -121,6 +121,8 @@ class FoldedACmix(nn.Module):
         attention = ops.local_attention(
             qkv, positions, size=self.attention_size, stride=self.stride, dilation=self.dilation
         )  # (B, Ho, Wo, C)
+        if self.rate_attention is None and not leaves_pytorch():
+            return arranged_as(x, self.conv_path(qkv.flatten(3, 4), plus=attention))
         return arranged_as(x, mixed(attention, self.conv_path(qkv.flatten(3, 4)), self.rate_attention))
 
     def leaving(self, x: Tensor) -> Tensor:

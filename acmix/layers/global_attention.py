@@ -67,25 +67,36 @@ class GlobalAttention(Mixed):
 
     @whole
     def forward(
-        self, x: Tensor, grid: tuple[int, int] | None = None, attn_mask: Tensor | None = None, is_causal: bool = False
+        self,
+        x: Tensor,
+        grid: tuple[int, int] | None = None,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        residual: Tensor | None = None,
     ) -> Tensor:
-        """(B, T + H·W, C) -> the same, for a grid of (H, W) patches behind the T other tokens."""
-        rate_attention, rate_conv = self.rates()
+        """(B, T + H·W, C) -> the same, for a grid of (H, W) patches behind the T other tokens.
+
+        Args:
+            x: the tokens.
+            grid: known from the start where None.
+            attn_mask, is_causal: as in PyTorch's attention.
+            residual: tokens that are added to the result, where `takes_residual` allows it.
+        """
         grid = self.known_grid(x) if grid is None else grid
         first = x.shape[1] - grid[0] * grid[1]
         flat = self.qkv(x)  # (B, L, 3·C)
         qkv = unflatten(flat, 2, (3, self.heads, self.head_dim))  # (B, L, 3, N, D)
-        conv = None
+        pieces = None
         if self.conv_path is not None:
             pieces = unflatten(unflatten(flat[:, first:], 1, grid), 3, (3 * self.heads, self.head_dim))
-            conv = self.conv_path(pieces, rate=rate_conv)  # (B, H, W, 3·N, D) -> (B, H, W, C)
         if not self.has_attention:
-            return with_conv(x.new_zeros(x.shape), conv)
+            assert self.conv_path is not None
+            return with_conv(x.new_zeros(x.shape), self.conv_path(pieces, rate=self.rates()[1]))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, N, L, D) each
         q, k = self.q_norm(q), self.k_norm(k)
         out = softmax_attention(q, k, v, self.attn_drop, attn_mask, is_causal)  # (B, N, L, D)
-        out = self.project(self.norm(fresh(out.transpose(1, 2)).flatten(2)), rate_attention)  # (B, L, C)
-        return self.proj_drop(with_conv(out, conv))
+        out = self.norm(fresh(out.transpose(1, 2)).flatten(2))  # (B, L, C)
+        return self.proj_drop(self.mixed_tokens(out, pieces, residual))
 
     def known_grid(self, x: Tensor) -> tuple[int, int]:
         """The grid that the layer was made for, if there are as many tokens."""

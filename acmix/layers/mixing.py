@@ -6,6 +6,7 @@ Shapes: B batch · H, W map · N heads · D channels a head
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from acmix.errors import UsageError
 from acmix.layers.conv_path import INITS, KERNELS, ConvPath
 from acmix.layers.foldable import Foldable, exact, rounded, twin
-from acmix.layers.plain import has_plain_weights, is_plain
+from acmix.layers.plain import all_are_watched, has_plain_weights, is_plain, is_untouched
+from acmix.layers.products import add_product
+from acmix.ops.leaving import leaves_pytorch
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -93,6 +96,13 @@ class Mixed(Foldable):
     proj: nn.Linear
     conv_path: ConvPath | None
 
+    # whether `forward` takes a residual
+    knows_residual = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.knows_residual = "residual" in signature(cls.forward).parameters
+
     def __init__(self, mixing: Mixing | None) -> None:
         super().__init__()
         self.has_attention = mixing is None or mixing.path != "convolution"
@@ -140,6 +150,37 @@ class Mixed(Foldable):
             return rate, rate
         return self.rate_attention, self.rate_conv
 
+    def adds_in_path(self, x: Tensor) -> bool:
+        """Whether the path can write what is added to it, and the attention's projection be added there."""
+        # a compiler fuses the plain form, and a graph that leaves PyTorch has it
+        if leaves_pytorch() or torch.compiler.is_compiling() or not self.has_own_path():
+            return False
+        return has_plain_weights(self.proj, nn.Linear) and x.dtype == self.proj.weight.dtype
+
+    def has_own_path(self) -> bool:
+        """Whether there are two paths, and calling the convolution path is no more than its operator."""
+        path = self.conv_path
+        if not self.has_attention or type(path) is not ConvPath or all_are_watched():
+            return False
+        return path.has_full_kernels() and is_untouched(path)
+
+    def takes_residual(self, x: Tensor) -> bool:
+        """Whether the layer can add its input's residual, in a map like x, where it writes the two paths."""
+        device = x.device.type
+        # under autocast the residual is wider than what the layer writes
+        mixes_dtypes = device != "meta" and torch.is_autocast_enabled(device)
+        behind = getattr(self, "proj_drop", None)
+        if behind is not None and (type(behind) is not nn.Identity or not is_untouched(behind)):
+            return False
+        return self.knows_residual and not mixes_dtypes and self.adds_in_path(x) and is_untouched(self)
+
+    def scaled_projection(self, rate: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """rate · (weight, bias) of `proj`; the weight, which is multiplied by a map, in that map's dtype."""
+        weight, bias = self.proj.weight, self.proj.bias
+        if rate is not None:
+            weight, bias = rate * weight, None if bias is None else rate * bias
+        return weight.to(dtype), bias
+
     def project(self, attention: Tensor, rate: Tensor | None) -> Tensor:
         """rate · proj(attention), (…, C) -> (…, C)."""
         if rate is not None and is_plain(self.proj, nn.Linear):
@@ -149,6 +190,24 @@ class Mixed(Foldable):
         out = self.proj(attention)
         # autocast leaves the rate in float32, and so the sum that is its gradient
         return out if rate is None else (rate * out).to(out.dtype)
+
+    def mixed_tokens(self, attention: Tensor, pieces: Tensor | None, residual: Tensor | None) -> Tensor:
+        """residual + rate · proj(attention) + rate · path, (B, T + H·W, C) -> the same.
+
+        Args:
+            attention: of all tokens.
+            pieces: (B, H, W, P, D), of those that have a place; None where there is no path.
+            residual: None for none.
+        """
+        rate_attention, rate_conv = self.rates()
+        if pieces is None or self.conv_path is None:
+            return self.project(attention, rate_attention)
+        if not self.adds_in_path(attention):
+            return with_conv(self.project(attention, rate_attention), self.conv_path(pieces, rate=rate_conv))
+        if residual is None:
+            return self.conv_path(pieces, rate=rate_conv, plus=self.project(attention, rate_attention))
+        weight, bias = self.scaled_projection(rate_attention, attention.dtype)
+        return add_product(self.conv_path(pieces, rate=rate_conv, plus=residual, plus_bias=bias), attention, weight)
 
     def can_fold(self) -> bool:
         known = super().can_fold() and isinstance(self.conv_path, ConvPath)

@@ -73,24 +73,29 @@ class ReductionAttention(Mixed):
         self.add_path(mixing, heads, self.head_dim)
 
     @whole
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, T + H·W, C) -> the same, for a map of (H, W) pixels; T > 0 goes with a reduction of 1."""
-        rate_attention, rate_conv = self.rates()
+    def forward(self, x: Tensor, grid: tuple[int, int], residual: Tensor | None = None) -> Tensor:
+        """(B, T + H·W, C) -> the same, for a map of (H, W) pixels; T > 0 goes with a reduction of 1.
+
+        Args:
+            x: the tokens.
+            grid: (H, W).
+            residual: tokens that are added to the result, where `takes_residual` allows it.
+        """
         first = x.shape[1] - grid[0] * grid[1]
         q = unflatten(self.q(x), 2, (self.heads, self.head_dim))  # (B, L, N, D)
         reduced, small = self.reduce(x, grid)  # (B, T + h·w, C)
         kv = unflatten(self.kv(reduced), 2, (2 * self.heads, self.head_dim))  # (B, T + h·w, 2·N, D)
-        conv = None
+        pieces = None
         if self.conv_path is not None:
             patches = unflatten(kv[:, first:], 1, small)  # (B, h, w, 2·N, D)
-            pieces = [unflatten(q[:, first:], 1, grid), enlarged(patches, self.reduction, grid)]
-            conv = self.conv_path(torch.cat(pieces, 3), rate=rate_conv)  # (B, H, W, C)
+            pieces = torch.cat([unflatten(q[:, first:], 1, grid), enlarged(patches, self.reduction, grid)], 3)
         if not self.has_attention:
-            return with_conv(x.new_zeros(x.shape), conv)
+            assert self.conv_path is not None
+            return with_conv(x.new_zeros(x.shape), self.conv_path(pieces, rate=self.rates()[1]))
         k, v = kv.transpose(1, 2).split(self.heads, 1)  # (B, N, T + h·w, D) each
         out = softmax_attention(q.transpose(1, 2), k, v, self.attn_drop)  # (B, N, L, D)
-        out = self.project(fresh(out.transpose(1, 2)).flatten(2), rate_attention)  # (B, L, C)
-        return self.proj_drop(with_conv(out, conv))
+        out = fresh(out.transpose(1, 2)).flatten(2)  # (B, L, C)
+        return self.proj_drop(self.mixed_tokens(out, pieces, residual))
 
     def reduce(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         """(B, H·W, C) -> (B, h·w, C) and (h, w)."""

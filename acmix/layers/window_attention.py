@@ -13,6 +13,8 @@ from acmix.errors import UsageError
 from acmix.layers.checks import head_dim_of
 from acmix.layers.graphs import whole
 from acmix.layers.mixing import Mixed, Mixing, mixed
+from acmix.layers.products import add_product
+from acmix.ops.both_paths import both_paths
 from acmix.ops.leaving import unflatten
 from acmix.ops.window_attention import reference
 from acmix.ops.window_attention.spec import Arguments
@@ -62,20 +64,45 @@ class WindowAttention(Mixed):
         self.add_path(mixing, heads, self.head_dim)
 
     @whole
-    def forward(self, x: Tensor, shift: tuple[int, int] = (0, 0)) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C); both paths see the map rolled by −shift and give it rolled back."""
+    def forward(self, x: Tensor, shift: tuple[int, int] = (0, 0), residual: Tensor | None = None) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C); both paths see the map rolled by −shift and give it rolled back.
+
+        Args:
+            x: the map.
+            shift: (rows, columns).
+            residual: a map that is added to the result, where `takes_residual` allows it.
+        """
         rate_attention, rate_conv = self.rates()
         qkv = unflatten(self.qkv(x), 3, (3, self.heads, self.head_dim))  # (B, H, W, 3, N, D)
+        if self.has_attention and self.adds_in_path(x):
+            weight, bias = self.scaled_projection(rate_attention, qkv.dtype)
+            assert self.conv_path is not None
+            added = dict(rate=rate_conv, plus=residual, plus_bias=bias)
+            pieces = qkv.flatten(3, 4)
+            if self.drops():
+                attention, out = self.attend(qkv, shift), self.conv_path(pieces, shift, **added)
+            else:
+                path = self.conv_path.arguments(pieces, shift, **added)
+                attention, out = both_paths("window_attention", self.arguments(qkv, shift), path)
+            return add_product(out, attention, weight)
         conv = None if self.conv_path is None else self.conv_path(qkv.flatten(3, 4), shift, rate=rate_conv)
         if not self.has_attention:
             return conv  # type: ignore[return-value]
-        table = self.relative_position_bias_table
-        if self.training and self.attn_drop:
-            arguments = Arguments(qkv, table, self.window, shift, self.head_dim**-0.5)
-            out = reference.forward(arguments, self.attn_drop)  # (B, H, W, C)
-        else:
-            out = ops.window_attention(qkv, table, window=self.window, shift=shift)  # (B, H, W, C)
-        return mixed(self.project(out, rate_attention), conv)
+        return mixed(self.project(self.attend(qkv, shift), rate_attention), conv)
+
+    def attend(self, qkv: Tensor, shift: tuple[int, int]) -> Tensor:
+        """(B, H, W, 3, N, D) -> (B, H, W, C)."""
+        if self.drops():
+            return reference.forward(self.arguments(qkv, shift), self.attn_drop)
+        return ops.window_attention(qkv, self.relative_position_bias_table, window=self.window, shift=shift)
+
+    def drops(self) -> bool:
+        """Whether weights of the attention are dropped."""
+        return self.training and self.attn_drop > 0
+
+    def arguments(self, qkv: Tensor, shift: tuple[int, int]) -> Arguments:
+        """Those of the attention's operator."""
+        return Arguments(qkv, self.relative_position_bias_table, self.window, shift, self.head_dim**-0.5)
 
     def folded(self) -> WindowAttention:
         return self.with_rates_in_weights()

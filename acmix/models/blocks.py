@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
+from acmix.layers import Mixed
+from acmix.layers.plain import is_untouched
 from acmix.models.checkpointing import checkpointed
 from acmix.ops import pair
 
@@ -57,8 +59,27 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, *more: Any) -> Tensor:
         """(B, …, C) -> (B, …, C)."""
-        x = x + self.drop_path(self.drop(self.attn(self.norm1(x), *more)))
+        if self.attention_adds(x):
+            x = self.attn(self.norm1(x), *more, residual=x)
+        else:
+            x = x + self.drop_path(self.drop(self.attn(self.norm1(x), *more)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def attention_adds(self, x: Tensor) -> bool:
+        """Whether the attention can add its residual itself: nothing lies between, and nobody watches."""
+        # what torch.fx traces shows both
+        if not isinstance(x, Tensor) or not isinstance(self.attn, Mixed):
+            return False
+        return passes_on(self.drop) and passes_on(self.drop_path) and self.attn.takes_residual(x)
+
+
+def passes_on(module: nn.Module) -> bool:
+    """Whether a module gives what it gets, and has no hook that would see it."""
+    if type(module) in (nn.Dropout, DropPath):
+        drops = module.training and (module.p if isinstance(module, nn.Dropout) else module.drop_prob) != 0.0
+    else:
+        drops = type(module) is not nn.Identity
+    return not drops and is_untouched(module)
 
 
 def drop_path_of(rate: float) -> nn.Module:

@@ -75,6 +75,8 @@ def vmap_rule(operator: torch._ops.OpOverload, maps: Sequence[int] | None) -> Ca
         first = [each.movedim(in_dims[place], 0) if place in batched else each for place, each in enumerate(values)]
         if maps is not None and batched <= set(maps):
             for place in maps:
+                if place >= len(first) or first[place] is None:
+                    continue
                 each = first[place] if place in batched else first[place].expand(count, *first[place].shape)
                 first[place] = each.flatten(0, 1)
             found = operator(*first)

@@ -162,11 +162,24 @@ def forward(operator: str, arguments: Any) -> Tensor:
         return chosen.forward(arguments)
 
 
-def backward(operator: str, grad: Tensor, arguments: Any) -> tuple[Tensor | None, ...]:
-    """The gradients of all tensors, by the implementation that the arguments of the forward pass ask for."""
-    chosen = choose(operator, arguments).operators[operator]
+def backward(operator: str, grad: Tensor, arguments: Any, onto: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    """The gradients of all tensors, by the implementation that the arguments of the forward pass ask for.
+
+    Args:
+        operator: its name.
+        grad: the output's gradient.
+        arguments: of the forward pass.
+        onto: a gradient of the first tensor, which the one that is found is added to.
+    """
+    implementation = choose(operator, arguments)
+    chosen = implementation.operators[operator]
     with torch.cuda.device_of(arguments[0]):
-        return chosen.backward(grad, arguments)
+        if onto is None:
+            return chosen.backward(grad, arguments)
+        if implementation.name == "cpu" and onto.is_contiguous():
+            return chosen.backward(grad, arguments, onto)
+        found = chosen.backward(grad, arguments)
+        return onto.add_(found[0]), *found[1:]
 
 
 def define(operator: str, what: str, arguments: Any, *more: Any) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 from torch import Tensor
@@ -23,6 +23,13 @@ TYPES = {Tensor: "Tensor", Tensor | None: "Tensor?", int: "SymInt", float: "floa
 LIBRARY = torch.library.Library("acmix", "FRAGMENT")
 
 
+class Shaped(NamedTuple):
+    """What the gradient of an added tensor has to know of it."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+
 def register(
     name: str,
     spec: ModuleType,
@@ -36,19 +43,25 @@ def register(
         name: the operator's.
         spec: its folder's module of that name.
         forward: computes the output of `spec.Arguments`.
-        backward: computes the gradients of all tensors, in order, of the output's gradient and `spec.Arguments`.
+        backward: computes the gradients of all tensors but `spec.ADDED`, in order, of the output's gradient and
+            `spec.Arguments`; with `spec.ONTO` also of a tensor that the first gradient is added to.
         define: computes "forward" or "backward" of the same in PyTorch's own operators, which have all derivatives.
     """
     hints = get_type_hints(spec.Arguments)
     fields = [TYPES[hint] for hint in hints.values()]
-    schema = ", ".join(f"{written} {field}" for field, written in zip(hints, fields, strict=True))
-    tensors = [i for i, written in enumerate(fields) if written.startswith("Tensor")]
+    # arguments with a default came later than the first graphs that hold the operator
+    defaults = {field: f"={value}" for field, value in spec.Arguments._field_defaults.items()}
+    schema = ", ".join(
+        f"{written} {field}{defaults.get(field, '')}" for field, written in zip(hints, fields, strict=True)
+    )
+    added = [i for i, field in enumerate(hints) if field in getattr(spec, "ADDED", ())]
+    tensors = [i for i, written in enumerate(fields) if written.startswith("Tensor") and i not in added]
     gradients = ", ".join(["Tensor"] * len(tensors))
     maps = [i for i, field in enumerate(hints) if field in spec.MAPS]
 
     def arguments_of(values: tuple[Any, ...]) -> Any:
-        """The values that PyTorch hands over; its lists are our pairs."""
-        return spec.Arguments._make(tuple(value) if isinstance(value, list) else value for value in values)
+        """The values that PyTorch hands over, without trailing defaults; its lists are our pairs."""
+        return spec.Arguments(*(tuple(value) if isinstance(value, list) else value for value in values))
 
     def complete(found: tuple[Tensor | None, ...], like: Tensor) -> tuple[Tensor, ...]:
         """Gradients without a None; a schema knows no missing results."""
@@ -78,11 +91,16 @@ def register(
         values = [next(saved) if i in tensors else next(settings) for i in range(len(fields))]
         found = iter(gradient(grad, *values))
         grads = [next(found) if i in tensors else None for i in range(len(fields))]
-        return tuple(None if value is None else each for value, each in zip(values, grads, strict=True))
+        grads = [None if value is None else each for value, each in zip(values, grads, strict=True)]
+        for i, like in ctx.added.items():
+            grads[i] = grad.sum_to_size(like.shape).to(like.dtype)
+        return tuple(grads[: ctx.given])
 
-    def record(ctx: Any, *values: Any) -> Tensor:
+    def record(ctx: Any, *given: Any) -> Tensor:
+        values, ctx.given = arguments_of(given), len(given)
         ctx.save_for_backward(*(values[i] for i in tensors))
-        ctx.settings = [value for i, value in enumerate(values) if i not in tensors]
+        ctx.settings = [None if i in added else value for i, value in enumerate(values) if i not in tensors]
+        ctx.added = {i: Shaped(values[i].shape, values[i].dtype) for i in added if values[i] is not None}
         with torch._C._AutoDispatchBelowAutograd():
             return operator(*values)
 
@@ -92,10 +110,26 @@ def register(
         torch.library.register_fake(f"acmix::{full_name}", fake, lib=LIBRARY)
         return getattr(torch.ops.acmix, full_name).default
 
+    def run_backward_onto(onto: Tensor, grad: Tensor, *values: Any) -> tuple[Tensor, ...]:
+        return complete(backward(grad, arguments_of(values), onto), values[0])[1:]
+
+    def fake_backward_onto(onto: Tensor, grad: Tensor, *values: Any) -> tuple[Tensor, ...]:
+        return fake_backward(grad, *values)[1:]
+
+    def cost_backward(grad: Tensor, *values: Any, **_: Any) -> int:
+        return spec.backward_multiply_adds(arguments_of(values), grad)
+
     operator = define_operator(name, f"({schema}) -> Tensor", run, fake)
+    count(name, lambda *values, out_val: spec.multiply_adds(arguments_of(values), out_val))
     gradient = define_operator(
         f"{name}_backward", f"(Tensor grad, {schema}) -> ({gradients})", run_backward, fake_backward
     )
+    count(f"{name}_backward", cost_backward)
+    if getattr(spec, "ONTO", False):
+        others = ", ".join(["Tensor"] * (len(tensors) - 1))
+        signature = f"(Tensor(a!) onto, Tensor grad, {schema}) -> ({others})"
+        define_operator(f"{name}_backward_onto_", signature, run_backward_onto, fake_backward_onto)
+        count(f"{name}_backward_onto_", lambda onto, grad, *values, **_: cost_backward(grad, *values))
     methods = {"forward": staticmethod(record), "backward": staticmethod(differentiate)}
     node = type(f"{name}_node", (torch.autograd.Function,), methods)
     LIBRARY.impl(name, autograd_kernel(operator, defined, node), "Autograd")
@@ -105,11 +139,10 @@ def register(
     apart = [0, *(i + 1 for i in maps)] if maps == tensors else None
     torch.library.register_vmap(gradient, vmap_rule(gradient, apart), lib=LIBRARY)
 
-    # torch's counter speaks of floating point operations: two for each multiply-add
-    @register_flop_formula(getattr(torch.ops.acmix, name), get_raw=True)
-    def _(*values: Any, out_val: Tensor, **_: Any) -> int:
-        return 2 * spec.multiply_adds(arguments_of(values), out_val)
 
-    @register_flop_formula(getattr(torch.ops.acmix, f"{name}_backward"), get_raw=True)
-    def _(grad: Tensor, *values: Any, **_: Any) -> int:
-        return 2 * spec.backward_multiply_adds(arguments_of(values), grad)
+def count(name: str, multiply_adds: Callable[..., int]) -> None:
+    """Tells torch's counter what an operator costs; it speaks of floating point operations: two a multiply-add."""
+
+    @register_flop_formula(getattr(torch.ops.acmix, name), get_raw=True)
+    def _(*values: Any, **named: Any) -> int:
+        return 2 * multiply_adds(*values, **named)

@@ -13,12 +13,18 @@ from acmix.ops.window_attention.spec import MOST_WINDOW_PIXELS
 
 MOST_SIDE_OF_KERNEL = int(MOST_TAPS**0.5)
 
-# by operator; 16 channels are the widest vector, and three outputs a channel have an order of their own
+# by operator; 16 channels are the widest vector, and one, two, three, four, six outputs a channel,
+# and multiples of four, have ways of their own into the order of memory
 WIDE_CASES: dict[str, tuple[Any, ...]] = {
     "conv_path": (
         ConvCase("whole vectors, 3 heads", map_size=(1, 8, 9), heads=3, head_dim=32, shift=(3, 2)),
         ConvCase("whole vectors, 5 heads", map_size=(1, 4, 5), heads=5, head_dim=16),
         ConvCase("whole vectors, stride 2", map_size=(1, 7, 20), heads=4, head_dim=16, stride=2),
+        *(
+            ConvCase(f"{heads} outputs a channel", map_size=(1, 3, 5), heads=heads, head_dim=32, plus=plus)
+            for heads, plus in ((1, ""), (2, "map"), (4, ""), (6, "map"), (7, ""), (8, "tokens"), (12, ""), (24, ""))
+        ),
+        ConvCase("six outputs a channel, a vector and some", map_size=(1, 3, 5), heads=6, head_dim=21, plus="map"),
         ConvCase("a vector and one channel", map_size=(1, 5, 6), heads=3, head_dim=17, shift=(1, 4)),
     ),
     "window_attention": (

@@ -39,8 +39,10 @@ def conv_path(
     stride: int = 1,
     dilation: int = 1,
     shift: tuple[int, int] = (0, 0),
+    plus: Tensor | None = None,
+    plus_bias: Tensor | None = None,
 ) -> Tensor:
-    """(B, H, W, P, D) -> (B, ceil(H/stride), ceil(W/stride), M·D), float64."""
+    """(B, H, W, P, D) -> (B, ceil(H/stride), ceil(W/stride), M·D), or as `plus`, float64."""
     B, H, W, P, D = pieces.shape
     T, ky, kx = kernels.shape[1:]
     M = kernels.shape[0] // D
@@ -82,6 +84,12 @@ def conv_path(
                                     from_x = x * stride + (v - kx // 2) * dilation
                                     total += S[d * M + m][t][u][v] * f[t, d, from_y, from_x]
                         out[b, back_y, back_x, d * M + m] = total
+    if plus is not None and plus.dim() == 3:
+        tokens = torch.zeros(plus.shape, dtype=torch.float64)
+        tokens[:, plus.shape[1] - rows * columns :] = out.view(B, rows * columns, M * D)
+        out = tokens
+    for added in (plus, plus_bias):
+        out = out if added is None else out + added.double()
     return out
 
 

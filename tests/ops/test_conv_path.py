@@ -38,6 +38,15 @@ WRONG_CONV = {
     r"stride=1, dilation=-1; both must be at least 1": dict(dilation=-1),
     r"shift=\(1, 1\) with stride=2; a shift goes with stride=1 only": dict(stride=2, shift=(1, 1)),
     r"shift=\(1, 1, 1\); expected a number or two": dict(shift=(1, 1, 1)),
+    r"plus has shape \(2, 6, 6, 8\); expected \(2, 6, 7, 8\), or tokens \(2, at least 42, 8\)": dict(
+        plus=torch.zeros(2, 6, 6, 8)
+    ),
+    r"plus has shape \(2, 41, 8\)": dict(plus=torch.zeros(2, 41, 8)),
+    r"plus has shape \(1, 42, 8\)": dict(plus=torch.zeros(1, 42, 8)),
+    r"plus is torch.float64 and pieces are torch.float32; expected one dtype": dict(
+        plus=torch.zeros(2, 6, 7, 8, dtype=torch.float64)
+    ),
+    r"plus_bias has shape \(7,\); expected \(8,\)": dict(plus_bias=torch.zeros(7)),
 }
 
 

@@ -2,7 +2,7 @@
 
 Shapes
     B batch · H, W height and width of the map · P pieces of D channels · T maps made by fc
-    ky, kx sides of the kernels · M output channels for each of the D
+    ky, kx sides of the kernels · M output channels for each of the D · Ho, Wo of the output
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from acmix.ops.checks import autocast, expect, pair
-from acmix.ops.conv_path.spec import Arguments
+from acmix.ops.conv_path.spec import Arguments, map_of_outputs
 from acmix.ops.dispatch import run
 
 
@@ -25,6 +25,8 @@ def conv_path(
     stride: int = 1,
     dilation: int = 1,
     shift: int | Sequence[int] = 0,
+    plus: Tensor | None = None,
+    plus_bias: Tensor | None = None,
 ) -> Tensor:
     """Mixes the pieces of q, k and v as a k×k convolution would.
 
@@ -43,9 +45,12 @@ def conv_path(
         shift: (rows, columns), or one number for both; the map is rolled by −shift first, so that it is zero-padded
             at the rolled border and neighbours meet across the seam, and rolled back after. Released Swin weights
             were trained so.
+        plus: added to the output where it is written, which saves a pass over it: (B, Ho, Wo, M·D), or tokens
+            (B, T + Ho·Wo, M·D), of which the first T get nothing of the path. In the dtype of `pieces`.
+        plus_bias: (M·D,), added to every pixel and token.
 
     Returns:
-        (B, ceil(H/stride), ceil(W/stride), M·D) in the dtype of `pieces`.
+        (B, Ho, Wo, M·D) with Ho = ceil(H/stride) and Wo = ceil(W/stride), or as `plus`; in the dtype of `pieces`.
 
     Raises:
         ValueError: the shapes do not fit each other, an even kernel, or a shift together with a stride.
@@ -73,4 +78,31 @@ def conv_path(
     expect(stride >= 1 and dilation >= 1, f"stride={stride}, dilation={dilation}; both must be at least 1")
     if stride != 1:
         expect(rows == columns == 0, f"shift={shift} with stride={stride}; a shift goes with stride=1 only")
-    return run("conv_path", Arguments(autocast(pieces), fc_weight, fc_bias, kernels, stride, dilation, (rows, columns)))
+    path = Arguments(autocast(pieces), fc_weight, fc_bias, kernels, stride, dilation, (rows, columns))
+    if plus is not None or plus_bias is not None:
+        path = path._replace(plus=None if plus is None else autocast(plus), plus_bias=plus_bias)
+        check_added(path)
+    return run("conv_path", path)
+
+
+def check_added(path: Arguments) -> None:
+    """Refuses what cannot be added to the output."""
+    plus, bias, channels = path.plus, path.plus_bias, path.kernels.shape[0]
+    batch, rows, columns = map_of_outputs(path)
+    if bias is not None:
+        expect(bias.shape == (channels,), f"plus_bias has shape {tuple(bias.shape)}; expected ({channels},)")
+    if plus is None:
+        return
+    if plus.dim() == 4:
+        fits = tuple(plus.shape) == (batch, rows, columns, channels)
+    else:
+        fits = plus.dim() == 3 and plus.shape[0] == batch and plus.shape[2] == channels
+        fits = fits and plus.shape[1] >= rows * columns
+    expect(
+        fits,
+        f"plus has shape {tuple(plus.shape)}; expected ({batch}, {rows}, {columns}, {channels}), or tokens "
+        f"({batch}, at least {rows * columns}, {channels})",
+    )
+    expect(
+        plus.dtype == path.pieces.dtype, f"plus is {plus.dtype} and pieces are {path.pieces.dtype}; expected one dtype"
+    )

@@ -5,52 +5,10 @@
 #include "correlate.h"
 #include "entry.h"
 #include "maps.h"
+#include "outputs.h"
 
 namespace acmix::conv_path {
 namespace {
-
-// Three vectors from numbers that lie in turn: result[j][d] = from[3·d + j].
-#if defined(__AVX512F__) && !defined(__clang__)
-template <class E>
-inline void deinterleave_three(const E* from, Vec* result) {
-    const Int first[3] = {{0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 0, 0, 0, 0, 0},
-                          {1, 4, 7, 10, 13, 16, 19, 22, 25, 28, 31, 0, 0, 0, 0, 0},
-                          {2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 0, 0, 0, 0, 0, 0}};
-    const Int second[3] = {{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 17, 20, 23, 26, 29},
-                           {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 18, 21, 24, 27, 30},
-                           {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 19, 22, 25, 28, 31}};
-    Vec in[3] = {load(from), load(from + LANES), load(from + 2 * LANES)};
-    ACMIX_UNROLL
-    for (int j = 0; j < 3; j++)
-        result[j] = __builtin_shuffle(__builtin_shuffle(in[0], in[1], first[j]), in[2], second[j]);
-}
-#define ACMIX_HAS_THREE
-#endif
-
-// Reads J outputs of each lane's channel.
-template <int J, class E>
-inline void read_outputs(const E* from, int64_t outputs, int lanes, Vec* result) {
-    alignas(64) E tile[4][LANES] = {};
-    for (int d = 0; d < lanes; d++) std::memcpy(&tile[d % 4][d / 4 * 4], from + d * outputs, J * sizeof(E));
-    Vec q[4];
-    for (int j = 0; j < 4; j++) q[j] = load(tile[j]);
-    transpose_quads(q);
-    ACMIX_UNROLL
-    for (int j = 0; j < J; j++) result[j] = q[j];
-}
-
-template <class E>
-inline void read_outputs(const E* from, int64_t outputs, int64_t sums, int lanes, Vec* result) {
-#if defined(ACMIX_HAS_THREE)
-    if (lanes == LANES && outputs == 3) return deinterleave_three(from, result);
-#endif
-    if (lanes == LANES && sums == 4) return read_outputs<4>(from, outputs, LANES, result);
-    if (lanes == LANES && sums == 3) return read_outputs<3>(from, outputs, LANES, result);
-    if (sums == 4) return read_outputs<4>(from, outputs, lanes, result);
-    if (sums == 3) return read_outputs<3>(from, outputs, lanes, result);
-    if (sums == 2) return read_outputs<2>(from, outputs, lanes, result);
-    read_outputs<1>(from, outputs, lanes, result);
-}
 
 // Rows of pixels over which total[i][j] += Σ a[i]·b[j] goes.
 template <class E>
@@ -71,10 +29,14 @@ void add_outer_products_block(const PixelRows<E>& pairs, int64_t i0, int64_t a_p
         for (int64_t x = 0; x < pairs.width; x++) {
             Vec u[I];
             ACMIX_UNROLL
-            for (int i = 0; i < I; i++) u[i] = a[i * a_plane + x];
+            for (int i = 0; i < I; i++) {
+                u[i] = a[i * a_plane + x];
+                keep_in_register(u[i]);
+            }
             ACMIX_UNROLL
             for (int j = 0; j < J; j++) {
                 Vec v = b.get(j0 + j, x);
+                keep_in_register(v);
                 ACMIX_UNROLL
                 for (int i = 0; i < I; i++) acc[i][j] += u[i] * v;
             }
@@ -91,7 +53,7 @@ template <int I, class E>
 void add_outer_products_rows(const PixelRows<E>& pairs, int64_t i, int64_t a_plane, int64_t count_b, Vec* total,
                              int64_t step_i, int64_t step_j) {
     constexpr int MOST = ACCUMULATORS / I < 1 ? 1 : ACCUMULATORS / I < 5 ? ACCUMULATORS / I : 5;
-    constexpr decltype(&add_outer_products_block<I, 1, E>) by_size[] = {
+    static constexpr decltype(&add_outer_products_block<I, 1, E>) by_size[] = {
         add_outer_products_block<I, 1, E>, add_outer_products_block<I, (MOST > 1 ? 2 : 1), E>,
         add_outer_products_block<I, (MOST > 2 ? 3 : 1), E>, add_outer_products_block<I, (MOST > 3 ? 4 : 1), E>,
         add_outer_products_block<I, (MOST > 4 ? 5 : 1), E>};
@@ -106,7 +68,7 @@ void add_outer_products_rows(const PixelRows<E>& pairs, int64_t i, int64_t a_pla
 template <class E>
 void add_outer_products(const PixelRows<E>& pairs, int64_t most, int64_t count_a, int64_t a_plane, int64_t count_b,
                         Vec* total, int64_t step_i, int64_t step_j) {
-    constexpr decltype(&add_outer_products_rows<1, E>) by_size[] = {
+    static constexpr decltype(&add_outer_products_rows<1, E>) by_size[] = {
         add_outer_products_rows<1, E>, add_outer_products_rows<2, E>, add_outer_products_rows<3, E>,
         add_outer_products_rows<4, E>, add_outer_products_rows<5, E>, add_outer_products_rows<6, E>,
         add_outer_products_rows<7, E>, add_outer_products_rows<8, E>, add_outer_products_rows<9, E>};
@@ -147,7 +109,6 @@ struct GradSums {
 // The gradient of row y of the maps, from the rows of the output's gradient.
 void maps_gradient(const Shape& s, const RowBuffer& g, const Vec* packed, int64_t y, Vec* grad_maps) {
     int64_t taps = s.taps(), out_height = s.out_height();
-    Vec result[MOST_PIXELS * 4];
     for (int64_t t = 0; t < s.maps;) {
         int64_t sums = sums_per_pass(s.maps, s.maps - t);
         for (int64_t phase = 0; phase < at_most(s.stride, s.width); phase++) {
@@ -164,31 +125,21 @@ void maps_gradient(const Shape& s, const RowBuffer& g, const Vec* packed, int64_
                 }
             }
             int64_t width = ceil_div(s.width - phase, s.stride), pixels = pixels_per_pass(width, sums);
-            for (int64_t done = 0; done < width; done += pixels) {
-                int64_t x0 = at_most(done, width - pixels);
-                correlate(pixels, sums, visible, x0, 1, s.outputs, g.plane(), result);
-                for (int64_t j = 0; j < sums; j++)
-                    for (int64_t x = 0; x < pixels; x++)
-                        grad_maps[(t + j) * s.width + phase + (x0 + x) * s.stride] = result[x * sums + j];
-            }
+            Sums row{grad_maps + t * s.width + phase, s.width, s.stride};
+            for (int64_t done = 0; done < width; done += pixels)
+                correlate(pixels, sums, visible, at_most(done, width - pixels), 1, s.outputs, g.plane(), row);
         }
         t += sums;
     }
 }
 
 template <class E>
-void read_output_gradient(const Shape& s, const E* grad, int64_t b, int64_t y, int64_t block, const RowBuffer& g) {
+void read_output_gradient(const Shape& s, const E* grad, int64_t b, int64_t y, int64_t block, Vec* work,
+                          const RowBuffer& g) {
     int64_t width = s.out_width(), pixel = s.channels * s.outputs;
-    const E* row = grad + (b * s.out_height() + s.rolled_row(y)) * width * pixel + block * LANES * s.outputs;
-    for (int64_t m = 0; m < s.outputs;) {
-        int64_t sums = sums_per_pass(s.outputs, s.outputs - m);
-        for (int64_t x = 0; x < width; x++) {
-            Vec v[4];
-            read_outputs(row + s.rolled_column(x) * pixel + m, s.outputs, sums, s.lanes(block), v);
-            for (int64_t j = 0; j < sums; j++) g.at(y, m + j)[x] = v[j];
-        }
-        m += sums;
-    }
+    const E* row = grad + s.out_image(b) + s.rolled_row(y) * width * pixel + block * LANES * s.outputs;
+    for (int64_t x = 0; x < width; x++)
+        read_outputs(row + s.rolled_column(x) * pixel, g.at(y, 0) + x, g.plane(), s.outputs, s.lanes(block), work);
     g.clear_sides(y);
 }
 
@@ -199,7 +150,7 @@ void pieces_and_fc_gradient(const Shape& s, const E* pieces, const float* fc_row
     E* grad_row = grad_pieces + (b * s.height + s.rolled_row(y)) * s.width * s.pieces * s.channels + block * LANES;
     Source<float> in = source_of(grad_maps, s.width);
     int64_t seam = s.width - s.shift_x;
-    if (s.lanes(block) == LANES && s.width <= 16) {
+    if (s.lanes(block) == LANES && s.width <= 16 && !s.onto) {
         Sink<E> to{grad_row, s.channels, s.pieces * s.channels};
         apply_fc(in, s.maps, seam, fc_rows, s.pieces, nullptr, to.at(s.shift_x));
         apply_fc(in.at(seam), s.maps, s.shift_x, fc_rows, s.pieces, nullptr, to);
@@ -207,9 +158,12 @@ void pieces_and_fc_gradient(const Shape& s, const E* pieces, const float* fc_row
         // long rows are written pixel by pixel, in the order they lie in
         apply_fc(in, s.maps, s.width, fc_rows, s.pieces, nullptr, sink_of(planes, s.width));
         for (int64_t x = 0; x < s.width; x++)
-            for (int64_t p = 0; p < s.pieces; p++)
-                store(grad_row + (s.rolled_column(x) * s.pieces + p) * s.channels, planes[p * s.width + x],
-                      s.lanes(block));
+            for (int64_t p = 0; p < s.pieces; p++) {
+                E* to = grad_row + (s.rolled_column(x) * s.pieces + p) * s.channels;
+                Vec v = planes[p * s.width + x];
+                if (s.onto) v += load(to, s.lanes(block));
+                store(to, v, s.lanes(block));
+            }
     }
     if (s.lanes(block) < LANES) {
         read_pieces(s, pieces, b, y, block, planes);
@@ -257,8 +211,9 @@ void backward_rows(const Shape& s, const E* grad, const E* pieces, const float* 
     RowBuffer f{nullptr, per_pass * s.stride + 2 * pad, s.maps, s.width, s.pad_x()};
     RowBuffer g{nullptr, per_pass + 2 * (pad / s.stride + 1), s.outputs, s.out_width(), s.pad_x()};
     int64_t size_f = f.size(), size_g = g.size();
-    Vec* memory = scratch.vectors(blocks * (size_f + size_g) + (s.pieces + s.maps) * s.width);
-    Vec *planes = memory + blocks * (size_f + size_g), *grad_maps = planes + s.pieces * s.width;
+    Vec* memory = scratch.vectors(blocks * (size_f + size_g) + (s.pieces + s.maps) * s.width + s.outputs);
+    Vec *planes = memory + blocks * (size_f + size_g), *grad_maps = planes + s.pieces * s.width,
+        *work = grad_maps + s.maps * s.width;
     auto select_block = [&](int64_t block) {
         f.start = memory + block * size_f;
         g.start = memory + blocks * size_f + block * size_g;
@@ -277,7 +232,7 @@ void backward_rows(const Shape& s, const E* grad, const E* pieces, const float* 
         for (; grads_done < grads_end; grads_done++)
             for (int64_t block = 0; block < blocks; block++) {
                 select_block(block);
-                read_output_gradient(s, grad, b, grads_done, block, g);
+                read_output_gradient(s, grad, b, grads_done, block, work, g);
             }
         for (int64_t block = 0; block < blocks; block++) {
             select_block(block);
@@ -343,7 +298,8 @@ void backward(const Shape& s, const E* grad, const E* pieces, const float* fc, c
 
 }  // namespace
 
-// grad is (B, Ho, Wo, M·D), adjacent; fc_rows is fc as (T, P). grad_pieces is (B, H, W, P, D), adjacent.
+// grad is (B, tokens + Ho·Wo, M·D), adjacent; fc_rows is fc as (T, P). grad_pieces is (B, H, W, P, D), adjacent;
+// where Shape says so, it holds numbers that are added to.
 ACMIX_ENTRY int acmix_conv_path_backward(int is_bfloat16, const void* grad, const void* pieces, const float* fc,
                                          const float* fc_rows, const float* bias, const float* kernels,
                                          void* grad_pieces, float* grad_fc, float* grad_bias, float* grad_kernels,

@@ -27,6 +27,8 @@ class Case(cases.Case):
         conv_size: sides of the kernels, or one for both.
         maps: T; as many as a kernel has taps where None.
         bias: whether fc has one.
+        plus: what is added to the output: "map", "tokens", of which two have no place, or nothing.
+        plus_bias: whether a bias is added to it.
     """
 
     heads: int = 2
@@ -38,9 +40,11 @@ class Case(cases.Case):
     dilation: int = 1
     shift: tuple[int, int] = (0, 0)
     bias: bool = True
+    plus: str = ""
+    plus_bias: bool = False
 
     operator: ClassVar[str] = "conv_path"
-    parameters: ClassVar[tuple[str, ...]] = ("fc_weight", "fc_bias", "kernels")
+    parameters: ClassVar[tuple[str, ...]] = ("fc_weight", "fc_bias", "kernels", "plus_bias")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -61,6 +65,14 @@ class Case(cases.Case):
         }
         if not self.bias:
             del made["fc_bias"]
+        batch, *sides = self.map_size
+        rows, columns = ((side - 1) // self.stride + 1 for side in sides)
+        outputs = self.heads * self.head_dim
+        if self.plus:
+            shape = (batch, rows, columns) if self.plus == "map" else (batch, 2 + rows * columns)
+            made["plus"] = torch.randn(*shape, outputs, generator=draw)
+        if self.plus_bias:
+            made["plus_bias"] = torch.randn(outputs, generator=draw)
         return made
 
 
@@ -106,6 +118,12 @@ CASES = (
     Case("1×7 on 1×6, stride 2, dilation 2", map_size=(2, 1, 6), conv_size=(1, 7), stride=2, dilation=2),
     Case("3×5 on 5×1, stride 3", map_size=(2, 5, 1), conv_size=(3, 5), stride=3),
     Case("fewer maps than taps", maps=4),
+    Case("a map added", plus="map"),
+    Case("a map and a bias added, shifted", heads=3, plus="map", plus_bias=True, shift=(2, 3)),
+    Case("a bias added, stride 2", plus_bias=True, stride=2),
+    Case("tokens added", heads=3, head_dim=5, plus="tokens"),
+    Case("tokens and a bias added, one pixel", map_size=(2, 1, 1), plus="tokens", plus_bias=True),
+    Case("no image, tokens added", map_size=(0, 3, 4), plus="tokens", plus_bias=True),
     Case("289 taps", map_size=(1, 2, 3), heads=1, head_dim=2, conv_size=17, maps=2),
 )
 
@@ -113,6 +131,7 @@ CASES = (
 PROOF = (
     Case("rolled", map_size=(1, 9, 8), heads=3, head_dim=32, shift=(1, 2)),
     Case("stride and dilation", map_size=(1, 9, 8), heads=4, head_dim=16, stride=2, dilation=2, bias=False),
+    Case("tokens", map_size=(1, 3, 4), heads=6, head_dim=32, plus="tokens", plus_bias=True),
 )
 
 NETWORKS = (

@@ -1,4 +1,4 @@
-// Correlation of planes with kernels: acc[x][j] = Σ_tap Σ_plane in[plane][x + tap]·weight[tap][plane][j].
+// Correlation of planes with kernels: sum j of pixel x = Σ_tap Σ_plane in[plane][x + tap]·weight[tap][plane][j].
 #pragma once
 
 #include "shape.h"
@@ -11,12 +11,18 @@ struct Taps {
     const Vec* weight[MOST_TAPS];  // (planes, J)
 };
 
+// Where sums go: sum j of pixel x to `start[j·plane + x·step]`.
+struct Sums {
+    Vec* start;
+    int64_t plane, step;
+};
+
 // Sums of large kernels are made of sums of so many products, which keeps their rounding errors small.
 constexpr int64_t PRODUCTS_AT_ONCE = 48;
 
 template <int X, int J>
 void correlate_taps(const Taps& taps, int64_t first, int64_t last, int64_t x0, int64_t step, int64_t planes,
-                    int64_t plane, Vec* result) {
+                    int64_t plane, const Sums& to) {
     Vec acc[X][J] = {};
     for (int64_t k = first; k < last; k++) {
         const Vec* in = taps.in[k] + x0 * step;
@@ -29,6 +35,7 @@ void correlate_taps(const Taps& taps, int64_t first, int64_t last, int64_t x0, i
                 ACMIX_UNROLL
                 for (int x = 0; x < X; x++) {
                     Vec v = in[x];
+                    keep_in_register(v);
                     ACMIX_UNROLL
                     for (int j = 0; j < J; j++) acc[x][j] += v * w[j];
                 }
@@ -36,6 +43,7 @@ void correlate_taps(const Taps& taps, int64_t first, int64_t last, int64_t x0, i
                 ACMIX_UNROLL
                 for (int x = 0; x < X; x++) {
                     Vec v = in[x * step];
+                    keep_in_register(v);
                     ACMIX_UNROLL
                     for (int j = 0; j < J; j++) acc[x][j] += v * w[j];
                 }
@@ -43,36 +51,37 @@ void correlate_taps(const Taps& taps, int64_t first, int64_t last, int64_t x0, i
         }
     }
     ACMIX_UNROLL
-    for (int x = 0; x < X; x++) {
+    for (int j = 0; j < J; j++) {
+        Vec* row = to.start + j * to.plane + x0 * to.step;
         ACMIX_UNROLL
-        for (int j = 0; j < J; j++) result[x * J + j] = first ? result[x * J + j] + acc[x][j] : acc[x][j];
+        for (int x = 0; x < X; x++) row[x * to.step] = first ? row[x * to.step] + acc[x][j] : acc[x][j];
     }
 }
 
 template <int X, int J>
-void correlate_pixels(const Taps& taps, int64_t x0, int64_t step, int64_t planes, int64_t plane, Vec* result) {
+void correlate_pixels(const Taps& taps, int64_t x0, int64_t step, int64_t planes, int64_t plane, const Sums& to) {
     int64_t first = 0;
     do {
         int64_t last = at_most(taps.count, first + at_least(1, PRODUCTS_AT_ONCE / planes));
-        correlate_taps<X, J>(taps, first, last, x0, step, planes, plane, result);
+        correlate_taps<X, J>(taps, first, last, x0, step, planes, plane, to);
         first = last;
     } while (first < taps.count);
 }
 
 template <int J>
-void correlate(int64_t pixels, const Taps& taps, int64_t x0, int64_t step, int64_t planes, int64_t plane, Vec* result) {
-    constexpr decltype(&correlate_pixels<1, J>) by_size[] = {
+void correlate(int64_t pixels, const Taps& taps, int64_t x0, int64_t step, int64_t planes, int64_t plane, const Sums& to) {
+    static constexpr decltype(&correlate_pixels<1, J>) by_size[] = {
         correlate_pixels<1, J>, correlate_pixels<2, J>, correlate_pixels<3, J>, correlate_pixels<4, J>,
         correlate_pixels<5, J>, correlate_pixels<6, J>, correlate_pixels<7, J>, correlate_pixels<8, J>};
-    by_size[pixels - 1](taps, x0, step, planes, plane, result);
+    by_size[pixels - 1](taps, x0, step, planes, plane, to);
 }
 
 constexpr int MOST_PIXELS = 8;
 
 inline void correlate(int64_t pixels, int64_t sums, const Taps& taps, int64_t x0, int64_t step, int64_t planes,
-                      int64_t plane, Vec* result) {
-    constexpr decltype(&correlate<1>) by_size[] = {correlate<1>, correlate<2>, correlate<3>, correlate<4>};
-    by_size[sums - 1](pixels, taps, x0, step, planes, plane, result);
+                      int64_t plane, const Sums& to) {
+    static constexpr decltype(&correlate<1>) by_size[] = {correlate<1>, correlate<2>, correlate<3>, correlate<4>};
+    by_size[sums - 1](pixels, taps, x0, step, planes, plane, to);
 }
 
 inline int64_t pixels_per_pass(int64_t width, int64_t sums) {

@@ -56,7 +56,7 @@ inline Source<float> source_of(const Vec* planes, int64_t plane) {
 constexpr int AHEAD = 3;
 
 template <int Q, int X, class E, class F>
-void fc_pixels(Source<E> in, int64_t count, const float* weight, int64_t row, const float* bias, Sink<F> out) {
+ACMIX_INLINE void fc_pixels(Source<E> in, int64_t count, const float* weight, int64_t row, const float* bias, Sink<F> out) {
     Vec acc[Q][X];
     ACMIX_UNROLL
     for (int q = 0; q < Q; q++) {
@@ -100,7 +100,7 @@ void fc_row(Source<E> in, int64_t count, int64_t width, const float* weight, int
 template <class E, class F>
 void apply_fc(Source<E> in, int64_t count, int64_t width, const float* weight, int64_t outs, const float* bias,
               Sink<F> out) {
-    constexpr decltype(&fc_row<1, E, F>) by_size[] = {fc_row<1, E, F>, fc_row<2, E, F>, fc_row<3, E, F>,
+    static constexpr decltype(&fc_row<1, E, F>) by_size[] = {fc_row<1, E, F>, fc_row<2, E, F>, fc_row<3, E, F>,
                                                       fc_row<4, E, F>, fc_row<5, E, F>, fc_row<6, E, F>,
                                                       fc_row<7, E, F>, fc_row<8, E, F>, fc_row<9, E, F>};
     for (int64_t q = 0; q < outs;) {

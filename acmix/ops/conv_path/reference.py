@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from acmix.ops.conv_path.spec import Arguments
+from acmix.ops.conv_path.spec import Arguments, map_of_outputs
 from acmix.ops.neighbours import roll, roll_back
 
 
@@ -27,16 +27,18 @@ def why_not(arguments: Arguments) -> str | None:
 
 def forward(arguments: Arguments) -> Tensor:
     """f_t = Σ_p fc[t, p]·F_p + b_t, then out[d·M+m] = Σ_t S[d·M+m, t] ⋆ f_t[d]; see `acmix.ops.conv_path`."""
-    pieces, fc_weight, fc_bias, kernels, stride, dilation, shift = arguments
+    pieces, fc_weight, fc_bias, kernels, stride, dilation, shift, *_ = arguments
     maps = conv_path_maps(planes_of(roll(pieces, shift)), fc_weight, fc_bias)  # (B, D, T, H·W)
     image = as_image(maps, *pieces.shape[1:3])  # (B, D·T, H, W)
     out = F.conv2d(image, kernels.to(maps.dtype), groups=pieces.shape[4], **geometry(kernels, stride, dilation))
-    return roll_back(out.permute(0, 2, 3, 1), shift).contiguous()  # (B, Ho, Wo, D·M)
+    out = roll_back(out.permute(0, 2, 3, 1), shift).contiguous()  # (B, Ho, Wo, D·M)
+    return with_added(out, arguments.plus, arguments.plus_bias)
 
 
 def backward(grad: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
     """The gradients of pieces, fc_weight, fc_bias (None where there is none) and kernels."""
-    pieces, fc_weight, fc_bias, kernels, stride, dilation, shift = arguments
+    pieces, fc_weight, fc_bias, kernels, stride, dilation, shift, *_ = arguments
+    grad = map_behind_tokens(grad, arguments)
     planes = planes_of(roll(pieces, shift))  # (B, D, P, H·W)
     height, width = pieces.shape[1:3]
     maps = conv_path_maps(planes, fc_weight, fc_bias)  # (B, D, T, H·W)
@@ -65,6 +67,24 @@ def backward(grad: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor
         grad_bias,
         grad_kernels.to(kernels.dtype),
     )
+
+
+def with_added(out: Tensor, plus: Tensor | None, bias: Tensor | None) -> Tensor:
+    """(B, Ho, Wo, M·D) and what is added to it; as (B, tokens + Ho·Wo, M·D) where that is tokens."""
+    if plus is not None and plus.dim() == 3:
+        out = out.flatten(1, 2)
+        out = F.pad(out, (0, 0, plus.shape[1] - out.shape[1], 0))
+    if bias is not None:
+        out = out + bias.to(out.dtype)
+    return out if plus is None else out + plus
+
+
+def map_behind_tokens(grad: Tensor, arguments: Arguments) -> Tensor:
+    """(B, Ho, Wo, M·D), of the output's gradient that may have tokens in front."""
+    if grad.dim() == 4:
+        return grad
+    _, rows, columns = map_of_outputs(arguments)
+    return grad[:, grad.shape[1] - rows * columns :].unflatten(1, (rows, columns))
 
 
 def planes_of(pieces: Tensor) -> Tensor:

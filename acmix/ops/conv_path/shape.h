@@ -9,10 +9,16 @@ constexpr int64_t MOST_TAPS = ACMIX_MOST_TAPS;  // from spec.py
 
 struct Shape {
     int64_t batch, height, width, pieces, channels, maps, outputs, ky, kx, stride, dilation, shift_y, shift_x;
+    int64_t onto;    // 1 where the gradient of the pieces is added to what lies there, else 0
+    int64_t tokens;                          // rows of an image's outputs before those of its pixels
     int64_t step_b, step_y, step_x, step_p;  // of the pieces, in numbers; a piece's channels are adjacent
 
     int64_t out_height() const { return (height - 1) / stride + 1; }
     int64_t out_width() const { return (width - 1) / stride + 1; }
+    // Where the outputs of an image's pixels begin.
+    int64_t out_image(int64_t b) const {
+        return ((b + 1) * tokens + b * out_height() * out_width()) * channels * outputs;
+    }
     int64_t taps() const { return ky * kx; }
     int64_t pad_y() const { return ky / 2 * dilation; }
     int64_t pad_x() const { return kx / 2 * dilation; }

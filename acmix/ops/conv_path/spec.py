@@ -23,32 +23,52 @@ class Arguments(NamedTuple):
     stride: int
     dilation: int
     shift: tuple[int, int]
+    plus: Tensor | None = None  # (B, Ho, Wo, M·D), or (B, tokens + Ho·Wo, M·D)
+    plus_bias: Tensor | None = None  # (M·D,)
 
 
 # the arguments whose dimension 0 counts images; all images share the others
-MAPS = ("pieces",)
+MAPS = ("pieces", "plus")
+# the arguments that are added to the output as they are: their gradients are that of the output, or sums over it
+ADDED = ("plus", "plus_bias")
+# another path's gradient of the same pieces can be handed to `backward`, which adds its own to it: a pass less
+ONTO = True
 
 
 def output(arguments: Arguments) -> Tensor:
-    """An unwritten output: (B, Ho, Wo, M·D)."""
-    pieces, stride = arguments.pieces, arguments.stride
-    batch, height, width = pieces.shape[:3]
-    return pieces.new_empty(batch, (height - 1) // stride + 1, (width - 1) // stride + 1, arguments.kernels.shape[0])
+    """An unwritten output: (B, Ho, Wo, M·D), or (B, tokens + Ho·Wo, M·D) where what is added is tokens."""
+    pieces, plus = arguments.pieces, arguments.plus
+    if plus is not None:
+        return pieces.new_empty(plus.shape)
+    return pieces.new_empty(*map_of_outputs(arguments), arguments.kernels.shape[0])
+
+
+def map_of_outputs(arguments: Arguments) -> tuple[int, int, int]:
+    """(B, Ho, Wo)."""
+    batch, height, width = arguments.pieces.shape[:3]
+    return batch, (height - 1) // arguments.stride + 1, (width - 1) // arguments.stride + 1
+
+
+def tokens_before(out: Tensor, arguments: Arguments) -> int:
+    """How many tokens without a place stand before an image's pixels in the output, or in its gradient."""
+    _, rows, columns = map_of_outputs(arguments)
+    return 0 if out.dim() == 4 else out.shape[1] - rows * columns
 
 
 def multiply_adds(arguments: Arguments, out: Tensor) -> int:
     """Multiply-adds forward."""
-    through_fc, through_kernels = products(arguments, out)
+    through_fc, through_kernels = products(arguments)
     return through_fc + through_kernels
 
 
 def backward_multiply_adds(arguments: Arguments, out: Tensor) -> int:
     """Multiply-adds backward, fc's maps made again among them."""
-    through_fc, through_kernels = products(arguments, out)
+    through_fc, through_kernels = products(arguments)
     return 3 * through_fc + 2 * through_kernels
 
 
-def products(arguments: Arguments, out: Tensor) -> tuple[int, int]:
+def products(arguments: Arguments) -> tuple[int, int]:
     """Multiply-adds of one product with fc, and of one with the kernels."""
-    maps, rows, columns = arguments.kernels.shape[1:]
-    return arguments.pieces.numel() * maps, out.numel() * maps * rows * columns
+    outputs, maps, rows, columns = arguments.kernels.shape
+    batch, height, width = map_of_outputs(arguments)
+    return arguments.pieces.numel() * maps, batch * height * width * outputs * maps * rows * columns

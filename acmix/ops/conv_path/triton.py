@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from acmix.ops import triton_launch
+from acmix.ops.conv_path.reference import map_behind_tokens, with_added
 from acmix.ops.conv_path.spec import Arguments, output
 from acmix.ops.triton_launch import Kernels, blocks, placeholder, power_of_two, rolled_by, share
 
@@ -99,11 +100,11 @@ class Sizes:
 
 def forward(arguments: Arguments) -> Tensor:
     """f_t = Σ_p fc[t, p]·F_p + b_t, then out[d·M+m] = Σ_t S[d·M+m, t] ⋆ f_t[d]; see `acmix.ops.conv_path`."""
-    pieces, fc_weight, fc_bias, kernels, stride, dilation, shift = arguments
+    pieces, fc_weight, fc_bias, kernels, stride, dilation, shift, *_ = arguments
     size = Sizes.of(pieces, kernels, stride)
-    out = output(arguments)
+    out = output(arguments._replace(plus=None))
     if not out.numel():
-        return out
+        return with_added(out, arguments.plus, arguments.plus_bias)
     shift = rolled_by(shift, size.height, size.width)
     # the bias of fc is one more piece, of ones, which ends at the border of the map
     columns = size.pieces + (fc_bias is not None)
@@ -117,7 +118,7 @@ def forward(arguments: Arguments) -> Tensor:
         TAPS=size.taps, COLUMNS=columns, BP=block, BD=size.channels_block, KB=16, MP=size.padded_outputs,
         MB=size.output_block,
     )  # fmt: skip
-    return out
+    return with_added(out, arguments.plus, arguments.plus_bias)
 
 
 def is_wide(data: Tensor) -> bool:
@@ -142,7 +143,8 @@ def folded(size: Sizes, fc_weight: Tensor, fc_bias: Tensor | None, kernels: Tens
 
 def backward(grad: Tensor, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
     """The gradients of pieces, fc_weight, fc_bias (None where there is none) and kernels."""
-    pieces, fc_weight, fc_bias, kernels, stride, dilation, shift = arguments
+    pieces, fc_weight, fc_bias, kernels, stride, dilation, shift, *_ = arguments
+    grad = map_behind_tokens(grad, arguments)
     size = Sizes.of(pieces, kernels, stride)
     grad_pieces = torch.empty(pieces.shape, dtype=pieces.dtype, device=pieces.device)
     if not pieces.numel():

@@ -37,6 +37,22 @@ inline Vec broadcast(float value) { return (Vec{} + 1.0f) * value; }
 // Loops over registers have to be unrolled, or the registers become memory.
 #define ACMIX_UNROLL _Pragma("GCC unroll 24")
 
+#define ACMIX_INLINE inline __attribute__((always_inline))
+
+// Makes a number that several products use stay in a register: a compiler that reads it again for each product asks
+// more of the load ports than there is, once it lies beyond the nearest cache.
+inline void keep_in_register(Vec& v) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(v));
+#elif defined(__SSE__)
+    asm("" : "+x"(v));
+#elif defined(__aarch64__)
+    asm("" : "+w"(v));
+#else
+    (void)v;
+#endif
+}
+
 inline float to_float(float value) { return value; }
 
 inline float to_float(bfloat16 value) {

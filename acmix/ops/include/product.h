@@ -39,7 +39,7 @@ template <int J>
 void product_rows(const float* a, int64_t a_row, int64_t a_step, int64_t rows, int64_t depth, const Vec* b,
                   int64_t b_row, Vec* c, int64_t c_row) {
     constexpr int MOST = ACCUMULATORS / J < 8 ? ACCUMULATORS / J : 8;
-    constexpr decltype(&product_block<1, J>) by_size[] = {product_block<1, J>, product_block<2, J>, product_block<3, J>,
+    static constexpr decltype(&product_block<1, J>) by_size[] = {product_block<1, J>, product_block<2, J>, product_block<3, J>,
                                                           product_block<4, J>, product_block<5, J>, product_block<6, J>,
                                                           product_block<7, J>, product_block<8, J>};
     for (int64_t i = 0; i < rows;) {
@@ -53,7 +53,7 @@ void product_rows(const float* a, int64_t a_row, int64_t a_step, int64_t rows, i
 inline void product(const Vec* a, int64_t a_row, int64_t a_step, int64_t rows, int64_t depth, const Vec* b,
                     int64_t columns, Vec* c) {
     const float* numbers = reinterpret_cast<const float*>(a);
-    constexpr decltype(&product_rows<1>) by_size[] = {product_rows<1>, product_rows<2>, product_rows<3>,
+    static constexpr decltype(&product_rows<1>) by_size[] = {product_rows<1>, product_rows<2>, product_rows<3>,
                                                       product_rows<4>};
     for (int64_t j = 0; j < columns;) {
         int64_t size = ceil_div(columns - j, ceil_div(columns - j, 4));

@@ -56,7 +56,7 @@ template <int U>
 void similarity_row(int64_t count, const float* in, int64_t in_row, int64_t in_step, const float* plane,
                     int64_t plane_step, int64_t channels, const int64_t* taps, Vec* to, int64_t to_row) {
     constexpr int MOST = ACCUMULATORS / U < 7 ? ACCUMULATORS / U : 7;
-    constexpr decltype(&similarity_block<U, 1>) by_size[] = {
+    static constexpr decltype(&similarity_block<U, 1>) by_size[] = {
         similarity_block<U, 1>, similarity_block<U, 2>, similarity_block<U, 3>, similarity_block<U, 4>,
         similarity_block<U, 5>, similarity_block<U, 6>, similarity_block<U, 7>};
     for (int64_t j = 0; j < count;) {
@@ -69,7 +69,7 @@ void similarity_row(int64_t count, const float* in, int64_t in_row, int64_t in_s
 // The product of `in`, (rows, D, pixels of a row), with the neighbour at every tap, for every row of queries.
 inline void similarities(const Shape& s, const QueryGroup& group, const float* in, const Planes& planes,
                          const int64_t* taps, const TapWeights& to) {
-    constexpr decltype(&similarity_row<1>) by_rows[] = {similarity_row<1>, similarity_row<2>, similarity_row<3>};
+    static constexpr decltype(&similarity_row<1>) by_rows[] = {similarity_row<1>, similarity_row<2>, similarity_row<3>};
     int64_t in_row = s.padded_channels() * s.padded_out_width();
     for (int64_t r = 0; r < s.ky + group.rows - 1; r++) {
         int64_t first = at_least(0, r - s.ky + 1), last = at_most(group.rows - 1, r);

@@ -105,7 +105,7 @@ void softmax_rows(const Shape& s, const Window& window, const Vec* bias, Vec* lo
 }
 
 inline void softmax_rows(const Shape& s, const Window& window, const Vec* bias, Vec* logits, float* inverse_sums) {
-    constexpr decltype(&softmax_rows<0>) by_size[] = {softmax_rows<0>, softmax_rows<1>, softmax_rows<2>,
+    static constexpr decltype(&softmax_rows<0>) by_size[] = {softmax_rows<0>, softmax_rows<1>, softmax_rows<2>,
                                                       softmax_rows<3>, softmax_rows<4>};
     by_size[s.columns() <= 4 ? s.columns() : 0](s, window, bias, logits, inverse_sums);
 }

@@ -1,0 +1,88 @@
+"""An attention and a convolution path of the same q, k and v, with one gradient of them.
+
+Apart, each writes a gradient of q, k and v, and a third pass adds the two. Here the path adds its own to the
+attention's where it makes it.
+
+Shapes: see `acmix.ops.window_attention`, `acmix.ops.local_attention` and `acmix.ops.conv_path`
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from acmix.ops.conv_path.spec import Arguments
+from acmix.ops.derivatives import needs_definition
+from acmix.ops.dispatch import run
+from acmix.ops.leaving import leaves_pytorch
+
+
+def both_paths(attention: str, attend: Any, path: Arguments) -> tuple[Tensor, Tensor]:
+    """The outputs of an attention and of the path.
+
+    Args:
+        attention: the operator's name, "window_attention" or "local_attention".
+        attend: its `Arguments`: qkv (B, H, W, 3, N, D), a parameter or None, and what is no tensor.
+        path: its arguments, with pieces that are qkv's: (B, H, W, 3·N, D).
+    """
+    values = (*attend[:2], *path)
+    if torch.is_grad_enabled() and attend.qkv.requires_grad and not is_transformed(values):
+        settings = Settings(attention, attend[2:], path[4:7])
+        tensors = (*attend[:2], *path[1:4], path.plus, path.plus_bias)
+        return BothPaths.apply(settings, *tensors)  # type: ignore[return-value]
+    return run(attention, attend), run("conv_path", path)
+
+
+def is_transformed(values: tuple[Any, ...]) -> bool:
+    """Whether somebody asks for more than an output and its gradient, or draws a graph, in which the two stay apart."""
+    return torch.compiler.is_compiling() or leaves_pytorch() or needs_definition(values)
+
+
+class Settings(NamedTuple):
+    """What is no tensor: the attention's name, its settings, those of the path."""
+
+    attention: str
+    attend: tuple[Any, ...]
+    path: tuple[Any, ...]
+
+
+class BothPaths(torch.autograd.Function):
+    """Both operators, and one gradient of what both read."""
+
+    @staticmethod
+    def forward(ctx: Any, settings: Settings, qkv: Tensor, weight: Tensor | None, *path: Tensor | None) -> Any:
+        """qkv and the attention's parameter; the path's fc_weight, fc_bias, kernels, plus and plus_bias."""
+        *parameters, plus, plus_bias = path
+        ctx.settings = settings
+        ctx.added = [None if each is None else (each.shape, each.dtype) for each in (plus, plus_bias)]
+        ctx.save_for_backward(qkv, weight, *parameters)
+        attention = operator(settings.attention)(qkv, weight, *settings.attend)
+        return attention, operator("conv_path")(qkv.flatten(3, 4), *parameters, *settings.path, plus, plus_bias)
+
+    @staticmethod
+    def backward(ctx: Any, of_attention: Tensor, of_path: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The gradients of all tensors."""
+        settings, (qkv, weight, *parameters) = ctx.settings, ctx.saved_tensors
+        grad_qkv, grad_weight = operator(f"{settings.attention}_backward")(of_attention, qkv, weight, *settings.attend)
+        path = (of_path, qkv.flatten(3, 4), *parameters, *settings.path)
+        if torch.is_grad_enabled() or is_batched(of_path) or is_batched(of_attention):
+            grad_pieces, *grads = operator("conv_path_backward")(*path)
+            grad_qkv = grad_qkv + grad_pieces.view(grad_qkv.shape)
+        else:
+            grads = operator("conv_path_backward_onto_")(grad_qkv.flatten(3, 4), *path)
+        grads = [None if each is None else grad for each, grad in zip(parameters, grads, strict=True)]
+        added = [None if each is None else of_path.sum_to_size(each[0]).to(each[1]) for each in ctx.added]
+        return None, grad_qkv, None if weight is None else grad_weight, *grads, *added
+
+
+def is_batched(grad: Tensor) -> bool:
+    """Whether a gradient stands for many, as `is_grads_batched=True` asks for."""
+    # the older of PyTorch's two ways to batch has a name in the keys only when they are written
+    return "Batched" in repr(torch._C._dispatch_keys(grad))
+
+
+def operator(name: str) -> Any:
+    """One of our operators, as PyTorch knows it."""
+    return getattr(torch.ops.acmix, name)
