@@ -88,7 +88,7 @@ class ReductionAttention(Mixed):
         pieces = None
         if self.conv_path is not None:
             patches = unflatten(kv[:, first:], 1, small)  # (B, h, w, 2·N, D)
-            pieces = torch.cat([unflatten(q[:, first:], 1, grid), enlarged(patches, self.reduction, grid)], 3)
+            pieces = joined(unflatten(q[:, first:], 1, grid), patches, self.reduction)
         if not self.has_attention:
             assert self.conv_path is not None
             return with_conv(x.new_zeros(x.shape), self.conv_path(pieces, rate=self.rates()[1]))
@@ -111,6 +111,17 @@ class ReductionAttention(Mixed):
 
     def folded(self) -> ReductionAttention:
         return self.with_rates_in_weights()
+
+
+def joined(q: Tensor, patches: Tensor, factor: int | None) -> Tensor:
+    """(B, H, W, N, D) and (B, h, w, 2·N, D) -> (B, H, W, 3·N, D)."""
+    (rows, columns), grid = patches.shape[1:3], (q.shape[1], q.shape[2])
+    if factor in (None, 1) or leaves_pytorch() or grid != (rows * factor, columns * factor):
+        return torch.cat([q, enlarged(patches, factor, grid)], 3)
+    # one pass: the patches are never enlarged in memory
+    pixels = q.reshape(-1, rows, factor, columns, factor, *q.shape[3:])  # (B, h, r, w, r, N, D)
+    around = patches[:, :, None, :, None].expand(*pixels.shape[:5], *patches.shape[3:])
+    return torch.cat([pixels, around], 5).flatten(3, 4).flatten(1, 2)
 
 
 def enlarged(patches: Tensor, factor: int | None, grid: tuple[int, int]) -> Tensor:

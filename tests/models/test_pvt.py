@@ -10,6 +10,7 @@ from torch import nn
 import acmix
 from acmix.errors import UsageError
 from acmix.layers import ReductionAttention
+from acmix.layers.reduction_attention import joined
 from acmix.models.count import cost
 
 TINY = "acmix_pvt_tiny"
@@ -103,3 +104,17 @@ def test_without_a_class_token_there_is_none_to_put_back():
     model: Any = acmix.create_model(TINY, global_pool="avg", **TOY)
     with pytest.raises(UsageError, match="without a class token"):
         model.reset_classifier(3, "token")
+
+
+@pytest.mark.parametrize("grid", [(4, 6), (5, 6)], ids=str)
+@pytest.mark.parametrize("factor", [1, 2])
+def test_pieces_are_q_and_what_each_pixel_s_patch_has(factor, grid):
+    rows, columns = (-(-side // factor) for side in grid)
+    q = torch.randn(2, *grid, 3, 4, dtype=torch.float64, requires_grad=True)
+    patches = torch.randn(2, rows, columns, 6, 4, dtype=torch.float64, requires_grad=True)
+    found = joined(q, patches, factor)
+    for y in range(grid[0]):
+        for x in range(grid[1]):
+            expected = torch.cat([q[:, y, x], patches[:, y // factor, x // factor]], 1)
+            assert torch.equal(found[:, y, x], expected)
+    assert torch.autograd.gradcheck(lambda q, patches: joined(q, patches, factor), (q, patches))
