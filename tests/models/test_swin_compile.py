@@ -27,7 +27,10 @@ def test_one_compiled_graph_trains_as_the_plain_model_does(model):
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     x = torch.randn(2, 3, 64, 64)
     found, expected = (torch.autograd.grad(run(x).sum(), list(model.parameters())) for run in (compiled, model))
-    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    # a compiler sees separate passes, which it fuses in its own way
+    largest = max(float(each.abs().max()) for each in expected)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6 * largest, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -37,7 +40,7 @@ def test_another_batch_or_size_does_not_compile_again(model):
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
     for size in ((2, 3, 64, 72), (5, 3, 64, 72), (2, 3, 81, 97)):
         x = torch.randn(size)
-        assert torch.equal(compiled(x), model(x))
+        torch.testing.assert_close(compiled(x), model(x))
         assert counter.frame_count == 1
 
 

@@ -26,12 +26,16 @@ def test_a_symbolic_trace_gives_the_same_at_any_size_and_every_gradient(name, co
     model = settled(toy(name, conv_path=conv_path))
     traced = torch.fx.symbolic_trace(copy.deepcopy(model))
     for size in ((32, 32), (37, 50)):
-        assert torch.equal(traced(images(2, *size)), model(images(2, *size)))
+        # a trace shows residuals outside the layers that add them where they run
+        torch.testing.assert_close(traced(images(2, *size)), model(images(2, *size)))
     for each in (model, traced):
         each(images()).square().sum().backward()
     found = dict(traced.named_parameters())
-    for key, parameter in model.named_parameters():
-        assert torch.equal(found[key].grad, parameter.grad), key  # pyright: ignore[reportArgumentType]
+    wanted = {key: parameter.grad for key, parameter in model.named_parameters() if parameter.grad is not None}
+    assert found.keys() == wanted.keys()
+    largest = max(float(grad.abs().max()) for grad in wanted.values())
+    for key, grad in wanted.items():
+        torch.testing.assert_close(found[key].grad, grad, atol=1e-6 * largest, rtol=1e-5)
 
 
 @families
@@ -55,8 +59,8 @@ def test_inner_maps_are_taken_out_by_name(name):
         kept.clear()
         model(images())
     expected = kept[0][0] if isinstance(kept[0], tuple) else kept[0]
-    # a ReLU in place behind the first map changes nothing that is not negative
-    assert torch.equal(found, expected)
+    # a ReLU in place behind the first map would change what is negative by far more
+    torch.testing.assert_close(found, expected)
 
 
 @families
