@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +21,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker("all")
         if item.get_closest_marker("slow") is None:
             item.add_marker("fast")
+
+
+@pytest.fixture(autouse=True)
+def no_reader_is_left() -> Iterator[None]:
+    """Ends the reading processes of a test with it: others would count them."""
+    before = readers()
+    yield
+    if readers() - before:
+        # an exception that came from a reader holds, in a circle, the loader that it ended
+        gc.collect()
+    assert not readers() - before
+
+
+def readers() -> set[Any]:
+    """Reading processes of this one; a process that runs a command is none."""
+    return {each for each in multiprocessing.active_children() if each.daemon}
 
 
 @pytest.fixture

@@ -102,6 +102,7 @@ def plain(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     """How each forward pass of a run's steps was computed."""
     plain, passes = Step.take, list[dict[str, Any]]()
+    others = {*multiprocessing.active_children()}
 
     def take(run: Step, batches: list[Batch]) -> object:
         def look(module: nn.Module, arguments: tuple[torch.Tensor]) -> None:
@@ -110,7 +111,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
                     blocks=0,
                     channels_last=arguments[0].is_contiguous(memory_format=torch.channels_last),
                     deterministic=torch.are_deterministic_algorithms_enabled(),
-                    readers=len(multiprocessing.active_children()),
+                    readers=len({*multiprocessing.active_children()} - others),
                     autocast=torch.is_autocast_enabled("cpu"),
                 )
             )
