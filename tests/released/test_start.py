@@ -1,87 +1,23 @@
-"""A model starts from whatever fits it: what is taken, resized, drawn new and left out is told; the rest is refused."""
+"""A model starts from whatever fits it, with its outputs; the rest is refused."""
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
-from rich.console import Console
-from safetensors.torch import save_file
-from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
-from timm.models import adapt_input_conv
-from timm.models.resnet import Bottleneck
-from timm.models.resnet import ResNet as TimmResNet
-from torch import Tensor, nn
+from torch import nn
 
 import acmix
 from acmix.errors import UsageError
 from acmix.models.upgrade import is_new
 from acmix.released.safe_load import safe_load
-from acmix.released.start import Started, start_from
+from acmix.released.start import start_from
 from acmix.released.weights import to_official
 from tests.support.paths import DATA
-
-SWIN, DEIT, PVT, RESNET = (
-    "acmix_swin_tiny_patch4_window7_224",
-    "acmix_deit_tiny_patch16_224",
-    "acmix_pvt_tiny",
-    "acmix_resnet26",
-)
-SIZES: dict[str, dict[str, Any]] = {
-    SWIN: dict(img_size=64, embed_dim=24, depths=(2, 2), num_heads=(3, 6), window_size=4, num_classes=5),
-    DEIT: dict(img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=3, num_classes=5),
-    PVT: dict(
-        img_size=64, embed_dims=(8, 16), depths=(1, 2), num_heads=(1, 2), mlp_ratios=(2, 2), reductions=(2, 1),
-        num_classes=5,
-    ),
-    RESNET: dict(layers=(1, 1), width=16, num_classes=5),
-}  # fmt: skip
-
-
-def ours(name: str, **changes: Any) -> nn.Module:
-    """A small model, without a convolution path unless asked for."""
-    torch.manual_seed(1)
-    return acmix.create_model(name, **{"conv_path": False, **SIZES[name], **changes}).eval()
-
-
-def theirs(name: str, **changes: Any) -> nn.Module:
-    """timm's model of the same sizes, with weights that are none of ours."""
-    torch.manual_seed(2)
-    sizes = {**SIZES[name], **changes}
-    if name == RESNET:
-        kind: Any = Bottleneck
-        return TimmResNet(kind, (1, 1, 1, 1), num_classes=5, **changes).eval()
-    model = timm.create_model({SWIN: "swin_tiny_patch4_window7_224", DEIT: "deit_tiny_patch16_224"}[name], **sizes)
-    return model.eval()
-
-
-def logits(model: nn.Module, size: int = 64, in_chans: int = 3) -> Tensor:
-    torch.manual_seed(3)
-    with torch.no_grad():
-        return model(torch.randn(2, in_chans, size, size))
-
-
-def kept(weights: Any, path: Path) -> Path:
-    """The weights in a file."""
-    torch.save(weights, path)
-    return path
-
-
-def printed(started: Started) -> str:
-    """The table as text."""
-    console = Console(width=400)
-    with console.capture() as capture:
-        console.print(started.table())
-    return capture.get()
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "weights.pth"
+from tests.support.starts import DEIT, PVT, RESNET, SIZES, SWIN, kept, logits, ours, printed, refused, theirs
 
 
 @pytest.mark.parametrize("conv_path", [False, True])
@@ -162,159 +98,6 @@ def test_released_weights_start_with_the_released_logits() -> None:
     assert not started.left_out
 
 
-@pytest.mark.parametrize(
-    "prefix", ["module.", "_orig_mod.", "model.", "backbone.", "module._orig_mod.", "student.backbone."]
-)
-@pytest.mark.parametrize("entry", ["", "state_dict", "model"])
-def test_prefixes_and_entries_are_taken_off(prefix: str, entry: str, file: Path) -> None:
-    model, mine = theirs(DEIT), ours(DEIT)
-    weights: Any = {f"{prefix}{key}": value for key, value in model.state_dict().items()}
-    if entry:
-        weights = {entry: weights, "epoch": 3, "optimizer": {"state": {0: torch.ones(3)}}}
-    started = start_from(mine, kept(weights, file))
-    assert torch.equal(logits(mine, 32), logits(model, 32))
-    assert not started.drawn
-    assert entry in started.source
-
-
-def test_a_compiled_part_and_what_lies_beside_the_model_are_seen_through(file: Path) -> None:
-    model, mine = theirs(DEIT), ours(DEIT)
-    weights = {
-        f"model.backbone.{key}".replace("blocks.1.", "blocks.1._orig_mod."): value
-        for key, value in model.state_dict().items()
-    }
-    extra = {"model.neck.weight": torch.ones(2), "hyper": 3}
-    started = start_from(mine, kept({"state_dict": {**weights, **extra}}, file))
-    assert torch.equal(logits(mine, 32), logits(model, 32))
-    assert started.left_out == ["model.neck.weight", "hyper"]
-    assert "names behind 'model.backbone.'" in printed(started)
-
-
-@pytest.mark.parametrize("entry", ["state_dict_ema", "model_ema", "ema"])
-def test_an_average_goes_before_the_weights_it_is_of(entry: str, file: Path) -> None:
-    model, mine = theirs(DEIT), ours(DEIT)
-    other = {key: torch.zeros_like(value) for key, value in model.state_dict().items()}
-    average = {f"module.{key}": value for key, value in model.state_dict().items()}
-    started = start_from(mine, kept({"state_dict": other, "model": other, entry: average}, file))
-    assert torch.equal(logits(mine, 32), logits(model, 32))
-    assert f"entry '{entry}', an average of weights, names behind 'module.'" in printed(started)
-    started = start_from(mine, kept({"state_dict": other, entry: None}, file))
-    assert not logits(mine, 32).any()
-    assert started.source.endswith("(entry 'state_dict')")
-
-
-@pytest.mark.parametrize("entry", ["params", "encoder", "model_state", "checkpoint.model.weights"])
-def test_an_entry_of_any_name_is_found_where_no_usual_one_fits(entry: str, file: Path) -> None:
-    model, mine = theirs(DEIT), ours(DEIT)
-    weights: Any = model.state_dict()
-    for name in reversed(entry.split(".")):
-        weights = {name: weights}
-    moments = {"state": {"first": model.state_dict()}}
-    started = start_from(mine, kept({**weights, "optimizer": moments, "ema": {"decay": torch.ones(1)}}, file))
-    assert torch.equal(logits(mine, 32), logits(model, 32))
-    assert started.source.endswith(f"(entry '{entry}')")
-
-
-def test_of_several_entries_the_one_that_fits_is_taken(file: Path) -> None:
-    model, mine = theirs(DEIT), ours(DEIT)
-    own, other = model.state_dict(), theirs(RESNET).state_dict()
-    zero = {key: torch.zeros_like(value) for key, value in own.items()}
-    for content, entry in (
-        ({"teacher": other, "student": own}, "student"),
-        ({"params": zero, "params_ema": own}, "params_ema"),
-        ({"generator": own, "critic": other}, "generator"),
-    ):
-        assert f"entry '{entry}'" in start_from(mine, kept(content, file)).source
-        assert torch.equal(logits(mine, 32), logits(model, 32))
-    assert "fit in the entries 'first' and 'second'" in refused(mine, {"first": own, "second": zero}, file)
-
-
-def test_weights_of_8_bits_are_read(file: Path) -> None:
-    model, mine = theirs(DEIT), ours(DEIT)
-    small = {key: value.to(torch.float8_e4m3fn) for key, value in model.state_dict().items()}
-    assert len(start_from(mine, kept(small, file)).taken) == len(small)
-    model.load_state_dict({key: value.float() for key, value in small.items()})
-    assert torch.equal(logits(mine, 32), logits(model, 32))
-
-
-def test_safetensors_and_half_precision_are_read(tmp_path: Path) -> None:
-    model, mine = theirs(DEIT).half(), ours(DEIT)
-    save_file(model.state_dict(), tmp_path / "weights.safetensors")
-    start_from(mine, tmp_path / "weights.safetensors")
-    assert all(value.dtype == torch.float32 for value in mine.state_dict().values())
-    assert torch.equal(logits(mine, 32), logits(model.float(), 32))
-
-
-def test_another_number_of_classes_has_a_new_classifier_and_the_rest_of_the_file(file: Path) -> None:
-    mine = ours(SWIN, num_classes=7)
-    before = copy.deepcopy(mine.head.state_dict())  # type: ignore[union-attr]
-    started = start_from(mine, kept(theirs(SWIN).state_dict(), file))
-    assert started.drawn == dict.fromkeys(["head.fc.weight", "head.fc.bias"], "the file's has 5 classes, this one 7")
-    assert all(torch.equal(value, before[key]) for key, value in mine.head.state_dict().items())  # type: ignore[union-attr]
-    told = printed(started)
-    assert "head.fc.weight: the file's has 5 classes, this one 7" in told
-    with pytest.raises(UsageError, match=r"model.head=keep: .* the file's has 5 classes, this one 7"):
-        start_from(mine, file, head="keep")
-
-
-@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
-def test_another_window_is_resized_as_timm_does(file: Path) -> None:
-    weights = theirs(SWIN).state_dict()
-    mine = ours(SWIN, window_size=8, img_size=128)
-    started = start_from(mine, kept(weights, file))
-    now = mine.state_dict()
-    assert len(started.resized) == 4
-    for key in started.resized:
-        expected = resize_rel_pos_bias_table(weights[key], new_window_size=(8, 8), new_bias_shape=now[key].shape)
-        assert torch.equal(now[key], expected)
-        assert started.resized[key] == "×".join(map(str, weights[key].shape)) + " to " + "×".join(
-            map(str, now[key].shape)
-        )
-    assert torch.equal(now["norm.weight"], weights["norm.weight"])
-
-
-def test_another_size_of_images_is_resized_as_timm_does(file: Path) -> None:
-    weights = theirs(DEIT).state_dict()
-    mine = ours(DEIT, img_size=48)
-    started = start_from(mine, kept(weights, file))
-    expected = resample_abs_pos_embed(weights["pos_embed"], new_size=[6, 6], num_prefix_tokens=1)
-    assert torch.equal(mine.pos_embed, expected)  # type: ignore[arg-type]
-    assert started.resized == {"pos_embed": "1×17×24 to 1×37×24"}
-    wide = ours(DEIT, img_size=(16, 64))
-    # as many patches, in other places
-    assert [*start_from(wide, file).resized] == ["pos_embed"]
-    assert not torch.equal(wide.pos_embed, weights["pos_embed"])  # type: ignore[arg-type]
-
-
-def test_positions_without_a_class_token_meet_a_model_that_has_one(file: Path) -> None:
-    weights = ours(PVT, global_pool="avg").state_dict()
-    mine = ours(PVT, img_size=32)
-    drawn = mine.state_dict()["stages.1.pos_embed"][:, :1].clone()
-    started = start_from(mine, kept(weights, file))
-    now = mine.state_dict()["stages.1.pos_embed"]
-    assert torch.equal(now[:, :1], drawn)
-    expected = resample_abs_pos_embed(weights["stages.1.pos_embed"], new_size=[4, 4], num_prefix_tokens=0)
-    assert torch.equal(now[:, 1:], expected)
-    assert started.drawn == {"stages.1.cls_token": ""}
-
-
-@pytest.mark.parametrize(("there", "here"), [(3, 1), (3, 4), (3, 6), (1, 3), (2, 1)])
-@pytest.mark.parametrize("name", [SWIN, PVT, RESNET])
-def test_other_channels_are_summed_or_repeated_as_timm_does(name: str, there: int, here: int, file: Path) -> None:
-    model = ours(name, in_chans=there)
-    mine = ours(name, in_chans=here)
-    started = start_from(mine, kept(model.state_dict(), file))
-    [key] = started.resized
-    was, now = model.state_dict()[key], mine.state_dict()[key]
-    expected = was.repeat(1, 3, 1, 1) / 3 if there == 1 else adapt_input_conv(here, was)
-    assert torch.allclose(now, expected, rtol=1e-6)
-
-
-def test_other_patches_are_resized_where_patches_lie_side_by_side(file: Path) -> None:
-    mine = ours(DEIT, patch_size=16, img_size=64)
-    assert [*start_from(mine, kept(theirs(DEIT).state_dict(), file)).resized] == ["patch_embed.proj.weight"]
-
-
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
 def test_timms_own_and_upgraded_models_start_too(name: str, file: Path) -> None:
     sizes = SIZES[DEIT if name.startswith("deit") else SWIN]
@@ -345,16 +128,6 @@ def test_rates_that_cannot_start_at_1_and_0_are_told_of(file: Path) -> None:
     assert "4 convolution paths are new and at once count" in printed(started)
 
 
-def refused(model: nn.Module, weights: Any, file: Path) -> str:
-    """The one line that refuses a file, which leaves the model as it was."""
-    before = copy.deepcopy(model.state_dict())
-    with pytest.raises(UsageError) as caught:
-        start_from(model, kept(weights, file))
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 @pytest.mark.filterwarnings("ignore:Validating sparse")
 def test_what_does_not_fit_is_refused_in_one_line_and_changes_nothing(file: Path) -> None:
     weights = theirs(SWIN).state_dict()
@@ -383,79 +156,6 @@ def test_what_does_not_fit_is_refused_in_one_line_and_changes_nothing(file: Path
     ]  # fmt: skip
     for model, given, said in cases:
         assert said in refused(model, given, file)
-
-
-# --- whose classes the rows of a classifier are -------------------------------------------------------------------
-
-
-def checkpoint(classes: list[str], file: Path, **more: Any) -> dict[str, Tensor]:
-    """A checkpoint of ours whose classifier says in its bias which row is which."""
-    weights = theirs(DEIT).state_dict()
-    weights["head.bias"] = torch.arange(5.0)
-    kept({"format": "acmix", "version": 1, "classes": classes, "step": 9, **more, "model": weights}, file)
-    return weights
-
-
-@pytest.mark.parametrize(
-    ("there", "here", "more", "rows", "said"),
-    [
-        ("abcde", "abcde", {}, [0, 1, 2, 3, 4], None),
-        (["caf\u00e9", *"bcde"], ["cafe\u0301", *"bcde"], {}, [0, 1, 2, 3, 4], None),
-        ("abcde", "ebcda", {}, [4, 1, 2, 3, 0], "rows in the order of the data's classes, by name"),
-        ("abcde", "abcdf", {}, None, "'f' is none of them; model.head=keep keeps its rows"),
-        ("01234", "abcde", {}, None, "'a' is none of them"),
-        ("01234", ["2", "9", "10", "11", "30"], {"named": False}, [2, 4, 0, 1, 3], "names sorted as text"),
-        ("01234", ["2", "9", "10", "11", "30"], {"step": 0}, [2, 4, 0, 1, 3], "names sorted as text"),
-        ("01234", "abcde", {"named": False}, [0, 1, 2, 3, 4], "names sorted as text; model.head=new draws new ones"),
-    ],
-)
-def test_the_names_of_classes_decide_about_rows(
-    there: str, here: str, more: dict[str, Any], rows: list[int] | None, said: str | None, file: Path
-) -> None:
-    weights = checkpoint([*there], file, **more)
-    mine = ours(DEIT)
-    before = mine.state_dict()["head.weight"].clone()
-    started = start_from(mine, file, classes=[*here])
-    now = mine.state_dict()
-    if rows is None:
-        assert torch.equal(now["head.weight"], before)
-        assert not torch.equal(now["head.weight"], weights["head.weight"])
-    else:
-        assert now["head.bias"].tolist() == rows
-        assert torch.equal(now["head.weight"], weights["head.weight"][rows])
-    assert (said or "taken") in printed(started)
-    assert ("head.weight" in started.drawn) == (rows is None)
-
-
-def test_a_setting_keeps_or_draws_the_classifier(file: Path) -> None:
-    checkpoint([*"abcde"], file)
-    mine = ours(DEIT)
-    started = start_from(mine, file, classes=[*"vwxyz"], head="keep")
-    assert mine.state_dict()["head.bias"].tolist() == [0, 1, 2, 3, 4]
-    assert "as model.head=keep says" in printed(started)
-    assert start_from(mine, file, classes=[*"abcde"], head="new").drawn["head.bias"] == "model.head=new"
-
-
-@pytest.mark.parametrize("head", ["auto", "keep", "new"])
-def test_a_body_without_a_classifier_starts_from_a_checkpoint_that_has_one(head: str, file: Path) -> None:
-    weights = checkpoint([*"abcde"], file)
-    body: Any = acmix.create_model(DEIT, features_only=True, conv_path=False, **SIZES[DEIT]).model
-    started = start_from(body, file, head=head)
-    assert {"head.weight", "head.bias"} <= {*started.left_out}
-    assert torch.equal(body.state_dict()["blocks.0.attn.qkv.weight"], weights["blocks.0.attn.qkv.weight"])
-
-
-def test_weights_without_names_keep_their_rows_where_the_data_numbers_its_classes(file: Path) -> None:
-    kept(theirs(DEIT).state_dict(), file)
-    mine = ours(DEIT)
-    start_from(mine, file, classes=["2", "9", "10", "11", "30"], sorted_names=False)
-    assert torch.equal(logits(mine, 32), logits(theirs(DEIT), 32))
-
-
-def test_too_few_names_are_refused(file: Path) -> None:
-    checkpoint([*"abc"], file)
-    with pytest.raises(UsageError, match="names 3 classes for 5 outputs"):
-        start_from(ours(DEIT), file, classes=[*"abcde"])
 
 
 @pytest.mark.parametrize(
