@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from acmix.config import Config
+from acmix.errors import UsageError
 from acmix.tasks.evaluation import LABELS
 from acmix.train.device import device_name
+from acmix.train.files import versions
 from acmix.train.length import epochs_begun
 from acmix.train.opening import counted
 from acmix.train.state import State
@@ -48,4 +50,20 @@ def ending(config: Config, state: State) -> str:
         f": ended early, after epoch {state.epochs_ended} of {epochs}, with no better {LABELS[state.task.metric]} than "
         f"that of epoch {best} for {counted(state.epochs_ended - best, 'epoch')} (train.patience "
         f"{config.train.patience})"
+    )
+
+
+def diverged(config: Config, state: State, what: str, step: int) -> UsageError:
+    """What ends a run that has diverged with a step, `what` being no number."""
+    there, saved = versions(state.last), state.saved_at
+    if saved is not None and saved[0] >= step:
+        # the weights of that step compute no loss
+        there = there[1:]
+    none = "nothing was saved yet" if saved is None else "no checkpoint is from before it"
+    kept = f"{there[0]} is from before it" if there else none
+    warmup = "epochs" if config.schedule.warmup_steps is None else "steps"
+    more = [f"more schedule.warmup_{warmup}", *(["train.precision=fp32"] if state.precision.dtype else [])]
+    return UsageError(
+        f"{what} (epoch {state.epochs_ended + 1}) is not finite; {kept}; "
+        f"try a lower optimizer.lr or {' or '.join(more)}"
     )

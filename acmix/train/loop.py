@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,21 +23,19 @@ from acmix.data.classes import as_trained
 from acmix.data.dataset import OtherClasses
 from acmix.data.worker import READER_LOST, kill_readers
 from acmix.errors import UsageError
-from acmix.layers import path_rates
 from acmix.models.freezing import keep_statistics
 from acmix.names import to_json
 from acmix.tasks import Evaluation, task_of
-from acmix.train.closing import ending, summed_up
+from acmix.train.closing import diverged, ending, summed_up
 from acmix.train.device import peak_memory_mib, pins_memory
 from acmix.train.distributed import Agreement, World, join, together
-from acmix.train.files import versions, write_atomically
-from acmix.train.fsdp import gathered, share_buffers
+from acmix.train.epoch_end import Pictures, measured, record
+from acmix.train.files import write_atomically
 from acmix.train.length import end_of_epoch, epochs_begun, total_steps
 from acmix.train.lock import held
 from acmix.train.log import RunLog, duration, read_summary
 from acmix.train.opening import announce, counted, keep_settings, odd_statistics
 from acmix.train.optim import Schedule, check_rates, odd_rates
-from acmix.train.plots import draw_curves, draw_paths
 from acmix.train.preparation import settle
 from acmix.train.resume import of_a_run
 from acmix.train.run_folder import DefaultFolder, ask_for
@@ -49,8 +47,6 @@ from acmix.train.terminal import new_console, say
 from acmix.train.trial import try_forward
 from acmix.train.worker_error import Failed
 
-# Pictures of a run under way are no older than this and an epoch; drawing them takes a second.
-DRAW_SECONDS = 60.0
 # what PyTorch says of reading processes that give nothing
 READERS_SILENT = "DataLoader timed out after"
 
@@ -176,7 +172,7 @@ class Run:
         self.agreement = Agreement(world, 5)
         self.saved, self.is_due = time.monotonic(), False
         self.too_many_unreadable = False
-        self.drawn = time.monotonic()
+        self.pictures = Pictures(output, self.log)
         self.in_step = Step(config, self.state, world)
 
     # --- the loop ---------------------------------------------------------------------------------------------------
@@ -206,7 +202,7 @@ class Run:
             write_atomically(summary_file, to_json(summary, indent=2).encode())
             self.log.write("end", **summary)
             self.log.progress.stop()
-            self.draw()
+            self.pictures.draw()
             steps, took = counted(self.state.step - self.first_step, "step"), duration(time.monotonic() - began)
             self.log.say(f"trained {steps} in {took}{ending(self.config, self.state)}")
             unreadable = self.state.unreadable
@@ -306,19 +302,7 @@ class Run:
     def give_up(self, what: str, step: int) -> None:
         """Ends a run that has diverged with a step."""
         self.state.finish_writing()
-        last, saved = self.state.last, self.state.saved_at
-        there = versions(last)
-        if saved is not None and saved[0] >= step:
-            # the weights of that step compute no loss
-            there = there[1:]
-        none = "nothing was saved yet" if saved is None else "no checkpoint is from before it"
-        kept = f"{there[0]} is from before it" if there else none
-        warmup = "epochs" if self.config.schedule.warmup_steps is None else "steps"
-        more = [f"more schedule.warmup_{warmup}", *(["train.precision=fp32"] if self.state.precision.dtype else [])]
-        raise UsageError(
-            f"{what} (epoch {self.state.epochs_ended + 1}) is not finite; {kept}; "
-            f"try a lower optimizer.lr or {' or '.join(more)}"
-        )
+        raise diverged(self.config, self.state, what, step)
 
     def log_step(self, lr: float) -> None:
         """Records the steps since the last record; every process calls it."""
@@ -353,14 +337,13 @@ class Run:
         state.unreadable.gather()
         state.unreadable.check()
         state.epochs_ended = number
-        is_best = self.record(number, result)
-        if is_best:
+        if record(self.log, state, number, self.epochs, result):
             state.save_best()
         last = bool(state.ended)
         if last or number % settings.checkpoint_every_epochs == 0:
             self.save()
-            if self.world.is_first and not last and time.monotonic() - self.drawn > DRAW_SECONDS:
-                self.draw()
+            if self.world.is_first and not last:
+                self.pictures.draw_if_old()
 
     def evaluate(self) -> Evaluation:
         """Measures the model on the validation images; ends the run where its loss is no number."""
@@ -373,71 +356,11 @@ class Run:
             self.note_unreadable(batch, self.val_batches.dataset)
             self.listen()
 
-        model = self.state.evaluated_model
-        # every process measures what the first one saves
-        share_buffers(model, self.world)
-        # processes with other images call a detector or segmenter another number of times
-        weights = nullcontext() if self.config.task.name == "classify" else gathered(model)
-        # images of a validation have many sizes, each of which would be compiled anew
-        with weights, torch.compiler.set_stance("force_eager"):
-            result = self.task.evaluate(
-                model,
-                self.val_batches,
-                self.world.device,
-                autocast=self.state.precision.autocast,
-                memory_format=self.state.memory_format,
-                on_batch=on_batch,
-            )
+        result = measured(self.config, self.state, self.val_batches, on_batch)
         if result.loss is not None and not math.isfinite(result.loss):
             # the last step made weights that no longer compute: keep the checkpoint that does
             self.give_up(f"the validation loss after step {self.state.step}", self.state.step)
         return result
-
-    def record(self, number: int, result: Evaluation | None) -> bool:
-        """Writes an epoch's numbers; `number` counts epochs from 1. Returns whether it is the best one so far."""
-        state = self.state
-        train_loss, seconds, speed = state.meter.whole_epoch(self.global_batch_size)
-        self.check_loss(train_loss, number)
-        metrics = result.metrics if result else dict.fromkeys(self.task.metrics)
-        loss = result.loss if result else None
-        state.metrics = dict(**metrics, val_loss=loss, images_per_second=speed)
-        self.log.epoch(
-            self.epochs,
-            result.images if result else None,
-            epoch=number,
-            step=state.step,
-            train_loss=train_loss,
-            val_loss=loss,
-            **metrics,
-            seconds=seconds,
-            images_per_second=speed,
-            rates=path_rates(state.evaluated_model),
-            unreadable=state.unreadable.names,
-        )
-        if result is None or result.metrics[self.task.metric] <= state.best.get(self.task.metric, -1.0):
-            return False
-        state.best = dict({name: result.metrics[name] for name in self.task.metrics}, epoch=number)
-        return True
-
-    def check_loss(self, train_loss: float, number: int) -> None:
-        """Ends a run in whose epoch nothing was learned, on any process; `number` counts epochs from 1."""
-        learned = torch.tensor(train_loss != 0 or not self.state.meter.epoch_steps, dtype=torch.int32)
-        if self.world.size > 1:
-            dist.all_reduce(learned, dist.ReduceOp.MAX, group=self.world.control)
-        if not learned:
-            raise UsageError(
-                f"the loss was 0 in every step of epoch {number}: nothing in the training data counts; in label maps "
-                "255 is ignored, and so is 0 unless task.ignore_zero=false: check what the files hold"
-            )
-
-    def draw(self) -> None:
-        """Draws what the log holds so far."""
-        self.drawn = time.monotonic()
-        try:
-            draw_curves(self.output)
-            draw_paths(self.output)
-        except ImportError as error:
-            self.log.say(f"curves.png and paths.png are not drawn, as matplotlib cannot be imported ({error})")
 
     def note_unreadable(self, batch: Any, dataset: Any) -> None:
         """Keeps the names of files that could not be read, and notes where they are too many."""

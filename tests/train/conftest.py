@@ -15,7 +15,7 @@ from tests.support.tiny import CLASSES, tiny_config
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares a test's runs their pictures, which cost more than a tiny run's steps."""
     for name in ("draw_curves", "draw_paths"):
-        monkeypatch.setattr(f"acmix.train.loop.{name}", lambda folder: None)
+        monkeypatch.setattr(f"acmix.train.epoch_end.{name}", lambda folder: None)
 
 
 @pytest.fixture(scope="session")

@@ -93,7 +93,7 @@ def test_a_run_ends_well_where_nothing_can_be_drawn(
     def draw(folder: Path) -> None:
         raise ImportError("No module named 'matplotlib'")
 
-    monkeypatch.setattr("acmix.train.loop.draw_curves", draw)
+    monkeypatch.setattr("acmix.train.epoch_end.draw_curves", draw)
     assert train(tiny_config(data, "train.epochs=1"), tmp_path)["epochs"] == 1
     assert "are not drawn, as matplotlib cannot be imported (No module named 'matplotlib')" in capsys.readouterr().out
 
