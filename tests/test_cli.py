@@ -198,6 +198,7 @@ def test_a_benchmark_that_cannot_be_measured_is_one_line_before_it_begins(
     one_error(errors, said.format(**places))
 
 
+@pytest.mark.slow
 def test_rates_prints_a_table_and_draws_it(acmix, best: Path) -> None:
     run = best.parent.parent
     status, said, errors = acmix("rates", run)
@@ -214,6 +215,7 @@ def test_rates_prints_a_table_and_draws_it(acmix, best: Path) -> None:
     assert errors.startswith("acmix: error: there is no checkpoint ")
 
 
+@pytest.mark.slow
 def test_compare_prints_two_tables_and_writes_a_page(acmix, best: Path, tmp_path: Path) -> None:
     run = best.parent.parent
     other = Path(shutil.copytree(run, tmp_path / "other"))

@@ -30,6 +30,7 @@ def lost(given: Any, kept: Any, place: str = "") -> list[str]:
     return [] if given == kept else [f"{place}: {given!r} became {kept!r}"]
 
 
+@pytest.mark.slow
 def test_the_kubernetes_manifest_holds_to_its_schema() -> None:
     """Kubeflow's own models of a TrainJob drop a key that they do not know."""
     models = pytest.importorskip("kubeflow_trainer_api.models")

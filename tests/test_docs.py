@@ -226,6 +226,7 @@ def test_the_headline_never_mixes_machines(tmp_path):
     assert [line.partition(",")[0] for line in both if line] == ["A", "B"]
 
 
+@pytest.mark.slow
 def test_multiply_adds_of_the_floors_are_those_of_the_saved_models():
     counted = {row["model"]: float(row["gmacs"]) for row in saved("models.csv")}
     for name in (measured.SWIN, measured.RESNET):

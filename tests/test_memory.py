@@ -57,6 +57,7 @@ def test_a_command_pays_for_the_pages_of_a_large_tensor_once() -> None:
     assert faults("from acmix.tools.guard import guarded\nguarded(lambda: None)\n") < 0.35 * PAGES
 
 
+@pytest.mark.slow
 def test_a_user_s_own_settings_of_malloc_stay() -> None:
     assert faults(KEEP, MALLOC_MMAP_THRESHOLD_="1000000", MALLOC_TRIM_THRESHOLD_="1000000") > 0.5 * PAGES
     assert faults(KEEP, GLIBC_TUNABLES="glibc.malloc.mmap_threshold=1000000") > 0.5 * PAGES

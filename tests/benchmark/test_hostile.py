@@ -69,6 +69,7 @@ def test_mutated_configurations_are_refused_in_one_line_or_taken(tmp_path: Path)
     assert 5 < taken < 35
 
 
+@pytest.mark.slow
 def test_mutated_images_are_refused_in_one_line_or_read(tmp_path: Path) -> None:
     read = 0
     for number in range(60):

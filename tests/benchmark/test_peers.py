@@ -12,7 +12,15 @@ from acmix.ops.local_attention.cases import Case
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize(("side", "stride", "dilation"), [(7, 1, 1), (9, 2, 1), (6, 2, 1), (9, 1, 2)])
+@pytest.mark.parametrize(
+    ("side", "stride", "dilation"),
+    [
+        pytest.param(7, 1, 1, marks=pytest.mark.slow),
+        (9, 2, 1),
+        pytest.param(6, 2, 1, marks=pytest.mark.slow),
+        pytest.param(9, 1, 2, marks=pytest.mark.slow),
+    ],
+)
 def test_flex_attention_as_a_peer_computes_local_attention(side: int, stride: int, dilation: int) -> None:
     case = Case("", (2, side, side), heads=2, size=(7, 5), stride=stride, dilation=dilation)
     # on a CPU it has no gradient

@@ -41,6 +41,7 @@ def test_a_trace_needs_nothing_of_ours_and_takes_any_size() -> None:
         torch.testing.assert_close(loaded(x), layer(x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_exported_program_needs_nothing_of_ours_and_takes_any_size() -> None:
     layer, x = layer_and_input()
     rows, columns = torch.export.Dim("rows", min=3), torch.export.Dim("columns", min=3)
@@ -131,7 +132,9 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize(
+    "options", OPTIONS[:3] + [pytest.param(each, marks=pytest.mark.slow) for each in OPTIONS[3:]], ids=str
+)
 def test_every_layer_leaves_as_it_is(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     layer = ACmix2d(6, 8, **{"heads": 2, **options}).double().eval()

@@ -71,7 +71,9 @@ def same_state(one: nn.Module, other: nn.Module) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-@dtypes
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(each, marks=[pytest.mark.slow] * (each != torch.float64)) for each in TOLERANCE], ids=str
+)
 @pytest.mark.parametrize("name", acmix.list_models())
 def test_every_model_computes_the_same_folded(name: str, dtype: torch.dtype) -> None:
     model = drawn_model(name).to(dtype)

@@ -113,6 +113,7 @@ def test_wrappers_leave_the_names_of_the_blocks_alone() -> None:
     assert path_rates(part) == expected
 
 
+@pytest.mark.slow
 def test_a_model_on_several_processes_keeps_its_names(tmp_path: Path) -> None:
     model = build_model(tiny_config(""))
     dist.init_process_group("gloo", init_method=(tmp_path / "store").as_uri(), rank=0, world_size=1)

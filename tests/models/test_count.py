@@ -12,7 +12,10 @@ SWIN = "acmix_swin_{}_patch4_window7_224"
 
 
 # the paper's table 1 and the released weights
-@pytest.mark.parametrize(("size", "parameters", "gmacs"), [("tiny", 28_649_908, 4.649), ("small", 50_345_080, 8.999)])
+@pytest.mark.parametrize(
+    ("size", "parameters", "gmacs"),
+    [("tiny", 28_649_908, 4.649), pytest.param("small", 50_345_080, 8.999, marks=pytest.mark.slow)],
+)
 def test_swin_costs_what_is_published(size, parameters, gmacs):
     found = cost(SWIN.format(size))
     print(f"{size}: {found}")

@@ -66,7 +66,8 @@ def test_each_pixel_takes_the_keys_and_values_of_its_patch(grid, reduction):
 
 # parameters in 10⁶ and gmacs, plain and with ACmix, as published
 @pytest.mark.parametrize(
-    ("size", "plain", "mixed"), [("tiny", (13.2, 1.9), (13, 2.0)), ("small", (24.5, 3.8), (25, 3.9))]
+    ("size", "plain", "mixed"),
+    [("tiny", (13.2, 1.9), (13, 2.0)), pytest.param("small", (24.5, 3.8), (25, 3.9), marks=pytest.mark.slow)],
 )
 def test_sizes_are_the_published_ones(size, plain, mixed):
     for published, kwargs in ((plain, dict(conv_path=False)), (mixed, {})):

@@ -34,8 +34,8 @@ def test_every_resnet_is_known_to_timm():
     ("name", "parameters", "gmacs", "plain_parameters", "plain_gmacs"),
     [
         (NAMES[0], 10_487_816, 2.217, 13_696_552, 2.342),
-        (NAMES[1], 14_410_896, 2.859, 19_626_792, 3.216),
-        (NAMES[2], 18_333_976, 3.502, 25_557_032, 4.089),
+        pytest.param(NAMES[1], 14_410_896, 2.859, 19_626_792, 3.216, marks=pytest.mark.slow),
+        pytest.param(NAMES[2], 18_333_976, 3.502, 25_557_032, 4.089, marks=pytest.mark.slow),
     ],
 )
 def test_parameters_and_multiply_adds_are_the_published_ones(name, parameters, gmacs, plain_parameters, plain_gmacs):
@@ -44,6 +44,7 @@ def test_parameters_and_multiply_adds_are_the_published_ones(name, parameters, g
     assert (plain.parameters, round(plain.gmacs, 3)) == (plain_parameters, plain_gmacs)
 
 
+@pytest.mark.slow
 def test_plain_resnet50_computes_what_timm_computes_with_timm_s_weights():
     theirs: Any = timm.create_model("resnet50").double().eval()
     ours: Any = acmix.create_model("acmix_resnet50", conv_path=False).double().eval()

@@ -163,7 +163,9 @@ def test_stopping_at_the_stem_gives_what_timms_resnet_gives():
             torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("stride", [8, 16, 32])
+@pytest.mark.parametrize(
+    "stride", [8, pytest.param(16, marks=pytest.mark.slow), pytest.param(32, marks=pytest.mark.slow)]
+)
 def test_a_plain_resnet_keeps_its_stride_by_dilation_as_timms_does(stride):
     kwargs: dict[str, Any] = dict(layers=(1, 1, 2, 2), output_stride=stride, features_only=True)
     ours: Any = acmix.create_model("acmix_resnet50", conv_path=False, **kwargs).double()

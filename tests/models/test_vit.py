@@ -15,7 +15,7 @@ TINY = "acmix_deit_tiny_patch16_224"
 TOY: dict[str, Any] = dict(img_size=32, patch_size=8, embed_dim=12, depth=2, num_heads=3, num_classes=5)
 
 
-@pytest.mark.parametrize("size", ["tiny", "small"])
+@pytest.mark.parametrize("size", ["tiny", pytest.param("small", marks=pytest.mark.slow)])
 def test_without_the_path_it_is_timms_deit_under_timms_names(size):
     torch.manual_seed(0)
     theirs: Any = timm.create_model(f"deit_{size}_patch16_224").double().eval()

@@ -106,7 +106,7 @@ def wrappable(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if type(module) in (nn.Linear, nn.Conv2d)]
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *UPGRADED])
+@pytest.mark.parametrize("name", [*FAMILIES, *(pytest.param(name, marks=pytest.mark.slow) for name in UPGRADED)])
 def test_an_adapter_on_any_layer_changes_the_output_and_is_trained(name):
     model = built(name).eval()
     plain = model(images())

@@ -90,6 +90,7 @@ def compiled(folder: Path) -> list[str]:
     return sorted(Path(name).name for name in re.findall(r" -c (\S+)", (folder / "calls").read_text()))
 
 
+@pytest.mark.slow
 def test_four_processes_at_once_build_once_and_all_load(sources, cache, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("CXX", logging_compiler(tmp_path))
     assert processes(4) == [42] * 4
@@ -125,6 +126,7 @@ def test_files_of_one_name_in_several_folders_are_built_together(sources, cache)
     assert loaded.one() == loaded.two() == loaded.answer() - 41
 
 
+@pytest.mark.slow
 def test_a_limit_in_a_spec_is_a_macro_and_another_limit_another_library(sources, cache, monkeypatch):
     from acmix.ops.conv_path import spec
 
@@ -135,7 +137,16 @@ def test_a_limit_in_a_spec_is_a_macro_and_another_limit_another_library(sources,
     assert len(libraries(cache)) == 2
 
 
-@pytest.mark.parametrize("spoil", ["cut short", "empty", "other bytes", "no checksum", "writable by others"])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param("cut short", marks=pytest.mark.slow),
+        pytest.param("empty", marks=pytest.mark.slow),
+        "other bytes",
+        pytest.param("no checksum", marks=pytest.mark.slow),
+        pytest.param("writable by others", marks=pytest.mark.slow),
+    ],
+)
 def test_a_library_that_cannot_be_trusted_is_built_again(spoil, sources, cache, capfd):
     assert processes() == [42]
     (made,) = libraries(cache)
@@ -185,6 +196,7 @@ def test_a_link_does_not_pass_for_the_private_folder(sources, cache, tmp_path):
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_library_built_ahead_needs_no_compiler(sources, cache, monkeypatch):
     assert processes() == [42]
     monkeypatch.setenv("PATH", "")

@@ -38,7 +38,12 @@ CHECKED = [
 ]
 
 
-@pytest.mark.parametrize("case", CHECKED, ids=label)
+# opcheck takes a third of a second a case
+@pytest.mark.parametrize(
+    "case",
+    [*USUAL, *(pytest.param(case, marks=pytest.mark.slow) for case in CHECKED[len(USUAL) :])],
+    ids=label,
+)
 def test_opcheck_passes_for_the_operator_and_its_gradient(case):
     operator = case.operator
     arguments = tuple(dispatch.arguments_of(operator, **case.tensors(), **case.settings))
@@ -50,7 +55,7 @@ def test_opcheck_passes_for_the_operator_and_its_gradient(case):
 
 
 @every_operator
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dynamic", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_one_compiled_graph_gives_the_same_output_and_gradients(case, dynamic):
     torch._dynamo.reset()
     tensors = case.tensors(torch.float64)

@@ -67,6 +67,7 @@ def test_gradients_equal_differences(case: Case) -> None:
     assert torch.autograd.gradcheck(call, tensors, fast_mode=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SMALL, ids=label)
 def test_every_entry_of_the_jacobian_equals_differences(case: Case) -> None:
     names = list(case.tensors())

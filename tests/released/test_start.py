@@ -161,8 +161,18 @@ def test_what_does_not_fit_is_refused_in_one_line_and_changes_nothing(file: Path
 @pytest.mark.parametrize(
     ("name", "ours", "said"),
     [
-        ("vit_tiny_patch16_224", "acmix_swin_tiny_patch4_window7_224", "timm's ViT weights, set model.name to their"),
-        ("vit_tiny_patch16_224", "acmix_deit_small_patch16_224", "such as deit_small_patch16_224, and model.add_conv"),
+        pytest.param(
+            "vit_tiny_patch16_224",
+            "acmix_swin_tiny_patch4_window7_224",
+            "timm's ViT weights, set model.name to their",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "vit_tiny_patch16_224",
+            "acmix_deit_small_patch16_224",
+            "such as deit_small_patch16_224, and model.add_conv",
+            marks=pytest.mark.slow,
+        ),
         (
             "pvt_v2_b0",
             "acmix_pvt_tiny",

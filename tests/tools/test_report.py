@@ -187,6 +187,7 @@ def test_drawings_take_their_colours_from_the_style_sheet(html):
     assert all(html.count(f"--{name}: ") == 2 for name in COLOURS), "one colour on light, one on dark"
 
 
+@pytest.mark.slow
 def test_a_line_of_very_many_points_keeps_the_page_small():
     steps = np.arange(100_000)
     noise = np.random.default_rng(0).normal(size=len(steps))

@@ -72,7 +72,7 @@ def test_a_file_system_without_links_keeps_them_too(tmp_path: Path, monkeypatch:
     test_as_many_versions_are_kept_as_asked(tmp_path, 3)
 
 
-@pytest.mark.parametrize("damage", [torn, flipped])
+@pytest.mark.parametrize("damage", [pytest.param(torn, marks=pytest.mark.slow), flipped])
 def test_a_run_goes_on_from_the_one_before_a_damaged_newest(
     forty: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Any
 ) -> None:
@@ -102,7 +102,9 @@ def test_where_all_are_damaged_the_run_ends_and_loses_nothing(forty: Path, tmp_p
     assert {file: file.read_bytes() for file in (tmp_path / "checkpoints").iterdir()} == before
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, torn, flipped])
+@pytest.mark.parametrize(
+    "damage", [pytest.param(Path.unlink, marks=pytest.mark.slow), torn, pytest.param(flipped, marks=pytest.mark.slow)]
+)
 def test_a_missing_or_damaged_best_is_noticed_and_written_again(
     forty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Any
 ) -> None:

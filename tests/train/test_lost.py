@@ -143,7 +143,7 @@ def launched_with(restarts: int, command: list[str]) -> None:
     sys.exit(launch.launch(2, command, restarts=restarts))
 
 
-@pytest.mark.parametrize("where", ["before it listens", "within an image"])
+@pytest.mark.parametrize("where", [pytest.param("before it listens", marks=pytest.mark.slow), "within an image"])
 def test_a_reader_that_hangs_ends_the_run_in_one_line_and_is_gone(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:

@@ -88,8 +88,16 @@ def test_a_learning_rate_is_given_with_its_arithmetic() -> None:
     ("classes", "said"),
     [
         (9, "path parameters and the new classifier head are trained"),
-        (CLASSES, "path parameters are trained; the classifier head stays that of the weights"),
-        (None, "head are trained; the body is drawn at random and stays so: set model.pretrained=true or"),
+        pytest.param(
+            CLASSES,
+            "path parameters are trained; the classifier head stays that of the weights",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            None,
+            "head are trained; the body is drawn at random and stays so: set model.pretrained=true or",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["other classes", "its classes", "no weights"],
 )

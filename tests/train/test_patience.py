@@ -57,6 +57,7 @@ def test_a_run_ends_so_many_epochs_after_its_best_one(
     assert advice in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_early_goes_on_with_more_patience(data: Path, tmp_path: Path) -> None:
     assert train(tiny_config(data, *STILL, "train.patience=2"), tmp_path)["epochs"] == 3
     assert train(tiny_config(data, *STILL, "train.patience=4"), tmp_path)["epochs"] == 5

@@ -96,6 +96,7 @@ def test_a_run_that_has_hardly_begun_is_drawn(tmp_path, epochs):
     assert ink(draw_curves(run)) > 0.005
 
 
+@pytest.mark.slow
 def test_epochs_without_evaluation_and_losses_that_are_no_number_are_drawn_as_gaps(tmp_path):
     lines = log_lines()
     for line in lines:

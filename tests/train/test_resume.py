@@ -236,6 +236,7 @@ def test_other_images_are_another_run(forty: Path, copy: Path, tmp_path: Path, c
     assert (copy / "checkpoints" / "last.pt").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_from_before_fingerprints_goes_on(forty: Path, copy: Path) -> None:
     checkpoint.save(copy / "checkpoints" / "last.pt", {k: v for k, v in last(copy).items() if k != "images"})
     assert train(tiny_config(forty, "train.epochs=3"), copy)["epochs"] == 3

@@ -81,7 +81,7 @@ def test_a_shipped_recipe_has_the_rates_it_always_had(file: Path) -> None:
     assert odd_rates(config, steps) == []
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [*EVERY][:1] + [pytest.param(name, marks=pytest.mark.slow) for name in [*EVERY][1:]])
 def test_every_schedule_depends_on_the_step_alone_and_warms_up(name: str) -> None:
     overrides = (f"schedule.name={name}", *EVERY[name])
     values = [schedule(512, *overrides).apply(step) for step in range(100)]

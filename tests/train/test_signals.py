@@ -66,7 +66,12 @@ def signal_within_evaluation(number: int) -> Iterator[list[Batch]]:
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGUSR1, 138)],
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_bits(
     data: Path, whole: Path, tmp_path: Path, number: int, code: int

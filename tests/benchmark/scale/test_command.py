@@ -117,22 +117,46 @@ def test_a_bad_file_is_one_line(tmp_path: Path, text: str, overrides: list[str],
     [
         (["--parts", "nothing.yaml"], "nothing.yaml cannot be read: No such file or directory"),
         (["--cards", "1,x"], "--cards 1,x: 'x' is no number from 1 to 1000000"),
-        (["--cards", "99999999999999999999"], "is no number from 1 to 1000000"),
-        (["--measure", "acmix_swin_digits", "--parts", "parts.yaml"], "give one of them"),
-        (["--measure", "acmix_swin_digit"], "no configuration 'acmix_swin_digit'"),
+        pytest.param(["--cards", "99999999999999999999"], "is no number from 1 to 1000000", marks=pytest.mark.slow),
+        pytest.param(
+            ["--measure", "acmix_swin_digits", "--parts", "parts.yaml"], "give one of them", marks=pytest.mark.slow
+        ),
+        pytest.param(["--measure", "acmix_swin_digit"], "no configuration 'acmix_swin_digit'", marks=pytest.mark.slow),
         (["--measure", "acmix_swin_digits", "--seconds", "nan"], "--seconds nan; expected"),
-        (["--measure", "acmix_swin_digits", "--processes", "5000"], "5000 processes"),
-        (["--measure", "acmix_swin_digits", "--cards", "1,x"], "--cards 1,x: 'x' is no number"),
+        pytest.param(
+            ["--measure", "acmix_swin_digits", "--processes", "5000"], "5000 processes", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ["--measure", "acmix_swin_digits", "--cards", "1,x"],
+            "--cards 1,x: 'x' is no number",
+            marks=pytest.mark.slow,
+        ),
         (["--measure", "acmix_swin_digits", "--cards", "8", "--processes", "2"], "--cards 8 with 2 processes: more"),
-        (["--measure", "acmix_swin_digits", "train.fsdp=true"], "train.fsdp=true sends other messages"),
-        (["--measure", "acmix_swin_digits", "train.reduction=exact"], "train.reduction=exact sends other messages"),
+        pytest.param(
+            ["--measure", "acmix_swin_digits", "train.fsdp=true"],
+            "train.fsdp=true sends other messages",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["--measure", "acmix_swin_digits", "train.reduction=exact"],
+            "train.reduction=exact sends other messages",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             ["--measure", "acmix_swin_digits", "--data", "a: b"], "no data folder a: b", marks=pytest.mark.slow
         ),
         (["--plot", "scale.xyz"], "--plot scale.xyz: no format of that ending; expected one of"),
-        (["--processes", "2"], "--processes is for a measurement; add --measure CONFIG, or leave it out"),
-        (["--data", "photos"], "--data is for a measurement"),
-        (["--measure", "coco/mask_rcnn_acmix_swin_tiny", "--seconds", "1"], "needs images with annotations"),
+        pytest.param(
+            ["--processes", "2"],
+            "--processes is for a measurement; add --measure CONFIG, or leave it out",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(["--data", "photos"], "--data is for a measurement", marks=pytest.mark.slow),
+        pytest.param(
+            ["--measure", "coco/mask_rcnn_acmix_swin_tiny", "--seconds", "1"],
+            "needs images with annotations",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_bad_option_is_one_line(
