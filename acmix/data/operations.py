@@ -1,102 +1,201 @@
-"""Slow operations of timm's augmentations on arrays: shears, translations and sharpness, with Pillow's results.
+"""Operations of timm's augmentations on arrays, with Pillow's results.
 
-A shear or a translation along x moves each row by one amount, so four neighbours in the row make a pixel, and not
-sixteen. With d the part of a pixel by which a row is moved, and v1 to v4 the neighbours, Pillow's bicubic filter is
-
-    v2 + d ((v3 - v1) + d ((2 (v1 - v2) + v3 - v4) + d (v2 - v1 + v4 - v3)))
-
-whose fraction is cut off. It is computed in float32 here and in float64 there, so that of 10,000 values about one is
-off by one. Along y, the picture is transposed first.
+Each takes a picture or its pixels, uint8 (H, W, C) or (H, W), and gives the same kind back. A policy that is handed
+pixels needs no picture in between; what Pillow does best, such as a rotation, makes one for itself.
 """
 
 # H, W height and width of the picture, C its channels
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 from timm.data import auto_augment
 
-# rows that are computed at a time: their numbers stay in the processor's cache
-ROWS = 28
+from acmix.data.moves import moved
+
+# a picture, or its pixels
+Shown = TypeVar("Shown", Image.Image, np.ndarray)
+Operation = Callable[..., Any]
+# every value that a pixel can have
+RAMP = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
 
 
-def use_operations(steps: Sequence[Any], operations: Mapping[Any, Callable[..., Image.Image]]) -> None:
+def use_operations(steps: Sequence[Any], operations: Mapping[Any, Operation]) -> None:
     """Puts operations in the place of timm's in policies of augmentation.
 
     Args:
         steps: of a transform; others than policies stay as they are.
-        operations: by timm's function; `QUICK` has all of this file.
+        operations: by timm's function.
     """
+    for operation in operations_of(steps):
+        operation.aug_fn = operations.get(operation.aug_fn, operation.aug_fn)
+
+
+def use_arrays(steps: Sequence[Any]) -> None:
+    """Puts `QUICK` into policies, and lets those that `takes_pixels` names take pixels."""
+    use_operations(steps, QUICK)
+    for operation in operations_of(list(filter(takes_pixels, steps))):
+        if operation.aug_fn not in QUICK.values() and not isinstance(operation.aug_fn, functools.partial):
+            operation.aug_fn = functools.partial(by_picture, operation.aug_fn)
+
+
+def takes_pixels(step: Any) -> bool:
+    """Whether a step does nothing to a picture but hand it to its operations."""
+    return isinstance(step, auto_augment.RandAugment | auto_augment.AutoAugment)
+
+
+def operations_of(steps: Sequence[Any]) -> Iterator[Any]:
+    """The operations in policies: RandAugment and AugMix hold them, AutoAugment holds pairs of them."""
     for step in steps:
-        # RandAugment and AugMix hold operations, AutoAugment holds pairs of them
-        for operation in (*getattr(step, "ops", []), *itertools.chain(*getattr(step, "policy", []))):
-            operation.aug_fn = operations.get(operation.aug_fn, operation.aug_fn)
+        yield from (*getattr(step, "ops", []), *itertools.chain(*getattr(step, "policy", [])))
 
 
-def posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
+def by_picture(operation: Operation, shown: Shown, *amounts: Any, **options: Any) -> Shown:
+    """Does by Pillow what has a picture for its first argument."""
+    if isinstance(shown, Image.Image):
+        return operation(shown, *amounts, **options)
+    return np.array(operation(Image.fromarray(shown), *amounts, **options))
+
+
+def on_pixels(operation: Callable[..., np.ndarray]) -> Operation:
+    """Lets an operation on pixels take pictures too."""
+
+    @functools.wraps(operation)
+    def done(shown: Shown, *amounts: Any, **options: Any) -> Shown:
+        if isinstance(shown, Image.Image):
+            return Image.fromarray(operation(np.asarray(shown), *amounts, **options))
+        return operation(shown, *amounts, **options)
+
+    return done
+
+
+def posterize(shown: Shown, bits: int, **options: Any) -> Shown:
     """timm's `posterize`, to no bits or fewer too: a black picture.
 
     RandAugment asks for it at magnitude 10, which "rand-m9-mstd0.5-inc1" draws now and then; Pillow 13 refuses it.
     """
-    if bits <= 0:
-        return Image.new(image.mode, image.size)
-    return auto_augment.posterize(image, bits, **options)
+    if bits >= 8:
+        return shown
+    mask = 0xFF & ~(0xFF >> max(bits, 0))
+    if isinstance(shown, Image.Image):
+        return Image.new(shown.mode, shown.size) if bits <= 0 else auto_augment.posterize(shown, bits, **options)
+    return shown & np.uint8(mask)
 
 
-def sharpness(image: Image.Image, factor: float, **options: Any) -> Image.Image:
+@on_pixels
+def invert(pixels: np.ndarray, **options: Any) -> np.ndarray:
+    """timm's `invert`."""
+    return ~pixels
+
+
+@on_pixels
+def solarize(pixels: np.ndarray, thresh: int, **options: Any) -> np.ndarray:
+    """timm's `solarize`: values from a threshold on are inverted."""
+    if thresh > 255:
+        return pixels.copy()
+    # 0 or 255; the latter inverts
+    return pixels ^ -(pixels >= np.uint8(max(thresh, 0))).view(np.uint8)
+
+
+@on_pixels
+def solarize_add(pixels: np.ndarray, add: int, thresh: int = 128, **options: Any) -> np.ndarray:
+    """timm's `solarize_add`: values below a threshold grow, to 255 at most."""
+    added = (pixels < thresh).view(np.uint8) * np.uint8(min(add, 255))
+    return np.minimum(pixels, ~added) + added
+
+
+@on_pixels
+def auto_contrast(pixels: np.ndarray, **options: Any) -> np.ndarray:
+    """timm's `auto_contrast`; a picture that has black and white in each channel stays as it is."""
+    height, width = pixels.shape[:2]
+    rows = np.ascontiguousarray(pixels).reshape(height, -1)
+    least, most = (each.reshape(width, -1) for each in (rows.min(0), rows.max(0)))  # (W, C)
+    least, most = least.min(0), most.max(0)
+    if not least.any() and (most == 255).all():
+        return pixels.copy()
+    return by_picture(auto_augment.auto_contrast, pixels)
+
+
+@on_pixels
+def brightness(pixels: np.ndarray, factor: float, **options: Any) -> np.ndarray:
+    """timm's `brightness`: a mixture with black."""
+    return blended(pixels, 0, factor)
+
+
+@on_pixels
+def contrast(pixels: np.ndarray, factor: float, **options: Any) -> np.ndarray:
+    """timm's `contrast`: a mixture with the mean grey."""
+    grey = pixels if pixels.ndim == 2 else np.asarray(Image.fromarray(pixels).convert("L"))
+    return blended(pixels, int(int(grey.sum(dtype=np.int64)) / grey.size + 0.5), factor)
+
+
+@on_pixels
+def sharpness(pixels: np.ndarray, factor: float, **options: Any) -> np.ndarray:
     """timm's `sharpness`: a mixture of the picture and a smoothed one, or what lies beyond the picture."""
-    pixels = np.asarray(image)  # (H, W, C) or (H, W)
     if min(pixels.shape[:2]) < 3:
-        return auto_augment.sharpness(image, factor, **options)
+        return by_picture(auto_augment.sharpness, pixels, factor)
     wide = pixels.astype(np.uint16)
     rows = wide[:-2] + wide[1:-1] + wide[2:]
     weighted = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * wide[1:-1, 1:-1]
     smooth = pixels.copy()
     # a thirteenth, rounded; Pillow leaves the border as it is
     smooth[1:-1, 1:-1] = (2 * weighted + 13) // 26
-    return Image.blend(Image.fromarray(smooth), image, factor)
+    return np.array(Image.blend(Image.fromarray(smooth), Image.fromarray(pixels), factor))
 
 
-def shear_x(image: Image.Image, factor: float, **options: Any) -> Image.Image:
+@on_pixels
+def shear_x(pixels: np.ndarray, factor: float, **options: Any) -> np.ndarray:
     """timm's `shear_x`: the middle of row y is read `factor` y further right."""
-    return along_x(image, lambda middles: factor * middles, (1, factor, 0, 0, 1, 0), **options)
+    return shifted(pixels, factor * (np.arange(pixels.shape[0]) + 0.5), 1, (1, factor, 0, 0, 1, 0), **options)
 
 
-def shear_y(image: Image.Image, factor: float, **options: Any) -> Image.Image:
+@on_pixels
+def shear_y(pixels: np.ndarray, factor: float, **options: Any) -> np.ndarray:
     """timm's `shear_y`: the middle of column x is read `factor` x further down."""
-    return along_y(image, lambda middles: factor * middles, (1, 0, 0, factor, 1, 0), **options)
+    return shifted(pixels, factor * (np.arange(pixels.shape[1]) + 0.5), 0, (1, 0, 0, factor, 1, 0), **options)
 
 
-def translate_x_abs(image: Image.Image, pixels: float, **options: Any) -> Image.Image:
+@on_pixels
+def translate_x_abs(pixels: np.ndarray, length: float, **options: Any) -> np.ndarray:
     """timm's `translate_x_abs`: the picture moves left by so many pixels."""
-    return along_x(image, lambda middles: np.full_like(middles, pixels), (1, 0, pixels, 0, 1, 0), **options)
+    return shifted(pixels, np.full(pixels.shape[0], float(length)), 1, (1, 0, length, 0, 1, 0), **options)
 
 
-def translate_y_abs(image: Image.Image, pixels: float, **options: Any) -> Image.Image:
+@on_pixels
+def translate_y_abs(pixels: np.ndarray, length: float, **options: Any) -> np.ndarray:
     """timm's `translate_y_abs`: the picture moves up by so many pixels."""
-    return along_y(image, lambda middles: np.full_like(middles, pixels), (1, 0, 0, 0, 1, pixels), **options)
+    return shifted(pixels, np.full(pixels.shape[1], float(length)), 0, (1, 0, 0, 0, 1, length), **options)
 
 
-def translate_x_rel(image: Image.Image, pct: float, **options: Any) -> Image.Image:
+@on_pixels
+def translate_x_rel(pixels: np.ndarray, pct: float, **options: Any) -> np.ndarray:
     """timm's `translate_x_rel`: by a share of the width."""
-    return translate_x_abs(image, pct * image.width, **options)
+    return translate_x_abs(pixels, pct * pixels.shape[1], **options)
 
 
-def translate_y_rel(image: Image.Image, pct: float, **options: Any) -> Image.Image:
+@on_pixels
+def translate_y_rel(pixels: np.ndarray, pct: float, **options: Any) -> np.ndarray:
     """timm's `translate_y_rel`: by a share of the height."""
-    return translate_y_abs(image, pct * image.height, **options)
+    return translate_y_abs(pixels, pct * pixels.shape[0], **options)
 
 
 # what timm itself needs with Pillow 13
-MENDED: dict[Any, Callable[..., Image.Image]] = {auto_augment.posterize: posterize}
-QUICK: dict[Any, Callable[..., Image.Image]] = {
+MENDED: dict[Any, Operation] = {auto_augment.posterize: posterize}
+QUICK: dict[Any, Operation] = {
     **MENDED,
+    auto_augment.invert: invert,
+    auto_augment.solarize: solarize,
+    auto_augment.solarize_add: solarize_add,
+    auto_augment.auto_contrast: auto_contrast,
+    auto_augment.brightness: brightness,
+    auto_augment.contrast: contrast,
     auto_augment.sharpness: sharpness,
     auto_augment.shear_x: shear_x,
     auto_augment.shear_y: shear_y,
@@ -105,124 +204,30 @@ QUICK: dict[Any, Callable[..., Image.Image]] = {
     auto_augment.translate_x_rel: translate_x_rel,
     auto_augment.translate_y_rel: translate_y_rel,
 }
-Shifts = Callable[[np.ndarray], np.ndarray]
 Matrix = tuple[float, float, float, float, float, float]
 
 
-def along_x(image: Image.Image, shifts: Shifts, matrix: Matrix, **options: Any) -> Image.Image:
-    """Moves the rows of a picture: from `shifts` where the filter is bicubic, else by Pillow with its matrix."""
-    method, fill = method_of(options["resample"]), options["fillcolor"]
-    if method != Image.Resampling.BICUBIC:
-        return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=method, fillcolor=fill)
-    return moved(image, shifts(np.arange(image.height) + 0.5), fill)
+def blended(pixels: np.ndarray, grey: int, factor: float) -> np.ndarray:
+    """A mixture of pixels with one grey, by Pillow's table of what becomes of each value."""
+    table = Image.blend(Image.new("L", RAMP.size, grey), RAMP, factor).tobytes()
+    return np.frombuffer(bytearray(pixels.tobytes()).translate(table), dtype=np.uint8).reshape(pixels.shape)
 
 
-def along_y(image: Image.Image, shifts: Shifts, matrix: Matrix, **options: Any) -> Image.Image:
-    """Moves the columns of a picture, as `along_x` moves rows."""
-    method, fill = method_of(options["resample"]), options["fillcolor"]
-    if method != Image.Resampling.BICUBIC:
-        return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=method, fillcolor=fill)
-    turned = image.transpose(Image.Transpose.TRANSPOSE)
-    return moved(turned, shifts(np.arange(image.width) + 0.5), fill).transpose(Image.Transpose.TRANSPOSE)
-
-
-def method_of(resample: Any) -> Image.Resampling:
-    """The filter, drawn where there are several, as timm draws it."""
-    return random.choice(resample) if isinstance(resample, list | tuple) else resample
-
-
-def moved(image: Image.Image, shifts: np.ndarray, fill: Any) -> Image.Image:
-    """A picture whose rows are read so much further right, by Pillow's bicubic filter.
+def shifted(pixels: np.ndarray, shifts: np.ndarray, axis: int, matrix: Matrix, **options: Any) -> np.ndarray:
+    """Moves rows or columns, by Pillow with its matrix where the filter is not bicubic.
 
     Args:
-        image: mode "RGB" or "L".
-        shifts: float64 (H,), in pixels.
-        fill: the colour of what lies outside the picture.
+        pixels: uint8 (H, W, C) or (H, W).
+        shifts: for `moved`, as the axis is.
+        axis: 0 for columns, 1 for rows.
+        matrix: the same for Pillow.
+        options: timm's `resample`, drawn where there are several filters, as timm draws it, and `fillcolor`.
     """
-    pixels = np.asarray(image)  # (H, W, C) or (H, W)
-    height, width = pixels.shape[:2]
-    channels = pixels.size // (height * width)
-    whole = np.floor(shifts).astype(np.int64)  # (H,)
-    parts = (shifts - whole).astype(np.float32)[:, None]  # (H, 1)
-    # a pixel is inside where its middle is read from inside the picture
-    firsts = np.ceil(-0.5 - shifts).clip(0, width).astype(np.int64)[:, None]  # (H, 1)
-    ends = np.ceil(width - 0.5 - shifts).clip(0, width).astype(np.int64)[:, None]  # (H, 1)
-    first, end = int(firsts.min()), int(ends.max())
+    resample, fill = options["resample"], options["fillcolor"]
+    method = random.choice(resample) if isinstance(resample, list | tuple) else resample
+    if method != Image.Resampling.BICUBIC:
+        picture = Image.fromarray(pixels)
+        affine = Image.Transform.AFFINE
+        return np.array(picture.transform(picture.size, affine, matrix, resample=method, fillcolor=fill))
     colour = np.array(fill, dtype=np.uint8).reshape(-1)  # (C,)
-    line = np.tile(colour, width)  # (W * C,)
-    result = np.empty((height, width * channels), dtype=np.uint8)
-    if first < end:
-        taps = neighbours(pixels.reshape(height, width, channels), whole + first, end - first)
-        inner = slice(first * channels, end * channels)
-        result[:, : inner.start], result[:, inner.stop :] = line[: inner.start], line[inner.stop :]
-        filtered(taps, parts, channels, result[:, inner])
-        if int(firsts.max()) > first or int(ends.min()) < end:
-            places = np.arange(inner.start, inner.stop)
-            outside = (places < firsts * channels) | (places >= ends * channels)  # (H, (end - first) * C)
-            np.copyto(result[:, inner], line[inner], where=outside)
-    else:
-        result[:] = line
-    return Image.fromarray(result.reshape(pixels.shape))
-
-
-def neighbours(pixels: np.ndarray, begins: np.ndarray, count: int) -> np.ndarray:
-    """The pixels of each row that `count` filtered ones depend on; beyond the border, those of the border.
-
-    Args:
-        pixels: uint8 (H, W, C).
-        begins: int64 (H,): the second neighbour of each row's first filtered pixel.
-        count: filtered pixels a row.
-
-    Returns:
-        uint8 (H, (count + 3) * C).
-    """
-    height, width, channels = pixels.shape
-    before = max(0, 1 - int(begins.min()))
-    after = max(0, int(begins.max()) + count + 2 - width)
-    padded = np.empty((height, before + width + after, channels), dtype=np.uint8)
-    padded[:, before : before + width] = pixels
-    padded[:, :before], padded[:, before + width :] = pixels[:, :1], pixels[:, -1:]
-    padded = padded.reshape(height, -1)
-    taps = np.empty((height, (count + 3) * channels), dtype=np.uint8)
-    # neighbouring rows that begin alike are copied at once
-    cuts = [0, *(np.flatnonzero(np.diff(begins)) + 1).tolist(), height]
-    for top, bottom in itertools.pairwise(cuts):
-        start = (int(begins[top]) - 1 + before) * channels
-        taps[top:bottom] = padded[top:bottom, start : start + taps.shape[1]]
-    return taps
-
-
-def filtered(taps: np.ndarray, parts: np.ndarray, channels: int, result: np.ndarray) -> None:
-    """Writes the bicubic filter of neighbours, by the equation above.
-
-    Args:
-        taps: uint8 (H, (count + 3) * C).
-        parts: float32 (H, 1), the d of each row.
-        channels: C.
-        result: uint8 (H, count * C), written to.
-    """
-    height, length = result.shape
-    floats = np.empty((ROWS, taps.shape[1]), dtype=np.float32)
-    buffers = np.empty((3, ROWS, length), dtype=np.float32)
-    for top in range(0, height, ROWS):
-        d = parts[top : top + ROWS]
-        values = floats[: len(d)]
-        values[:] = taps[top : top + ROWS]
-        v1, v2, v3, v4 = (values[:, k * channels : k * channels + length] for k in range(4))
-        left, right, total = buffers[:, : len(d)]
-        np.subtract(v1, v2, out=left)
-        np.subtract(v4, v3, out=right)
-        np.subtract(right, left, out=total)
-        total *= d
-        left += left
-        left -= right
-        total += left
-        total *= d
-        np.subtract(v3, v1, out=left)
-        total += left
-        total *= d
-        total += v2
-        np.maximum(total, 0, out=total)
-        np.minimum(total, 255, out=total)
-        # a fraction is cut off
-        result[top : top + ROWS] = total
+    return moved(pixels.reshape(*pixels.shape[:2], -1), shifts, colour, axis).reshape(pixels.shape)

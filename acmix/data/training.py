@@ -25,7 +25,7 @@ from torchvision.transforms import InterpolationMode
 
 from acmix.config import Augment, Data
 from acmix.data.image import evaluation_transform, normalisation
-from acmix.data.operations import QUICK, use_operations
+from acmix.data.operations import takes_pixels, use_arrays
 from acmix.data.policy import check_policy
 from acmix.data.resized import ResizedCentre
 
@@ -154,7 +154,7 @@ class TrainingTransform:
         grey: a step to grey, or None.
         crop: draws a box and resizes what is in it.
         hflip, vflip: probabilities of flips.
-        colours: steps from picture to picture.
+        colours: steps from picture to picture; policies with `use_arrays`, from pixels to pixels.
         erasing: timm's, or None.
         draft: whether files may be decoded at a part of their size.
     """
@@ -201,10 +201,15 @@ class TrainingTransform:
         """Changes colours, and what else a policy changes, of an image (C, H, W)."""
         if not self.colours:
             return image
-        before = picture = picture_of(image)
+        shown: Any
+        before = shown = values_of(image)
         for step in self.colours:
-            picture = step(picture)
-        return image if picture is before else pixels_of(picture)
+            if not takes_pixels(step) and not isinstance(shown, Image.Image):
+                shown = Image.fromarray(shown)
+            elif takes_pixels(step) and isinstance(shown, Image.Image):
+                shown = np.array(shown)
+            shown = step(shown)
+        return image if shown is before else pixels_of(shown)
 
     def erased(self, image: torch.Tensor) -> tuple[Erased, ...]:
         """Draws what timm's step writes into an image (C, H, W)."""
@@ -276,7 +281,7 @@ def training_transform(data: Data, augment: Augment, in_chans: int = 3) -> Train
         separate=True,
     )
     first, colours, last = (each.transforms for each in parts)
-    use_operations(colours, QUICK)
+    use_arrays(colours)
     erasing = [step for step in last if isinstance(step, RandomErasing)]
     return TrainingTransform(
         grey=transforms.Grayscale() if in_chans == 1 else None,
@@ -296,13 +301,13 @@ def centre_of(data: Data, in_chans: int) -> ResizedCentre:
     return centre
 
 
-def pixels_of(picture: Image.Image) -> torch.Tensor:
-    """A picture as uint8 (C, h, w), whose channels lie side by side in memory."""
-    values = torch.from_numpy(np.array(picture))  # (h, w, C) or (h, w)
+def pixels_of(shown: Image.Image | np.ndarray) -> torch.Tensor:
+    """A picture, or its pixels, as uint8 (C, h, w), whose channels lie side by side in memory."""
+    values = torch.from_numpy(np.array(shown) if isinstance(shown, Image.Image) else shown)  # (h, w, C) or (h, w)
     return values[None] if values.ndim == 2 else values.permute(2, 0, 1)
 
 
-def picture_of(image: torch.Tensor) -> Image.Image:
-    """An image, uint8 (C, h, w), as a picture."""
-    values = image.permute(1, 2, 0).numpy()  # (h, w, C)
-    return Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)
+def values_of(image: torch.Tensor) -> np.ndarray:
+    """An image, uint8 (C, h, w), as pixels (h, w, C), or (h, w) where it has one channel."""
+    values = image.permute(1, 2, 0).contiguous().numpy()  # (h, w, C)
+    return values[..., 0] if values.shape[2] == 1 else values
