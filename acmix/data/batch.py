@@ -30,8 +30,7 @@ class Finish(NamedTuple):
 
     def __call__(self, images: torch.Tensor, memory_format: torch.memory_format) -> torch.Tensor:
         """Images of bytes (b, in_chans, H, W) -> float32, normalised, in a memory format."""
-        done = images.to(torch.float32, memory_format=memory_format)
-        done.div_(255).sub_(self.mean).div_(self.std)
+        done = normalised(images, self.mean, self.std, memory_format)
         start = 0
         for row, top, left, height, width, is_plain in self.places.tolist():
             shape = (images.shape[1], 1, 1) if is_plain else (images.shape[1], height, width)
@@ -39,6 +38,32 @@ class Finish(NamedTuple):
             done[row, :, top : top + height, left : left + width] = self.values[start:end].view(shape)
             start = end
         return done
+
+
+def normalised(
+    images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, memory_format: torch.memory_format
+) -> torch.Tensor:
+    """Images of bytes as numbers of mean 0 and deviation 1, to the same bits on whatever way.
+
+    Args:
+        images: uint8 (b, in_chans, H, W).
+        mean, std: float32 (in_chans, 1, 1), of pixels of 0 to 1.
+        memory_format: of the result.
+
+    Returns:
+        float32 (b, in_chans, H, W).
+    """
+    if images.device.type != "cpu":
+        return images.to(torch.float32, memory_format=memory_format).div_(255).sub_(mean).div_(std)
+    if memory_format == torch.channels_last:
+        # a line of pixels, which lies in memory as the images do: each step goes over long vectors
+        mean, std = (each.expand(-1, 1, images.shape[3]).permute(1, 2, 0).contiguous() for each in (mean, std))
+        mean, std = (each.permute(2, 0, 1) for each in (mean, std))  # (in_chans, 1, W)
+    done = torch.empty(images.shape, dtype=torch.float32, memory_format=memory_format)
+    # all steps of one image while it lies in the processor's cache
+    for image, place in zip(images, done, strict=True):
+        place.copy_(image).div_(255).sub_(mean).div_(std)
+    return done
 
 
 class Batch(NamedTuple):
