@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from acmix.data import Batch, TrainLoader, ValLoader, train_loader, val_loader
 from acmix.errors import UsageError
 from acmix.models.build import build_model, check_model
 from acmix.tasks.evaluation import Evaluation
+from acmix.tasks.mixing import Mixing
 
 # guesses of the second accuracy
 TOP = 5
@@ -36,10 +36,10 @@ class Classification:
     def __init__(self, config: Config) -> None:
         self.config = config
         augment = config.augment
-        self.mixup: Mixup | None = None
+        self.mixup: Mixing | None = None
         self.criterion: nn.Module
         if augment.mixup > 0 or augment.cutmix > 0 or augment.cutmix_minmax is not None:
-            self.mixup = Mixup(
+            self.mixup = Mixing(
                 mixup_alpha=augment.mixup,
                 cutmix_alpha=augment.cutmix,
                 cutmix_minmax=augment.cutmix_minmax,
