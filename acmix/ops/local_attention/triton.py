@@ -24,6 +24,9 @@ from acmix.ops.local_attention.spec import Arguments, output
 from acmix.ops.triton_launch import Kernels, blocks, images_of, placeholder, power_of_two
 
 KERNELS = Kernels("acmix.ops.local_attention.triton_kernels")
+# keys that a tile of queries takes at once, and queries that one of keys does: the fewest that a product takes, since
+# every pair of both is in registers several times over
+BLOCK = 16
 
 
 def why_not(arguments: Arguments) -> str | None:
@@ -62,9 +65,8 @@ class Tiles:
         queries = blocks(out_height, remainders), blocks(out_width, remainders)
         channels_block = power_of_two(qkv.shape[5], least=16)
         row_bytes = channels_block * qkv.element_size()
-        # without tensor cores (float32) a product keeps both factors in registers, which small tiles alone fit into
-        most = 64 if row_bytes <= 64 else 32 if row_bytes <= 256 else 16
-        pixels = 16 if qkv.dtype == torch.float32 and row_bytes > 128 else most
+        # what a tile keeps in registers, its rows and their sums, grows with the heads' width
+        pixels = 64 if row_bytes <= 64 else 32 if row_bytes <= 128 else 16
         columns = power_of_two(queries[1], most=max(8, pixels // power_of_two(queries[0], most=8)))
         return cls(
             stride=stride,
@@ -181,5 +183,6 @@ def common_settings(tiles: Tiles, qkv: Tensor, position: Tensor | None, size: tu
         ONCE=tiles.above < height and tiles.left < width,
         TY=tiles.tile[0],
         TX=tiles.tile[1],
+        NB=BLOCK,
         BD=tiles.channels_block,
     )

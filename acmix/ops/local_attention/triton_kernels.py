@@ -3,6 +3,7 @@
 Shapes
     H, W map · Ho, Wo of the output · N heads · D channels a head · BD: D rounded up to a power of two
     tiles of TY·TX queries or keys of one remainder; i, j and ki, kj are queries' and keys' steps within it
+    NB keys that a tile of queries takes at once, and queries that a tile of keys does
 """
 
 # Triton's types know neither numbers for constexpr arguments nor indexing by None
@@ -85,11 +86,11 @@ def _attend(
     q, i, j, first, row, column, down, right, base, position, height, width, channels, stride_h, stride_w, stride_s,
     stride_d, position_h, position_w, position_d, stride, dilation, scale,
     KY: tl.constexpr, KX: tl.constexpr, STEP: tl.constexpr, HAS_POSITION: tl.constexpr, ONCE: tl.constexpr,
-    TY: tl.constexpr, TX: tl.constexpr, BD: tl.constexpr,
+    TY: tl.constexpr, TX: tl.constexpr, NB: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """A tile's queries on its keys from number `first` on: logits (TY·TX, TY·TX), and those keys and values."""
+    """A tile's queries on its keys from number `first` on: logits (TY·TX, NB), and those keys and values."""
     RX: tl.constexpr = (TX - 1) * STEP + KX
-    place = first + tl.arange(0, TY * TX)
+    place = first + tl.arange(0, NB)
     ki = row * (TY * STEP) + place // RX
     kj = column * (TX * STEP) + place % RX
     key_y, key_x, valid = _key_places(ki, kj, down, right, height, width, stride, dilation, KY, KX)
@@ -115,7 +116,7 @@ def forward(
     height, width, out_height, out_width, heads, channels, rows, columns, remainder_rows,
     remainder_columns, stride, dilation, scale, out,
     KY: tl.constexpr, KX: tl.constexpr, REMAINDERS: tl.constexpr, STEP: tl.constexpr, HAS_POSITION: tl.constexpr,
-    ONCE: tl.constexpr, TY: tl.constexpr, TX: tl.constexpr, BD: tl.constexpr,
+    ONCE: tl.constexpr, TY: tl.constexpr, TX: tl.constexpr, NB: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries of one head."""
     REGION: tl.constexpr = ((TY - 1) * STEP + KY) * ((TX - 1) * STEP + KX)
@@ -126,11 +127,11 @@ def forward(
     largest = tl.full((TY * TX,), -1e30, dtype=tl.float32)
     total = tl.zeros((TY * TX,), dtype=tl.float32)
     found = tl.zeros((TY * TX, BD), dtype=tl.float32)
-    for first in range(0, REGION, TY * TX):
+    for first in range(0, REGION, NB):
         logits, _, v = _attend(
             q, i, j, first, row, column, down, right, base, position, height, width, channels, stride_h, stride_w,
             stride_s, stride_d, position_h, position_w, position_d, stride, dilation, scale,
-            KY, KX, STEP, HAS_POSITION, ONCE, TY, TX, BD,
+            KY, KX, STEP, HAS_POSITION, ONCE, TY, TX, NB, BD,
         )  # fmt: skip
         largest, total, weights, fade = softmax_step(largest, total, logits)
         found = tl.dot(weights.to(v.dtype), v, found * fade[:, None], input_precision="ieee")
@@ -149,7 +150,7 @@ def queries_back(
     remainder_columns, stride, dilation, scale,
     grad, grad_b, grad_h, grad_w, grad_c, grad_qkv, log_sums, means,
     KY: tl.constexpr, KX: tl.constexpr, REMAINDERS: tl.constexpr, STEP: tl.constexpr, HAS_POSITION: tl.constexpr,
-    ONCE: tl.constexpr, TY: tl.constexpr, TX: tl.constexpr, BD: tl.constexpr,
+    ONCE: tl.constexpr, TY: tl.constexpr, TX: tl.constexpr, NB: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries of one head: their gradients, and two numbers each for the keys' pass."""
     REGION: tl.constexpr = ((TY - 1) * STEP + KY) * ((TX - 1) * STEP + KX)
@@ -163,21 +164,21 @@ def queries_back(
     total = tl.zeros((TY * TX,), dtype=tl.float32)
     mean = tl.zeros((TY * TX,), dtype=tl.float32)
     grad_q = tl.zeros((TY * TX, BD), dtype=tl.float32)
-    for first in range(0, REGION, TY * TX):
+    for first in range(0, REGION, NB):
         logits, k, v = _attend(
             q, i, j, first, row, column, down, right, base, position, height, width, channels, stride_h, stride_w,
             stride_s, stride_d, position_h, position_w, position_d, stride, dilation, scale,
-            KY, KX, STEP, HAS_POSITION, ONCE, TY, TX, BD,
+            KY, KX, STEP, HAS_POSITION, ONCE, TY, TX, NB, BD,
         )  # fmt: skip
         largest, total, weights, fade = softmax_step(largest, total, logits)
         mean = mean * fade + tl.sum(weights * tl.dot(upstream, tl.trans(v), input_precision="ieee"), axis=1)
     log_sum = largest + tl.log(total)
     mean = mean / total
-    for first in range(0, REGION, TY * TX):
+    for first in range(0, REGION, NB):
         logits, k, v = _attend(
             q, i, j, first, row, column, down, right, base, position, height, width, channels, stride_h, stride_w,
             stride_s, stride_d, position_h, position_w, position_d, stride, dilation, scale,
-            KY, KX, STEP, HAS_POSITION, ONCE, TY, TX, BD,
+            KY, KX, STEP, HAS_POSITION, ONCE, TY, TX, NB, BD,
         )  # fmt: skip
         weights = tl.exp(logits - log_sum[:, None])
         grad_weights = tl.dot(upstream, tl.trans(v), input_precision="ieee")
@@ -201,7 +202,7 @@ def keys_back(
     remainder_columns, stride, dilation, scale,
     grad, grad_b, grad_h, grad_w, grad_c, mirrored, batch, log_sums, means,
     KY: tl.constexpr, KX: tl.constexpr, REMAINDERS: tl.constexpr, STEP: tl.constexpr, HAS_POSITION: tl.constexpr,
-    ONCE: tl.constexpr, TY: tl.constexpr, TX: tl.constexpr, BD: tl.constexpr,
+    ONCE: tl.constexpr, TY: tl.constexpr, TX: tl.constexpr, NB: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """One tile of keys of one head, of the map with its margins: gradients of keys and values from all who see them."""
     # the queries that see a tile: rows ceil((first key - KY + 1) / STEP) … floor(last key / STEP)
@@ -224,8 +225,8 @@ def keys_back(
     first_j = (column * TX - KX + STEP + KX * STEP) // STEP - KX
     grad_k = tl.zeros((TY * TX, BD), dtype=tl.float32)
     grad_v = tl.zeros((TY * TX, BD), dtype=tl.float32)
-    for first in range(0, REGION, TY * TX):
-        place = first + tl.arange(0, TY * TX)
+    for first in range(0, REGION, NB):
+        place = first + tl.arange(0, NB)
         i = first_i + place // IX
         j = first_j + place % IX
         y = down + i * REMAINDERS
