@@ -15,28 +15,37 @@ from torch import Tensor
 
 from acmix.ops.triton_launch import INTERPRETED, after_trials, is_untimed
 
+# (warps, stages): what a kernel is tried with, unless it says otherwise
+USUAL = ((4, 2), (8, 2))
 
-def tuned(*key: str, warps: tuple[int, ...] = (4, 8), stages: tuple[int, ...] = (2,)) -> Callable[[Any], Any]:
+
+def tuned(
+    *key: str, choices: tuple[tuple[int, int], ...] = USUAL, float32: tuple[int, int] = (8, 2)
+) -> Callable[[Any], Any]:
     """Lets a kernel take the fastest of a few launch settings, timed once for each new value of the key's arguments.
 
     The settings never touch a kernel's blocks or the order of its loops. Under `torch.use_deterministic_algorithms`
-    the first is taken unseen, so that two runs cannot differ in theirs.
-    """
-    choices = [triton.Config({}, num_warps=w, num_stages=s) for w in warps for s in stages]
+    the first is taken unseen, so that two runs cannot differ in theirs. At the networks' shapes none of the choices
+    spills on sm_80, sm_90 or sm_100 (`python benchmarks/gpu.py --ahead`); one that does is left out here.
 
-    def worth_timing(configs: list[Any], named: dict[str, Any], **_: Any) -> list[Any]:
+    Args:
+        key: names of arguments.
+        choices: (warps, stages) each.
+        float32: those of float32, whose products run without tensor cores and hold far more in registers.
+    """
+    pairs = dict.fromkeys((*choices, float32))
+    made_of = {each: triton.Config({}, num_warps=each[0], num_stages=each[1]) for each in pairs}
+
+    def worth_timing(_configs: list[Any], named: dict[str, Any], **_: Any) -> list[Any]:
         data = next(value for value in named.values() if isinstance(value, Tensor))
-        if data.dtype == torch.float32:
-            # float32's products run without tensor cores and hold far more in registers: spread over the most threads,
-            # with nothing loaded ahead
-            configs = [each for each in configs if (each.num_warps, each.num_stages) == (max(warps), min(stages))]
+        configs = [made_of[each] for each in ((float32,) if data.dtype == torch.float32 else choices)]
         return configs[:1] if torch.are_deterministic_algorithms_enabled() or is_untimed() else configs
 
     def decorate(kernel: Any) -> Any:
         if INTERPRETED:
             return kernel
         prune = {"early_config_prune": worth_timing}
-        made = triton.autotune(configs=choices, key=list(key), prune_configs_by=prune)(kernel)
+        made = triton.autotune(configs=list(made_of.values()), key=list(key), prune_configs_by=prune)(kernel)
         after_trials.append(made.cache.clear)
         return made
 

@@ -66,7 +66,7 @@ def _index(place, WIDE: tl.constexpr):
         return place
 
 
-@tuned("outputs", "COLUMNS", "TAPS", warps=(4, 8), stages=(1, 2))
+@tuned("outputs", "COLUMNS", "TAPS", choices=((8, 1), (4, 1), (4, 2)), float32=(8, 1))
 @triton.jit
 def forward(
     pieces, folded, out, pixels, height, width, out_height, out_width, channels, pieces_count, outputs, stride,
@@ -139,7 +139,7 @@ def _upstream(
     return tl.load(base[:, None, None] + (row[:, :, None] + column[None, None, :]), mask=mask, other=0.0)
 
 
-@tuned("pieces_count", "OUTPUTS", "KX", warps=(4, 8), stages=(1, 2))
+@tuned("pieces_count", "OUTPUTS", "KX", choices=((8, 1), (8, 2)), float32=(8, 1))
 @triton.jit
 def pieces_back(
     grad, matrices, pieces, fc, grad_pieces, parts, pixels, height, width, out_height, out_width, channels,
@@ -201,7 +201,7 @@ def pieces_back(
         tl.store(base + t * columns + pieces_count, bias_part, mask=t < maps_count)
 
 
-@tuned("pieces_count", "OUTPUTS", "KX", warps=(4, 8), stages=(1, 2))
+@tuned("pieces_count", "OUTPUTS", "KX", choices=((8, 1), (8, 2), (4, 1), (4, 2)), float32=(8, 1))
 @triton.jit
 def kernels_back(
     grad, pieces, fc, bias, parts, pixels, height, width, out_height, out_width, channels, pieces_count, maps_count,

@@ -142,7 +142,7 @@ def forward(
     tl.store(place, (found / total[:, None]).to(out.dtype.element_ty), mask=mask)
 
 
-@tuned("channels", "KY", "KX", "STEP", "TX", stages=(1, 2))
+@tuned("channels", "KY", "KX", "STEP", "TX", float32=(8, 1))
 @triton.jit
 def queries_back(
     qkv, position, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d, position_h, position_w, position_d,
@@ -194,7 +194,7 @@ def queries_back(
     tl.store(means + number, mean, mask=valid_q)
 
 
-@tuned("channels", "KY", "KX", "STEP", "TX", stages=(1, 2))
+@tuned("channels", "KY", "KX", "STEP", "TX", choices=((4, 1), (8, 1)), float32=(8, 1))
 @triton.jit
 def keys_back(
     qkv, position, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d, position_h, position_w, position_d,
@@ -256,7 +256,7 @@ def keys_back(
     tl.store(place, grad_v.to(mirrored.dtype.element_ty), mask=mask)
 
 
-@tuned("row_size", warps=(4,))
+@tuned("row_size", choices=((4, 2),), float32=(4, 2))
 @triton.jit
 def fold(
     mirrored, grad_qkv, images_y, images_x, pixels, batch, height, width, row_size, all_rows, all_columns,

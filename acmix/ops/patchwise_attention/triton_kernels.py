@@ -49,7 +49,7 @@ def forward(
     tl.store(out + row[:, None] * channels + c[None, :], found.to(out.dtype.element_ty), mask=mask)
 
 
-@tuned("channels", "KY", "KX")
+@tuned("channels", "KY", "KX", choices=((8, 2),))
 @triton.jit
 def values_back(
     grad, grad_b, grad_h, grad_w, grad_c, weights, weight_b, weight_h, weight_w, weight_o, weight_g,

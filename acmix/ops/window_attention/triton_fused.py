@@ -18,7 +18,7 @@ from acmix.ops.triton_common import kind_of, tuned, unroll
 from acmix.ops.window_attention.triton_kernels import bias_of, load_rows, scaled, store_bias, store_rows, upstream_of
 
 
-@tuned("heads", warps=(4,))
+@tuned("heads", choices=((4, 2),), float32=(4, 2))
 @triton.jit
 def expand(
     table, table_e, table_n, tiles, height, width, heads, shift_y, shift_x, first_y, first_x, kinds_x,
@@ -86,7 +86,7 @@ def _attend(
     return y, x, valid, base + 2 * stride_s, q, k, weights, tl.sum(weights, axis=1)
 
 
-@tuned("channels", "BLOCK", warps=(4,), stages=(1, 2))
+@tuned("channels", "BLOCK", choices=((4, 2),), float32=(4, 1))
 @triton.jit
 def forward(
     qkv, tiles, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d,
@@ -111,7 +111,7 @@ def forward(
         tl.store(place, found.to(out.dtype.element_ty), mask=valid[:, None] & (d < channels)[None, :])
 
 
-@tuned("channels", "BLOCK", warps=(4,), stages=(1, 2))
+@tuned("channels", "BLOCK", choices=((4, 1),), float32=(4, 1))
 @triton.jit
 def backward(
     qkv, tiles, stride_b, stride_h, stride_w, stride_s, stride_n, stride_d,

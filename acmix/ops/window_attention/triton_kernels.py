@@ -188,7 +188,7 @@ def forward(
         tl.store(place, (found / total[:, None]).to(out.dtype.element_ty), mask=mask)
 
 
-@tuned("heads", warps=(4,))
+@tuned("heads", choices=((4, 2),), float32=(4, 2))
 @triton.jit
 def gather_table(
     grad_bias, grad_table, entries, heads, WH: tl.constexpr, WW: tl.constexpr, BLOCK: tl.constexpr, LB: tl.constexpr
