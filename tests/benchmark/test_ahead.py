@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
 import torch
 
-from acmix.benchmark.ahead.command import summary
+from acmix.benchmark.ahead.command import LEAST_PROGRAMS, summary
 from acmix.benchmark.ahead.launches import bytes_of, described, of_call
 from acmix.benchmark.ahead.roofline import Ledger, costs_of
 from acmix.benchmark.ahead.targets import TARGETS
 from acmix.ops.dispatch import OPERATORS
-from tests.support.processes import module
+from tests.support.paths import ROOT
+from tests.support.processes import module, python
 
 
 @pytest.mark.parametrize(
@@ -90,6 +92,45 @@ def test_the_summary_takes_the_best_choice_of_each_launch_and_the_worst_launch()
         ["o", "l", "bfloat16", "sm_90", "96", "0", "2"],
     ]
     assert ["beyond the aim" in line for line in lines] == [True, False]
+
+
+def saved() -> list[dict[str, str]]:
+    """The rows of the saved table."""
+    with (ROOT / "benchmarks" / "results" / "gpu_ahead.csv").open(newline="", encoding="utf-8") as file:
+        return [*csv.DictReader(file)]
+
+
+def test_no_saved_choice_spills_and_each_fits_twice() -> None:
+    rows = saved()
+    assert {row["target"] for row in rows} == set(TARGETS)
+    assert [row for row in rows if row["error"] or row["spill_bytes"] != "0"] == []
+    # a program of 8 warps fills half of gfx942's registers where one of 4 is there twice
+    least = {target: LEAST_PROGRAMS if target.startswith("sm_") else 1 for target in TARGETS}
+    assert [row for row in rows if int(row["programs_per_multiprocessor"]) < least[row["target"]]] == []
+
+
+CHOICES = """
+import torch
+from acmix.benchmark.ahead.compiled import choices_of
+from acmix.benchmark.ahead.launches import described, of_call
+from acmix.ops.dispatch import OPERATORS
+for name, operator in OPERATORS.items():
+    for case in operator.parts["cases"].NETWORKS:
+        for launches in of_call(name, described(case, torch.bfloat16, 2)):
+            for launch in launches:
+                for choice in choices_of(launch):
+                    print(name, launch.function.__name__, case.name, choice.num_warps, choice.num_stages, sep=",")
+"""
+
+
+@pytest.mark.slow
+def test_the_saved_choices_are_those_of_today() -> None:
+    told = python(CHOICES, TRITON_INTERPRET="0", CUDA_VISIBLE_DEVICES="")
+    assert told.status == 0, told.errors[-2000:]
+    columns = ("operator", "kernel", "shape", "warps", "stages")
+    for target in TARGETS:
+        rows = {",".join(row[name] for name in columns) for row in saved() if row["target"] == target}
+        assert rows == set(told.output.splitlines())
 
 
 @pytest.mark.slow
