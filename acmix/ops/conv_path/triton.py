@@ -19,7 +19,7 @@ from torch import Tensor
 
 from acmix.ops import triton_launch
 from acmix.ops.conv_path.reference import map_behind_tokens, with_added
-from acmix.ops.conv_path.spec import Arguments, output
+from acmix.ops.conv_path.spec import Arguments, output, tokens_before
 from acmix.ops.triton_launch import Kernels, blocks, placeholder, power_of_two, rolled_by, share
 
 KERNELS = Kernels("acmix.ops.conv_path.triton_kernels")
@@ -102,9 +102,15 @@ def forward(arguments: Arguments) -> Tensor:
     """f_t = Σ_p fc[t, p]·F_p + b_t, then out[d·M+m] = Σ_t S[d·M+m, t] ⋆ f_t[d]; see `acmix.ops.conv_path`."""
     pieces, fc_weight, fc_bias, kernels, stride, dilation, shift, *_ = arguments
     size = Sizes.of(pieces, kernels, stride)
-    out = output(arguments._replace(plus=None))
-    if not out.numel():
-        return with_added(out, arguments.plus, arguments.plus_bias)
+    out = output(arguments)
+    plus = None if arguments.plus is None else arguments.plus.contiguous()
+    plus_bias = arguments.plus_bias
+    tokens = tokens_before(out, arguments)
+    if plus is not None and tokens:
+        # to which the path adds nothing
+        out[:, :tokens] = with_added(plus[:, :tokens], None, plus_bias)
+    if not pieces.numel():
+        return out
     shift = rolled_by(shift, size.height, size.width)
     # the bias of fc is one more piece, of ones, which ends at the border of the map
     columns = size.pieces + (fc_bias is not None)
@@ -112,13 +118,14 @@ def forward(arguments: Arguments) -> Tensor:
     block = size.pixels_block(size.output_block)
     grid = (size.channel_blocks * blocks(pixels, block), blocks(size.outputs, size.output_block))
     KERNELS.forward[grid](
-        pieces, folded(size, fc_weight, fc_bias, kernels, pieces.dtype), out, pixels, size.height, size.width,
-        size.out_height, size.out_width, size.channels, size.pieces, size.outputs, stride, dilation, *shift,
-        *pieces.stride(), HAS_BIAS=fc_bias is not None, WIDE=is_wide(pieces), KY=size.taps_y, KX=size.taps_x,
-        TAPS=size.taps, COLUMNS=columns, BP=block, BD=size.channels_block, KB=16, MP=size.padded_outputs,
-        MB=size.output_block,
+        pieces, folded(size, fc_weight, fc_bias, kernels, pieces.dtype), placeholder(plus, pieces),
+        placeholder(plus_bias, fc_weight), out, pixels, size.height, size.width, size.out_height, size.out_width,
+        size.channels, size.pieces, size.outputs, stride, dilation, *shift, tokens, *pieces.stride(),
+        1 if plus_bias is None else plus_bias.stride(0), HAS_BIAS=fc_bias is not None, HAS_PLUS=plus is not None,
+        HAS_PLUS_BIAS=plus_bias is not None, WIDE=is_wide(pieces), KY=size.taps_y, KX=size.taps_x, TAPS=size.taps,
+        COLUMNS=columns, BP=block, BD=size.channels_block, KB=16, MP=size.padded_outputs, MB=size.output_block,
     )  # fmt: skip
-    return with_added(out, arguments.plus, arguments.plus_bias)
+    return out
 
 
 def is_wide(data: Tensor) -> bool:

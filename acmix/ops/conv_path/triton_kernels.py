@@ -69,12 +69,13 @@ def _index(place, WIDE: tl.constexpr):
 @tuned("outputs", "COLUMNS", "TAPS", choices=((8, 1), (4, 1), (4, 2)), float32=(8, 1))
 @triton.jit
 def forward(
-    pieces, folded, out, pixels, height, width, out_height, out_width, channels, pieces_count, outputs, stride,
-    dilation, shift_y, shift_x, stride_b, stride_h, stride_w, stride_p, stride_d,
-    HAS_BIAS: tl.constexpr, WIDE: tl.constexpr, KY: tl.constexpr, KX: tl.constexpr, TAPS: tl.constexpr,
+    pieces, folded, plus, plus_bias, out, pixels, height, width, out_height, out_width, channels, pieces_count, outputs,
+    stride, dilation, shift_y, shift_x, tokens, stride_b, stride_h, stride_w, stride_p, stride_d, stride_bias,
+    HAS_BIAS: tl.constexpr, HAS_PLUS: tl.constexpr, HAS_PLUS_BIAS: tl.constexpr, WIDE: tl.constexpr,
+    KY: tl.constexpr, KX: tl.constexpr, TAPS: tl.constexpr,
     COLUMNS: tl.constexpr, BP: tl.constexpr, BD: tl.constexpr, KB: tl.constexpr, MP: tl.constexpr, MB: tl.constexpr,
 ):  # fmt: skip
-    """out[pixel, d·M + m] = Σ_(tap, p) pieces[pixel + tap, p, d] · folded[d, (tap, p), m]."""
+    """out[pixel, d·M + m] = Σ_(tap, p) pieces[pixel + tap, p, d] · folded[d, (tap, p), m], and what is added."""
     blocks_d = tl.cdiv(channels, BD)
     d = (tl.program_id(0) % blocks_d) * BD + tl.arange(0, BD)
     m = tl.program_id(1) * MB + tl.arange(0, MB)
@@ -108,10 +109,16 @@ def forward(
         found = tl.dot(tl.permute(value, (2, 0, 1)), weight, found, input_precision="ieee")
     to_y = unroll(y, shift_y, out_height).to(tl.int64)
     to_x = unroll(x, shift_x, out_width)
-    row = ((image * out_height + to_y) * out_width + to_x) * (channels * outputs)
-    place = out + row[None, :, None] + (d * outputs)[:, None, None] + m[None, None, :]
+    row = image * (tokens + out_height * out_width) + tokens + to_y * out_width + to_x
+    channel = (d * outputs)[:, None, None] + m[None, None, :]
+    place = (row * (channels * outputs))[None, :, None] + channel
     mask = ((d < channels)[:, None] & valid[None, :])[:, :, None] & (m < outputs)[None, None, :]
-    tl.store(place, found.to(out.dtype.element_ty), mask=mask)
+    if HAS_PLUS_BIAS:
+        there = (d < channels)[:, None, None] & (m < outputs)[None, None, :]
+        found += tl.load(plus_bias + channel * stride_bias, mask=there, other=0.0)
+    if HAS_PLUS:
+        found += tl.load(plus + place, mask=mask, other=0.0)
+    tl.store(out + place, found.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
