@@ -1,5 +1,7 @@
 """Where layers add in place: residual, bias and projection on the path's map, unless somebody would see it."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -21,7 +23,7 @@ FAMILIES = {
 }  # fmt: skip
 
 
-def network(name, **more):
+def network(name, **more) -> Any:
     torch.manual_seed(0)
     made = acmix.create_model(name, **FAMILIES[name], **more)
     with torch.no_grad():

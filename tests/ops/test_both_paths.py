@@ -95,7 +95,9 @@ def test_a_gradient_of_a_gradient_is_that_of_the_two_apart():
 
     def second(call):
         outputs = call("window_attention", *arguments("window_attention", made))
-        first = torch.autograd.grad(sum(each.square().sum() for each in outputs), made["qkv"], create_graph=True)[0]
+        first = torch.autograd.grad(
+            torch.stack([each.square().sum() for each in outputs]).sum(), made["qkv"], create_graph=True
+        )[0]
         return torch.autograd.grad(first.square().sum(), [made["qkv"], made["kernels"]])
 
     for ours, theirs in zip(second(both_paths), second(apart), strict=True):

@@ -120,7 +120,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
             passes[-1]["blocks"] += 1
 
         # its projection, since a hook on the block itself would have it add in separate passes
-        block = next(module for module in run.state.model.modules() if isinstance(module, Mixed)).qkv
+        mixed = next(module for module in run.state.model.modules() if isinstance(module, Mixed))
+        block = mixed.get_submodule("qkv")
         with run.state.model.register_forward_pre_hook(look), block.register_forward_pre_hook(count):
             return plain(run, batches)
 
