@@ -18,7 +18,7 @@ from acmix.layers.foldable import Foldable, copied, exact, rounded, take_row
 from acmix.layers.graphs import refuse_script, whole
 from acmix.layers.leaving import acmix_map
 from acmix.layers.maps import arranged_as, check_shape, evenly_spaced, sides_of
-from acmix.layers.mixing import fits_into_values, mixed
+from acmix.layers.mixing import fits_into_values, is_own_path, mixed
 from acmix.ops.leaving import any_size, fresh, leaves_pytorch
 
 
@@ -121,7 +121,7 @@ class FoldedACmix(nn.Module):
         attention = ops.local_attention(
             qkv, positions, size=self.attention_size, stride=self.stride, dilation=self.dilation
         )  # (B, Ho, Wo, C)
-        if self.rate_attention is None and not leaves_pytorch():
+        if self.rate_attention is None and is_own_path(self.conv_path) and not leaves_pytorch():
             return arranged_as(x, self.conv_path(qkv.flatten(3, 4), plus=attention))
         return arranged_as(x, mixed(attention, self.conv_path(qkv.flatten(3, 4)), self.rate_attention))
 

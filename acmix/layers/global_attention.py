@@ -80,7 +80,7 @@ class GlobalAttention(Mixed):
             x: the tokens.
             grid: known from the start where None.
             attn_mask, is_causal: as in PyTorch's attention.
-            residual: tokens that are added to the result, where `takes_residual` allows it.
+            residual: tokens of x's shape and dtype that are added to the result, in a pass less where nobody watches.
         """
         grid = self.known_grid(x) if grid is None else grid
         first = x.shape[1] - grid[0] * grid[1]
@@ -91,7 +91,8 @@ class GlobalAttention(Mixed):
             pieces = unflatten(unflatten(flat[:, first:], 1, grid), 3, (3 * self.heads, self.head_dim))
         if not self.has_attention:
             assert self.conv_path is not None
-            return with_conv(x.new_zeros(x.shape), self.conv_path(pieces, rate=self.rates()[1]))
+            none = x.new_zeros(x.shape) if residual is None else residual
+            return with_conv(none, self.conv_path(pieces, rate=self.rates()[1]))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, N, L, D) each
         q, k = self.q_norm(q), self.k_norm(k)
         out = softmax_attention(q, k, v, self.attn_drop, attn_mask, is_causal)  # (B, N, L, D)

@@ -6,6 +6,7 @@ Shapes: B batch · H, W map · N heads · D channels a head
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -96,13 +97,6 @@ class Mixed(Foldable):
     proj: nn.Linear
     conv_path: ConvPath | None
 
-    # whether `forward` takes a residual
-    knows_residual = False
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls.knows_residual = "residual" in signature(cls.forward).parameters
-
     def __init__(self, mixing: Mixing | None) -> None:
         super().__init__()
         self.has_attention = mixing is None or mixing.path != "convolution"
@@ -155,14 +149,13 @@ class Mixed(Foldable):
         # a compiler fuses the plain form, and a graph that leaves PyTorch has it
         if leaves_pytorch() or torch.compiler.is_compiling() or not self.has_own_path():
             return False
-        return has_plain_weights(self.proj, nn.Linear) and x.dtype == self.proj.weight.dtype
+        # a subclass may project in another way
+        own = type(self).project is Mixed.project and has_plain_weights(self.proj, nn.Linear)
+        return own and x.dtype == self.proj.weight.dtype
 
     def has_own_path(self) -> bool:
         """Whether there are two paths, and calling the convolution path is no more than its operator."""
-        path = self.conv_path
-        if not self.has_attention or type(path) is not ConvPath or all_are_watched():
-            return False
-        return path.has_full_kernels() and is_untouched(path)
+        return self.has_attention and is_own_path(self.conv_path)
 
     def takes_residual(self, x: Tensor) -> bool:
         """Whether the layer can add its input's residual, in a map like x, where it writes the two paths."""
@@ -172,7 +165,7 @@ class Mixed(Foldable):
         behind = getattr(self, "proj_drop", None)
         if behind is not None and (type(behind) is not nn.Identity or not is_untouched(behind)):
             return False
-        return self.knows_residual and not mixes_dtypes and self.adds_in_path(x) and is_untouched(self)
+        return knows_residual(type(self).forward) and not mixes_dtypes and self.adds_in_path(x) and is_untouched(self)
 
     def scaled_projection(self, rate: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """rate · (weight, bias) of `proj`; the weight, which is multiplied by a map, in that map's dtype."""
@@ -201,9 +194,11 @@ class Mixed(Foldable):
         """
         rate_attention, rate_conv = self.rates()
         if pieces is None or self.conv_path is None:
-            return self.project(attention, rate_attention)
+            out = self.project(attention, rate_attention)
+            return out if residual is None else residual + out
         if not self.adds_in_path(attention):
-            return with_conv(self.project(attention, rate_attention), self.conv_path(pieces, rate=rate_conv))
+            out = with_conv(self.project(attention, rate_attention), self.conv_path(pieces, rate=rate_conv))
+            return out if residual is None else residual + out
         if residual is None:
             return self.conv_path(pieces, rate=rate_conv, plus=self.project(attention, rate_attention))
         weight, bias = self.scaled_projection(rate_attention, attention.dtype)
@@ -243,6 +238,19 @@ class Mixed(Foldable):
             delattr(layer, name)
         layer.is_folded = True
         return layer
+
+
+def is_own_path(path: Any) -> bool:
+    """Whether calling a convolution path is no more than its operator, with kernels for each output channel."""
+    if type(path) is not ConvPath or all_are_watched():
+        return False
+    return path.has_full_kernels() and is_untouched(path)
+
+
+@cache
+def knows_residual(forward: Any) -> bool:
+    """Whether a layer's `forward` takes a residual; that of a subclass may not."""
+    return "residual" in signature(forward).parameters
 
 
 def mixed(attention: Tensor, conv: Tensor | None, rate: Tensor | None = None) -> Tensor:

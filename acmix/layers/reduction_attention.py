@@ -79,7 +79,7 @@ class ReductionAttention(Mixed):
         Args:
             x: the tokens.
             grid: (H, W).
-            residual: tokens that are added to the result, where `takes_residual` allows it.
+            residual: tokens of x's shape and dtype that are added to the result, in a pass less where nobody watches.
         """
         first = x.shape[1] - grid[0] * grid[1]
         q = unflatten(self.q(x), 2, (self.heads, self.head_dim))  # (B, L, N, D)
@@ -91,7 +91,8 @@ class ReductionAttention(Mixed):
             pieces = joined(unflatten(q[:, first:], 1, grid), patches, self.reduction)
         if not self.has_attention:
             assert self.conv_path is not None
-            return with_conv(x.new_zeros(x.shape), self.conv_path(pieces, rate=self.rates()[1]))
+            none = x.new_zeros(x.shape) if residual is None else residual
+            return with_conv(none, self.conv_path(pieces, rate=self.rates()[1]))
         k, v = kv.transpose(1, 2).split(self.heads, 1)  # (B, N, T + h·w, D) each
         out = softmax_attention(q.transpose(1, 2), k, v, self.attn_drop)  # (B, N, L, D)
         out = fresh(out.transpose(1, 2)).flatten(2)  # (B, L, C)

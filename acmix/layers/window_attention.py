@@ -70,8 +70,9 @@ class WindowAttention(Mixed):
         Args:
             x: the map.
             shift: (rows, columns).
-            residual: a map that is added to the result, where `takes_residual` allows it.
+            residual: a map of x's shape and dtype that is added to the result, in a pass less where nobody watches.
         """
+        shift = ops.pair(shift, "shift")
         rate_attention, rate_conv = self.rates()
         qkv = unflatten(self.qkv(x), 3, (3, self.heads, self.head_dim))  # (B, H, W, 3, N, D)
         if self.has_attention and self.adds_in_path(x):
@@ -79,16 +80,19 @@ class WindowAttention(Mixed):
             assert self.conv_path is not None
             added = dict(rate=rate_conv, plus=residual, plus_bias=bias)
             pieces = qkv.flatten(3, 4)
-            if self.drops():
+            if self.drops() or type(self).attend is not WindowAttention.attend:
                 attention, out = self.attend(qkv, shift), self.conv_path(pieces, shift, **added)
             else:
                 path = self.conv_path.arguments(pieces, shift, **added)
                 attention, out = both_paths("window_attention", self.arguments(qkv, shift), path)
             return add_product(out, attention, weight)
         conv = None if self.conv_path is None else self.conv_path(qkv.flatten(3, 4), shift, rate=rate_conv)
-        if not self.has_attention:
-            return conv  # type: ignore[return-value]
-        return mixed(self.project(self.attend(qkv, shift), rate_attention), conv)
+        if self.has_attention:
+            out = mixed(self.project(self.attend(qkv, shift), rate_attention), conv)
+        else:
+            assert conv is not None
+            out = conv
+        return out if residual is None else residual + out
 
     def attend(self, qkv: Tensor, shift: tuple[int, int]) -> Tensor:
         """(B, H, W, 3, N, D) -> (B, H, W, C)."""

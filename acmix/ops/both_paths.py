@@ -73,7 +73,9 @@ class BothPaths(torch.autograd.Function):
         else:
             grads = operator("conv_path_backward_onto_")(grad_qkv.flatten(3, 4), *path)
         grads = [None if each is None else grad for each, grad in zip(parameters, grads, strict=True)]
-        added = [None if each is None else of_path.sum_to_size(each[0]).to(each[1]) for each in ctx.added]
+        added: list[Tensor | None] = []
+        for like, asked in zip(ctx.added, ctx.needs_input_grad[-2:], strict=True):
+            added.append(of_path.sum_to_size(like[0]).to(like[1]) if like and asked else None)
         return None, grad_qkv, None if weight is None else grad_weight, *grads, *added
 
 

@@ -156,6 +156,9 @@ def run(operator: str, arguments: Any) -> Tensor:
 
 def forward(operator: str, arguments: Any) -> Tensor:
     """The output, by the implementation that the arguments ask for."""
+    check = getattr(OPERATORS[operator].parts["spec"], "check", None)
+    if check:
+        check(arguments)
     chosen = choose(operator, arguments).operators[operator]
     # Triton starts kernels on the current GPU, which need not be the data's
     with torch.cuda.device_of(arguments[0]):

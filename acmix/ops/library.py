@@ -24,7 +24,7 @@ LIBRARY = torch.library.Library("acmix", "FRAGMENT")
 
 
 class Shaped(NamedTuple):
-    """What the gradient of an added tensor has to know of it."""
+    """Shape and dtype of a tensor that was added, and so of its gradient."""
 
     shape: torch.Size
     dtype: torch.dtype
@@ -60,7 +60,7 @@ def register(
     maps = [i for i, field in enumerate(hints) if field in spec.MAPS]
 
     def arguments_of(values: tuple[Any, ...]) -> Any:
-        """The values that PyTorch hands over, without trailing defaults; its lists are our pairs."""
+        """The values as arguments: PyTorch leaves out last ones that have their default; its lists are our pairs."""
         return spec.Arguments(*(tuple(value) if isinstance(value, list) else value for value in values))
 
     def complete(found: tuple[Tensor | None, ...], like: Tensor) -> tuple[Tensor, ...]:
@@ -93,7 +93,8 @@ def register(
         grads = [next(found) if i in tensors else None for i in range(len(fields))]
         grads = [None if value is None else each for value, each in zip(values, grads, strict=True)]
         for i, like in ctx.added.items():
-            grads[i] = grad.sum_to_size(like.shape).to(like.dtype)
+            if ctx.needs_input_grad[i]:
+                grads[i] = grad.sum_to_size(like.shape).to(like.dtype)
         return tuple(grads[: ctx.given])
 
     def record(ctx: Any, *given: Any) -> Tensor:

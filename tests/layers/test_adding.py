@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import acmix
+from acmix.errors import UsageError
 from acmix.layers.mixing import Mixed
 from acmix.layers.products import add_product
 from acmix.models.blocks import TransformerBlock
@@ -150,3 +152,91 @@ def test_a_product_is_added_in_place_with_its_gradients():
     assert torch.autograd.gradgradcheck(call, leaves)
     own = torch.zeros(2, 3, 4, dtype=torch.float64)
     assert add_product(own, x.detach(), weight.detach()) is own
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("mixing", [{}, dict(path="attention"), dict(path="convolution")], ids=str)
+def test_a_residual_is_never_lost(name, mixing, monkeypatch):
+    made = network(name, **mixing).eval()
+    layer: Any = next(each for each in made.modules() if isinstance(each, Mixed))
+    channels = layer.heads * layer.head_dim
+    more = () if "swin" in name else ((4, 4),)
+    x = torch.randn(2, 16 + ("deit" in name), channels) if more else torch.randn(2, 4, 4, channels)
+    expected = x + layer(x, *more)
+    torch.testing.assert_close(layer(x, *more, residual=x), expected)
+    apart(monkeypatch)
+    torch.testing.assert_close(layer(x, *more, residual=x), expected)
+
+
+@pytest.mark.parametrize(
+    "residual", [torch.zeros(1, 8, 8, 12), torch.zeros(2, 4, 8, 12), torch.zeros(2, 8, 8, 12).double()]
+)
+@pytest.mark.parametrize("with_gradient", [True, False])
+def test_a_residual_of_another_shape_or_dtype_is_refused(residual, with_gradient):
+    layer = network("acmix_swin_tiny_patch4_window7_224").layers[0].blocks[0].attn
+    with torch.set_grad_enabled(with_gradient), pytest.raises(UsageError, match="plus "):
+        layer(torch.randn(2, 8, 8, 12), residual=residual)
+
+
+def test_own_ways_to_attend_and_to_project_are_called():
+    layer = network("acmix_swin_tiny_patch4_window7_224").layers[0].blocks[0].attn
+    x = torch.randn(1, 8, 8, 12)
+
+    class Attends(type(layer)):
+        def attend(self, qkv, shift):
+            return 0 * super().attend(qkv, shift)
+
+    class Projects(type(layer)):
+        def project(self, attention, rate):
+            return 0 * super().project(attention, rate)
+
+    layer.__class__ = Projects
+    alone = layer(x)
+    layer.__class__ = Attends
+    torch.testing.assert_close(layer(x), alone + layer.rate_attention * layer.proj.bias)
+
+
+def test_a_forward_that_is_replaced_later_gets_no_residual(monkeypatch):
+    block = network("acmix_swin_tiny_patch4_window7_224").layers[0].blocks[0]
+    own = type(block.attn).forward
+    monkeypatch.setattr(type(block.attn), "forward", lambda self, x, shift=(0, 0): own(self, x, shift))
+    x = torch.randn(1, 8, 8, 12)
+    assert not block.attention_adds(x)
+    assert block(x).shape == x.shape
+
+
+def test_one_number_is_a_shift():
+    layer = network("acmix_swin_tiny_patch4_window7_224").layers[0].blocks[0].attn
+    x = torch.randn(1, 8, 8, 12)
+    assert torch.equal(layer(x, 2), layer(x, (2, 2)))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_recorded_graph_of_operators_has_gradients(name):
+    made, x = network(name), torch.randn(2, 3, 32, 32)
+    graph = make_fx(made)(x)
+    torch.testing.assert_close(graph(x), made(x))
+
+
+def test_folded_layers_show_a_hook_the_path_alone():
+    torch.manual_seed(0)
+    layer = acmix.ACmix2d(16, 16, heads=2).eval()
+    folded: Any = acmix.fold(layer)
+    x, seen = torch.randn(1, 16, 6, 6), []
+    with torch.no_grad():
+        expected = folded(x)
+        folded.conv_path.register_forward_hook(lambda module, given, out: seen.append(out))
+        torch.testing.assert_close(folded(x), expected)
+        assert not torch.allclose(seen[0].permute(0, 3, 1, 2), expected)
+        folded.conv_path = nn.Sequential(folded.conv_path)
+        torch.testing.assert_close(folded(x), expected)
+
+
+def test_a_frozen_bias_costs_no_sum():
+    made = network("acmix_swin_tiny_patch4_window7_224")
+    block = made.layers[0].blocks[0]
+    block.attn.proj.bias.requires_grad_(False)
+    block.attn.rate_attention.requires_grad_(False)
+    block(torch.randn(1, 8, 8, 12)).sum().backward()
+    assert block.attn.proj.bias.grad is None
+    assert block.attn.proj.weight.grad is not None

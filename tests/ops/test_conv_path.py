@@ -1,5 +1,7 @@
 """The convolution path: what its kernels, its bias and its border mean, and what it refuses."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -43,9 +45,10 @@ WRONG_CONV = {
     ),
     r"plus has shape \(2, 41, 8\)": dict(plus=torch.zeros(2, 41, 8)),
     r"plus has shape \(1, 42, 8\)": dict(plus=torch.zeros(1, 42, 8)),
-    r"plus is torch.float64 and pieces are torch.float32; expected one dtype": dict(
+    r"plus is torch.float64 and pieces are torch.float32; expected the same": dict(
         plus=torch.zeros(2, 6, 7, 8, dtype=torch.float64)
     ),
+    r"plus is meta and pieces are cpu; expected the same": dict(plus=torch.zeros(2, 6, 7, 8, device="meta")),
     r"plus_bias has shape \(7,\); expected \(8,\)": dict(plus_bias=torch.zeros(7)),
 }
 
@@ -66,3 +69,17 @@ def test_offsets_have_64_bits_where_an_image_needs_them(strides: tuple[int, ...]
     # an image of 2 rows; what lies between images is counted with 64 bits anyway
     data = torch.empty(1, device="meta").as_strided((3, 2, 1, 1, 1), strides)
     assert triton.is_wide(data) is wide
+
+
+@pytest.mark.parametrize("sides", [(0, 0), (0, 3), (3, 0)], ids=str)
+def test_tokens_are_there_without_a_map(sides):
+    good: dict[str, Any] = {name: tensor.detach() for name, tensor in CASES[0].tensors().items()}
+    good["pieces"] = torch.zeros(2, *sides, 6, 4)
+    plus, bias = torch.randn(2, 3, 8), torch.randn(8)
+    torch.testing.assert_close(ops.conv_path(**good, plus=plus, plus_bias=bias), plus + bias)
+
+
+def test_the_operator_itself_refuses_what_would_not_fit_in_memory():
+    good = [tensor.detach() for tensor in CASES[0].tensors().values()]
+    with pytest.raises(UsageError, match="plus has shape"):
+        torch.ops.acmix.conv_path(*good, 1, 1, [0, 0], torch.zeros(1, 6, 7, 8), None)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from acmix.ops.checks import autocast, expect, pair
-from acmix.ops.conv_path.spec import Arguments, map_of_outputs
+from acmix.ops.conv_path.spec import Arguments, check
 from acmix.ops.dispatch import run
 
 
@@ -81,28 +81,5 @@ def conv_path(
     path = Arguments(autocast(pieces), fc_weight, fc_bias, kernels, stride, dilation, (rows, columns))
     if plus is not None or plus_bias is not None:
         path = path._replace(plus=None if plus is None else autocast(plus), plus_bias=plus_bias)
-        check_added(path)
+        check(path)
     return run("conv_path", path)
-
-
-def check_added(path: Arguments) -> None:
-    """Refuses what cannot be added to the output."""
-    plus, bias, channels = path.plus, path.plus_bias, path.kernels.shape[0]
-    batch, rows, columns = map_of_outputs(path)
-    if bias is not None:
-        expect(bias.shape == (channels,), f"plus_bias has shape {tuple(bias.shape)}; expected ({channels},)")
-    if plus is None:
-        return
-    if plus.dim() == 4:
-        fits = tuple(plus.shape) == (batch, rows, columns, channels)
-    else:
-        fits = plus.dim() == 3 and plus.shape[0] == batch and plus.shape[2] == channels
-        fits = fits and plus.shape[1] >= rows * columns
-    expect(
-        fits,
-        f"plus has shape {tuple(plus.shape)}; expected ({batch}, {rows}, {columns}, {channels}), or tokens "
-        f"({batch}, at least {rows * columns}, {channels})",
-    )
-    expect(
-        plus.dtype == path.pieces.dtype, f"plus is {plus.dtype} and pieces are {path.pieces.dtype}; expected one dtype"
-    )

@@ -22,6 +22,13 @@ def forward(arguments: Arguments) -> Tensor:
     """f_t = Σ_p fc[t, p]·F_p + b_t, then out[d·M+m] = Σ_t S[d·M+m, t] ⋆ f_t[d]; see `acmix.ops.conv_path`."""
     arguments = arguments._replace(pieces=adjacent(arguments.pieces))
     out = output(arguments)
+    if not arguments.pieces.numel():
+        # tokens without a map, if anything
+        out.zero_()
+        for each in (arguments.plus_bias, arguments.plus):
+            if each is not None:
+                out += each.to(out.dtype)
+        return out
     if out.numel():
         fc, bias = parameter(arguments.fc_weight.T), optional(arguments.fc_bias)
         plus = None if arguments.plus is None else arguments.plus.contiguous()
@@ -40,7 +47,7 @@ def backward(
     fc, fc_rows, bias, taps = parameter(fc_weight.T), parameter(fc_weight), optional(fc_bias), parameter(kernels)
     grad_pieces = torch.empty(pieces.shape, dtype=pieces.dtype) if onto is None else onto
     grad_fc, grad_bias, grad_taps = torch.empty_like(fc_rows), fc.new_empty(fc.shape[1]), torch.empty_like(taps)
-    if grad.numel():
+    if grad.numel() and pieces.numel():
         call(
             "acmix_conv_path_backward",
             (grad.contiguous(), pieces, fc, fc_rows, bias, taps, grad_pieces, grad_fc, grad_bias, grad_taps),

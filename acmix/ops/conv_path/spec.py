@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from acmix.ops.checks import expect
+
 # the CPU kernel's tables of taps hold so many
 MOST_TAPS = 225
 
@@ -53,6 +55,28 @@ def tokens_before(out: Tensor, arguments: Arguments) -> int:
     """How many tokens without a place stand before an image's pixels in the output, or in its gradient."""
     _, rows, columns = map_of_outputs(arguments)
     return 0 if out.dim() == 4 else out.shape[1] - rows * columns
+
+
+def check(arguments: Arguments) -> None:
+    """Refuses what cannot be added to the output, which a kernel would read or write beyond its end."""
+    pieces, plus, bias, channels = arguments.pieces, arguments.plus, arguments.plus_bias, arguments.kernels.shape[0]
+    batch, rows, columns = map_of_outputs(arguments)
+    if bias is not None:
+        expect(bias.shape == (channels,), f"plus_bias has shape {tuple(bias.shape)}; expected ({channels},)")
+    if plus is None:
+        return
+    if plus.dim() == 4:
+        fits = tuple(plus.shape) == (batch, rows, columns, channels)
+    else:
+        fits = plus.dim() == 3 and plus.shape[0] == batch and plus.shape[2] == channels
+        fits = fits and plus.shape[1] >= rows * columns
+    expect(
+        fits,
+        f"plus has shape {tuple(plus.shape)}; expected ({batch}, {rows}, {columns}, {channels}), or tokens "
+        f"({batch}, at least {rows * columns}, {channels})",
+    )
+    for each, other in ((plus.dtype, pieces.dtype), (plus.device, pieces.device)):
+        expect(each == other, f"plus is {each} and pieces are {other}; expected the same")
 
 
 def multiply_adds(arguments: Arguments, out: Tensor) -> int:
