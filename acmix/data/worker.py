@@ -95,3 +95,13 @@ def kill_readers() -> None:
     """Ends this process's reading processes at once, those too that hang before they could listen to a signal."""
     for reader in multiprocessing.active_children():
         reader.kill()
+
+
+def from_readers(error: BaseException) -> bool:
+    """Whether an error was raised where batches are received from the reading processes."""
+    frame = error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_globals.get("__name__", "").startswith("torch.utils.data."):
+            return True
+        frame = frame.tb_next
+    return False

@@ -21,7 +21,7 @@ from torch import Tensor
 from acmix.config import Config, dump, without_effect
 from acmix.data.classes import as_trained
 from acmix.data.dataset import OtherClasses
-from acmix.data.worker import READER_LOST, kill_readers
+from acmix.data.worker import READER_LOST, from_readers, kill_readers
 from acmix.errors import UsageError
 from acmix.models.freezing import keep_statistics
 from acmix.names import to_json
@@ -91,11 +91,20 @@ def train(config: Config, output: Path | DefaultFolder) -> dict[str, Any]:
             ) from error
         if READER_LOST not in str(error):
             raise
-        said = " ".join(str(error).split("\n")[0].split())
-        raise Failed(
-            f"a process that reads images ended ({said}); the machine may have run out of memory: a smaller "
-            "data.workers takes less; run the same command again to go on"
-        ) from error
+        raise reader_ended(" ".join(str(error).split("\n")[0].split())) from error
+    except (EOFError, ConnectionError) as error:
+        # the pipe to a reader that was killed is closed before PyTorch knows of its end
+        if not from_readers(error):
+            raise
+        raise reader_ended("DataLoader worker (pid unknown) closed its pipe") from error
+
+
+def reader_ended(said: str) -> Failed:
+    """The error of a run one of whose readers is gone."""
+    return Failed(
+        f"a process that reads images ended ({said}); the machine may have run out of memory: a smaller "
+        "data.workers takes less; run the same command again to go on"
+    )
 
 
 class Run:

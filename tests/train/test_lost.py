@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from acmix.data.dataset import ImageDataset
 from acmix.train import launch
@@ -217,3 +218,14 @@ def test_who_keeps_the_signs_and_does_not_answer_is_named(
     monkeypatch.setattr("acmix.train.signs.ANSWER", 0.05)
     said = Signs(1, 2, Silent()).of_others()
     assert said == f"{keeper}, which keeps what each process says, does not answer"
+
+
+@pytest.mark.parametrize("kind", [EOFError, ConnectionResetError])
+def test_a_reader_s_closed_pipe_ends_the_run_in_one_line(data: Path, tmp_path: Path, monkeypatch, kind) -> None:
+    # what PyTorch does where a reader's end is seen in its pipe first
+    def closed(*_: Any) -> None:
+        raise kind
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_try_get_data", closed)
+    with pytest.raises(Failed, match=r"^a process that reads images ended \(DataLoader worker \(pid unknown\)"):
+        train(tiny_config(data, "data.workers=1"), tmp_path)
