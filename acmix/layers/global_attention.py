@@ -82,6 +82,8 @@ class GlobalAttention(Mixed):
             attn_mask, is_causal: as in PyTorch's attention.
             residual: tokens of x's shape and dtype that are added to the result, in a pass less where nobody watches.
         """
+        if residual is not None and not self.takes_residual(x):
+            return residual + self.forward(x, grid, attn_mask, is_causal)
         grid = self.known_grid(x) if grid is None else grid
         first = x.shape[1] - grid[0] * grid[1]
         flat = self.qkv(x)  # (B, L, 3·C)

@@ -81,6 +81,8 @@ class ReductionAttention(Mixed):
             grid: (H, W).
             residual: tokens of x's shape and dtype that are added to the result, in a pass less where nobody watches.
         """
+        if residual is not None and not self.takes_residual(x):
+            return residual + self.forward(x, grid)
         first = x.shape[1] - grid[0] * grid[1]
         q = unflatten(self.q(x), 2, (self.heads, self.head_dim))  # (B, L, N, D)
         reduced, small = self.reduce(x, grid)  # (B, T + h·w, C)

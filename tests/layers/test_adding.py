@@ -4,11 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers.attention import Attention
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import acmix
 from acmix.errors import UsageError
+from acmix.layers import GlobalAttention
 from acmix.layers.mixing import Mixed
 from acmix.layers.products import add_product
 from acmix.models.blocks import TransformerBlock
@@ -164,6 +166,10 @@ def test_a_residual_is_never_lost(name, mixing, monkeypatch):
     x = torch.randn(2, 16 + ("deit" in name), channels) if more else torch.randn(2, 4, 4, channels)
     expected = x + layer(x, *more)
     torch.testing.assert_close(layer(x, *more, residual=x), expected)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(layer(x, *more, residual=x), x + layer(x, *more))
+    layer.register_forward_hook(see)
+    torch.testing.assert_close(layer(x, *more, residual=x), expected)
     apart(monkeypatch)
     torch.testing.assert_close(layer(x, *more, residual=x), expected)
 
@@ -240,3 +246,9 @@ def test_a_frozen_bias_costs_no_sum():
     block(torch.randn(1, 8, 8, 12)).sum().backward()
     assert block.attn.proj.bias.grad is None
     assert block.attn.proj.weight.grad is not None
+
+
+def test_a_residual_is_not_dropped():
+    layer = GlobalAttention(12, 3, parts=Attention(12, 3, qkv_bias=True, proj_drop=0.999)).train()
+    x, far = torch.randn(1, 17, 12), torch.full((1, 17, 12), 1e3)
+    assert float((layer(x, (4, 4), residual=far) - far).abs().median()) == 0.0
