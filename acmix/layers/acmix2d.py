@@ -23,6 +23,7 @@ from acmix.layers.mixing import Mixed, Mixing, mixed
 from acmix.layers.plain import has_plain_weights, is_plain, is_untouched
 from acmix.ops.both_paths import both_paths
 from acmix.ops.leaving import any_size, compact, fresh, leaves_pytorch
+from acmix.ops.local_attention import checked
 from acmix.ops.local_attention.spec import Arguments
 
 
@@ -136,8 +137,8 @@ class ACmixLayer(Mixed):
 
     def arguments(self, qkv: Tensor) -> Arguments:
         """Those of the attention's operator."""
-        size = ops.pair(self.on_a_map(self.attention_size))
-        return Arguments(qkv, self.positions(qkv), size, self.stride, self.dilation, self.head_dim**-0.5)
+        size = self.on_a_map(self.attention_size)
+        return checked(qkv, self.positions(qkv), size, self.stride, self.dilation)
 
     def folded(self, gate: float = 1.0) -> FoldedACmix:
         return FoldedACmix(self, gate)

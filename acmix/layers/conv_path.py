@@ -17,6 +17,7 @@ from acmix import ops
 from acmix.errors import UsageError
 from acmix.layers.foldable import Foldable, exact, rounded, twin
 from acmix.layers.graphs import whole
+from acmix.ops.conv_path import checked
 from acmix.ops.conv_path.reference import with_added
 from acmix.ops.conv_path.spec import Arguments
 
@@ -144,7 +145,7 @@ class ConvPath(Foldable):
     def arguments(
         self,
         pieces: Tensor,
-        shift: tuple[int, int] = (0, 0),
+        shift: int | Sequence[int] = 0,
         rate: Tensor | None = None,
         plus: Tensor | None = None,
         plus_bias: Tensor | None = None,
@@ -152,8 +153,8 @@ class ConvPath(Foldable):
         """What `forward` hands to the operator, where the kernels are full ones."""
         assert self.kernels is not None
         kernels = self.kernels if rate is None else rate * self.kernels
-        settings = (self.stride, self.dilation, shift)
-        return Arguments(pieces, self.fc_weight, self.fc_bias, kernels, *settings, plus, plus_bias)
+        settings = (self.stride, self.dilation, shift, plus, plus_bias)
+        return checked(pieces, self.fc_weight, self.fc_bias, kernels, *settings)
 
     def shift_and_sum(self, pieces: Tensor, shift: int | Sequence[int]) -> Tensor:
         """(B, H, W, P, D) -> (B, ceil(H/stride), ceil(W/stride), D): each map moved by its tap, then all added."""

@@ -16,7 +16,7 @@ from acmix.layers.mixing import Mixed, Mixing, mixed
 from acmix.layers.products import add_product
 from acmix.ops.both_paths import both_paths
 from acmix.ops.leaving import unflatten
-from acmix.ops.window_attention import reference
+from acmix.ops.window_attention import checked, reference
 from acmix.ops.window_attention.spec import Arguments
 
 
@@ -74,7 +74,6 @@ class WindowAttention(Mixed):
         """
         if residual is not None and not self.takes_residual(x):
             return residual + self.forward(x, shift)
-        shift = ops.pair(shift, "shift")
         rate_attention, rate_conv = self.rates()
         qkv = unflatten(self.qkv(x), 3, (3, self.heads, self.head_dim))  # (B, H, W, 3, N, D)
         if self.has_attention and self.adds_in_path(x):
@@ -108,7 +107,7 @@ class WindowAttention(Mixed):
 
     def arguments(self, qkv: Tensor, shift: tuple[int, int]) -> Arguments:
         """Those of the attention's operator."""
-        return Arguments(qkv, self.relative_position_bias_table, self.window, shift, self.head_dim**-0.5)
+        return checked(qkv, self.relative_position_bias_table, self.window, shift)
 
     def folded(self) -> WindowAttention:
         return self.with_rates_in_weights()

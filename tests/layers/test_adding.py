@@ -238,12 +238,14 @@ def test_folded_layers_show_a_hook_the_path_alone():
         torch.testing.assert_close(folded(x), expected)
 
 
-def test_a_frozen_bias_costs_no_sum():
+def test_a_frozen_bias_costs_no_sum(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "sum_to_size", lambda self, *shape: pytest.fail("a sum"))
     made = network("acmix_swin_tiny_patch4_window7_224")
     block = made.layers[0].blocks[0]
     block.attn.proj.bias.requires_grad_(False)
     block.attn.rate_attention.requires_grad_(False)
-    block(torch.randn(1, 8, 8, 12)).sum().backward()
+    # nor does a residual that asks for no gradient
+    block.attn(torch.randn(1, 8, 8, 12), residual=torch.randn(1, 8, 8, 12)).sum().backward()
     assert block.attn.proj.bias.grad is None
     assert block.attn.proj.weight.grad is not None
 
@@ -252,3 +254,10 @@ def test_a_residual_is_not_dropped():
     layer = GlobalAttention(12, 3, parts=Attention(12, 3, qkv_bias=True, proj_drop=0.999)).train()
     x, far = torch.randn(1, 17, 12), torch.full((1, 17, 12), 1e3)
     assert float((layer(x, (4, 4), residual=far) - far).abs().median()) == 0.0
+
+
+def test_a_window_that_does_not_fit_its_table_is_refused():
+    layer = network("acmix_swin_tiny_patch4_window7_224").layers[0].blocks[0].attn
+    layer.window = (8, 8)
+    with pytest.raises(UsageError, match="bias_table has shape"):
+        layer(torch.randn(1, 8, 8, 12))

@@ -57,6 +57,22 @@ def conv_path(
 
     Source: ACmix, "Improved shift and summation"; `docs/equations.md` leads from each equation to its code.
     """
+    path = checked(pieces, fc_weight, fc_bias, kernels, stride, dilation, shift, plus, plus_bias)
+    return run("conv_path", path)
+
+
+def checked(
+    pieces: Tensor,
+    fc_weight: Tensor,
+    fc_bias: Tensor | None,
+    kernels: Tensor,
+    stride: int = 1,
+    dilation: int = 1,
+    shift: int | Sequence[int] = 0,
+    plus: Tensor | None = None,
+    plus_bias: Tensor | None = None,
+) -> Arguments:
+    """What `conv_path` hands to the operator: all that would not fit is refused, maps have autocast's dtype."""
     rows, columns = pair(shift, "shift")
     expect(pieces.dim() == 5, f"pieces has shape {tuple(pieces.shape)}; expected (B, H, W, P, D)")
     expect(kernels.dim() == 4, f"kernels has shape {tuple(kernels.shape)}; expected (M*D, T, ky, kx)")
@@ -82,4 +98,4 @@ def conv_path(
     if plus is not None or plus_bias is not None:
         path = path._replace(plus=None if plus is None else autocast(plus), plus_bias=plus_bias)
         check(path)
-    return run("conv_path", path)
+    return path

@@ -49,6 +49,18 @@ def local_attention(
 
     Source: ACmix's ResNet form; the position term is the released code's.
     """
+    return run("local_attention", checked(qkv, position, size, stride, dilation, scale))
+
+
+def checked(
+    qkv: Tensor,
+    position: Tensor | None,
+    size: int | Sequence[int],
+    stride: int = 1,
+    dilation: int = 1,
+    scale: float | None = None,
+) -> Arguments:
+    """What `local_attention` hands to the operator: all that would not fit is refused, qkv has autocast's dtype."""
     expect(qkv.dim() == 6 and qkv.shape[3] == 3, f"qkv has shape {tuple(qkv.shape)}; expected (B, H, W, 3, N, D)")
     rows, columns = pair(size, "size")
     expect(
@@ -60,4 +72,4 @@ def local_attention(
         # written only where it is wrong: an open size in a message would be fixed by torch.compile
         raise ValueError(f"position must have shape (H, W, D) = ({qkv.shape[1]}, {qkv.shape[2]}, {qkv.shape[5]})")
     scale = float(qkv.shape[5] ** -0.5 if scale is None else scale)
-    return run("local_attention", Arguments(autocast(qkv), position, (rows, columns), stride, dilation, scale))
+    return Arguments(autocast(qkv), position, (rows, columns), stride, dilation, scale)

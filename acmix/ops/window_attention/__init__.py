@@ -45,6 +45,17 @@ def window_attention(
 
     Source: Swin Transformer, "Shifted window based self-attention"; padding that is not attended is ours.
     """
+    return run("window_attention", checked(qkv, bias_table, window, shift, scale))
+
+
+def checked(
+    qkv: Tensor,
+    bias_table: Tensor | None,
+    window: int | Sequence[int],
+    shift: int | Sequence[int] = 0,
+    scale: float | None = None,
+) -> Arguments:
+    """What `window_attention` hands to the operator: all that would not fit is refused, qkv has autocast's dtype."""
     (wh, ww), (rows, columns) = pair(window, "window"), pair(shift, "shift")
     expect(qkv.dim() == 6 and qkv.shape[3] == 3, f"qkv has shape {tuple(qkv.shape)}; expected (B, H, W, 3, N, D)")
     expect(wh >= 1 and ww >= 1, f"window=({wh}, {ww}); both sides must be at least 1")
@@ -56,4 +67,4 @@ def window_attention(
             f"differences of positions in a ({wh}, {ww}) window, heads",
         )
     factor = float(qkv.shape[5] ** -0.5 if scale is None else scale)
-    return run("window_attention", Arguments(autocast(qkv), bias_table, (wh, ww), (rows, columns), factor))
+    return Arguments(autocast(qkv), bias_table, (wh, ww), (rows, columns), factor)
