@@ -8,6 +8,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.export import Dim
 
 import acmix
+from acmix.layers import Mixed
 
 TINY = "acmix_swin_tiny_patch4_window7_224"
 TOY: dict[str, Any] = dict(
@@ -21,26 +22,29 @@ def model():
     return acmix.create_model(TINY, **TOY).eval()
 
 
+@pytest.fixture
+def separate_passes(monkeypatch):
+    """Layers that add residual and projection in passes of their own, as a compiler sees them: the same to the bit."""
+    monkeypatch.setattr(Mixed, "adds_in_path", lambda self, x: False)
+
+
 @pytest.mark.slow
-def test_one_compiled_graph_trains_as_the_plain_model_does(model):
+def test_one_compiled_graph_trains_as_the_plain_model_does(model, separate_passes):
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     x = torch.randn(2, 3, 64, 64)
     found, expected = (torch.autograd.grad(run(x).sum(), list(model.parameters())) for run in (compiled, model))
-    # a compiler sees separate passes, which it fuses in its own way
-    largest = max(float(each.abs().max()) for each in expected)
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-6 * largest, rtol=1e-5)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 @pytest.mark.slow
-def test_another_batch_or_size_does_not_compile_again(model):
+def test_another_batch_or_size_does_not_compile_again(model, separate_passes):
     torch._dynamo.reset()
     counter = CompileCounter()
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
     for size in ((2, 3, 64, 72), (5, 3, 64, 72), (2, 3, 81, 97)):
         x = torch.randn(size)
-        torch.testing.assert_close(compiled(x), model(x))
+        assert torch.equal(compiled(x), model(x))
         assert counter.frame_count == 1
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 import acmix
 from acmix.errors import UsageError
+from acmix.models.blocks import TransformerBlock
 from tests.models.test_models import FAMILIES, images, settled, toy
 
 families = pytest.mark.parametrize("name", FAMILIES)
@@ -22,20 +23,20 @@ SWIN_TOY: dict[str, Any] = dict(embed_dim=8, depths=(2, 2), num_heads=(1, 2), wi
 
 @families
 @pytest.mark.parametrize("conv_path", [True, False])
-def test_a_symbolic_trace_gives_the_same_at_any_size_and_every_gradient(name, conv_path):
+def test_a_symbolic_trace_gives_the_same_at_any_size_and_every_gradient(name, conv_path, monkeypatch):
     model = settled(toy(name, conv_path=conv_path))
     traced = torch.fx.symbolic_trace(copy.deepcopy(model))
     for size in ((32, 32), (37, 50)):
-        # a trace shows residuals outside the layers that add them where they run
         torch.testing.assert_close(traced(images(2, *size)), model(images(2, *size)))
+    # a trace shows residuals outside the layers that add them where they run; there it is the same to the bit
+    monkeypatch.setattr(TransformerBlock, "attention_adds", lambda self, x: False)
+    for size in ((32, 32), (37, 50)):
+        assert torch.equal(traced(images(2, *size)), model(images(2, *size)))
     for each in (model, traced):
         each(images()).square().sum().backward()
     found = dict(traced.named_parameters())
-    wanted = {key: parameter.grad for key, parameter in model.named_parameters() if parameter.grad is not None}
-    assert found.keys() == wanted.keys()
-    largest = max(float(grad.abs().max()) for grad in wanted.values())
-    for key, grad in wanted.items():
-        torch.testing.assert_close(found[key].grad, grad, atol=1e-6 * largest, rtol=1e-5)
+    for key, parameter in model.named_parameters():
+        assert torch.equal(found[key].grad, parameter.grad), key  # pyright: ignore[reportArgumentType]
 
 
 @families
@@ -49,7 +50,9 @@ def test_a_layer_alone_within_another_network_is_one_node(name):
 
 
 @families
-def test_inner_maps_are_taken_out_by_name(name):
+def test_inner_maps_are_taken_out_by_name(name, monkeypatch):
+    # as a trace shows it
+    monkeypatch.setattr(TransformerBlock, "attention_adds", lambda self, x: False)
     model = settled(toy(name))
     at = model.feature_info[0]["module"]
     kept = []
@@ -59,8 +62,8 @@ def test_inner_maps_are_taken_out_by_name(name):
         kept.clear()
         model(images())
     expected = kept[0][0] if isinstance(kept[0], tuple) else kept[0]
-    # a ReLU in place behind the first map would change what is negative by far more
-    torch.testing.assert_close(found, expected)
+    # a ReLU in place behind the first map changes nothing that is not negative
+    assert torch.equal(found, expected)
 
 
 @families
