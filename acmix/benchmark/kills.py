@@ -124,9 +124,11 @@ def stayed(output: Path, longest: float = LONGEST_END) -> list[int]:
         longest: seconds to wait for their end.
     """
     until = time.monotonic() + longest
+    looks_without = 0  # two in a row tell: a process that is just being started has no arguments for a moment
     while True:
         found = [int(each.name) for each in Path("/proc").glob("[0-9]*") if is_for(each, output)]
-        if not found or time.monotonic() > until:
+        looks_without = 0 if found else looks_without + 1
+        if looks_without == 2 or (found and time.monotonic() > until):
             return found
         time.sleep(0.2)
 
