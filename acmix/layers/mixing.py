@@ -147,7 +147,7 @@ class Mixed(Foldable):
     def adds_in_path(self, x: Tensor) -> bool:
         """Whether the path can write what is added to it, and the attention's projection be added there."""
         # a compiler fuses the plain form, and a graph that leaves PyTorch has it
-        if leaves_pytorch() or torch.compiler.is_compiling() or not self.has_own_path():
+        if not self.has_own_path() or torch.compiler.is_compiling() or leaves_pytorch():
             return False
         # a subclass may project in another way
         own = type(self).project is Mixed.project and has_plain_weights(self.proj, nn.Linear)
@@ -196,9 +196,9 @@ class Mixed(Foldable):
         if pieces is None or self.conv_path is None:
             out = self.project(attention, rate_attention)
             return out if residual is None else residual + out
-        if not self.adds_in_path(attention):
-            out = with_conv(self.project(attention, rate_attention), self.conv_path(pieces, rate=rate_conv))
-            return out if residual is None else residual + out
+        # a residual has come so far only where it is added there
+        if residual is None and not self.adds_in_path(attention):
+            return with_conv(self.project(attention, rate_attention), self.conv_path(pieces, rate=rate_conv))
         if residual is None:
             return self.conv_path(pieces, rate=rate_conv, plus=self.project(attention, rate_attention))
         weight, bias = self.scaled_projection(rate_attention, attention.dtype)

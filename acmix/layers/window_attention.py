@@ -76,7 +76,8 @@ class WindowAttention(Mixed):
             return residual + self.forward(x, shift)
         rate_attention, rate_conv = self.rates()
         qkv = unflatten(self.qkv(x), 3, (3, self.heads, self.head_dim))  # (B, H, W, 3, N, D)
-        if self.has_attention and self.adds_in_path(x):
+        # a residual has come so far only where it is added there
+        if residual is not None or (self.has_attention and self.adds_in_path(x)):
             weight, bias = self.scaled_projection(rate_attention, qkv.dtype)
             assert self.conv_path is not None
             added = dict(rate=rate_conv, plus=residual, plus_bias=bias)
@@ -93,7 +94,7 @@ class WindowAttention(Mixed):
         else:
             assert conv is not None
             out = conv
-        return out if residual is None else residual + out
+        return out
 
     def attend(self, qkv: Tensor, shift: tuple[int, int]) -> Tensor:
         """(B, H, W, 3, N, D) -> (B, H, W, C)."""

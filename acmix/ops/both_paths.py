@@ -15,8 +15,9 @@ from torch import Tensor
 
 from acmix.ops.conv_path.spec import Arguments
 from acmix.ops.derivatives import needs_definition
-from acmix.ops.dispatch import run
+from acmix.ops.dispatch import OPERATORS, backward, run
 from acmix.ops.leaving import leaves_pytorch
+from acmix.ops.unseen import is_unseen
 
 
 def both_paths(attention: str, attend: Any, path: Arguments) -> tuple[Tensor, Tensor]:
@@ -45,33 +46,49 @@ class Settings(NamedTuple):
 
     attention: str
     attend: tuple[Any, ...]
-    path: tuple[Any, ...]
+    path: tuple[int, int, tuple[int, int]]
+
+    def arguments(self, qkv: Tensor, weight: Tensor | None) -> Any:
+        """The attention's."""
+        return OPERATORS[self.attention].parts["spec"].Arguments(qkv, weight, *self.attend)
+
+    def path_arguments(
+        self, qkv: Tensor, fc: Tensor, bias: Tensor | None, kernels: Tensor, *added: Tensor | None
+    ) -> Arguments:
+        """The path's; `added` are plus and plus_bias."""
+        return Arguments(qkv.flatten(3, 4), fc, bias, kernels, *self.path, *added)
 
 
 class BothPaths(torch.autograd.Function):
     """Both operators, and one gradient of what both read."""
 
     @staticmethod
-    def forward(ctx: Any, settings: Settings, qkv: Tensor, weight: Tensor | None, *path: Tensor | None) -> Any:
+    def forward(ctx: Any, settings: Settings, qkv: Tensor, weight: Tensor | None, *path: Any) -> Any:
         """qkv and the attention's parameter; the path's fc_weight, fc_bias, kernels, plus and plus_bias."""
         *parameters, plus, plus_bias = path
         ctx.settings = settings
         ctx.added = [None if each is None else (each.shape, each.dtype) for each in (plus, plus_bias)]
         ctx.save_for_backward(qkv, weight, *parameters)
-        attention = operator(settings.attention)(qkv, weight, *settings.attend)
-        return attention, operator("conv_path")(qkv.flatten(3, 4), *parameters, *settings.path, plus, plus_bias)
+        arguments = settings.path_arguments(qkv, *path)
+        return run(settings.attention, settings.arguments(qkv, weight)), run("conv_path", arguments)
 
     @staticmethod
     def backward(ctx: Any, of_attention: Tensor, of_path: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The gradients of all tensors."""
-        settings, (qkv, weight, *parameters) = ctx.settings, ctx.saved_tensors
-        grad_qkv, grad_weight = operator(f"{settings.attention}_backward")(of_attention, qkv, weight, *settings.attend)
-        path = (of_path, qkv.flatten(3, 4), *parameters, *settings.path)
-        if torch.is_grad_enabled() or is_batched(of_path) or is_batched(of_attention):
-            grad_pieces, *grads = operator("conv_path_backward")(*path)
-            grad_qkv = grad_qkv + grad_pieces.view(grad_qkv.shape)
+        settings: Settings = ctx.settings
+        qkv, weight, *parameters = ctx.saved_tensors
+        attend, path = settings.arguments(qkv, weight), settings.path_arguments(qkv, *parameters)
+        if not torch.is_grad_enabled() and is_unseen((of_attention, of_path, qkv, weight, *parameters)):
+            grad_qkv, grad_weight = backward(settings.attention, of_attention, attend)
+            assert grad_qkv is not None
+            _, *grads = backward("conv_path", of_path, path, grad_qkv.flatten(3, 4))
         else:
-            grads = operator("conv_path_backward_onto_")(grad_qkv.flatten(3, 4), *path)
+            grad_qkv, grad_weight = operator(f"{settings.attention}_backward")(of_attention, *attend)
+            if torch.is_grad_enabled() or is_batched(of_path) or is_batched(of_attention):
+                grad_pieces, *grads = operator("conv_path_backward")(of_path, *path)
+                grad_qkv = grad_qkv + grad_pieces.view(grad_qkv.shape)
+            else:
+                grads = operator("conv_path_backward_onto_")(grad_qkv.flatten(3, 4), of_path, *path)
         grads = [None if each is None else grad for each, grad in zip(parameters, grads, strict=True)]
         added: list[Tensor | None] = []
         for like, asked in zip(ctx.added, ctx.needs_input_grad[-2:], strict=True):

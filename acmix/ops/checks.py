@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,10 +19,10 @@ def pair(value: int | Sequence[int], name: str = "size") -> tuple[int, int]:
     return value, value  # type: ignore[return-value]
 
 
-def expect(holds: bool, message: str) -> None:
-    """Refuses arguments that do not fit."""
+def expect(holds: bool, message: str | Callable[[], str]) -> None:
+    """Refuses arguments that do not fit; a message that every call would write is made only where it is said."""
     if not holds:
-        raise UsageError(message)
+        raise UsageError(message if isinstance(message, str) else message())
 
 
 def autocast(data: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from acmix.near import did_you_mean
 from acmix.ops import build, library, proof, triton_launch
 from acmix.ops.derivatives import derivative_taken
 from acmix.ops.leaving import any_size, leaves_pytorch
+from acmix.ops.unseen import is_unseen
 
 COMPUTES = ("forward", "backward", "why_not")
 # the modules of an operator's folder, and what each defines
@@ -38,6 +39,8 @@ PORTABLE = "portable"
 
 # by name, in the order of the alphabet: the public function, and the modules of its folder
 OPERATORS: dict[str, Operator] = {}
+# the nodes of their gradients, which PyTorch's dispatcher would make
+NODES: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def load_operators(package: str) -> None:
         OPERATORS[name] = operator
         for each in IMPLEMENTATIONS:
             each.operators[name] = operator.parts[each.name]
-        library.register(
+        NODES[name] = library.register(
             name, operator.parts["spec"], partial(forward, name), partial(backward, name), partial(define, name)
         )
 
@@ -151,14 +154,23 @@ def run(operator: str, arguments: Any) -> Tensor:
         parts = OPERATORS[operator].parts
         with any_size():
             return parts.get(PORTABLE, parts["reference"]).forward(arguments)
-    return getattr(torch.ops.acmix, operator)(*arguments)
+    if not is_unseen(arguments):
+        return getattr(torch.ops.acmix, operator).default(*arguments)
+    if torch.is_grad_enabled() and any(isinstance(each, Tensor) and each.requires_grad for each in arguments):
+        return NODES[operator].apply(*arguments)
+    return compute(operator, arguments)
 
 
 def forward(operator: str, arguments: Any) -> Tensor:
-    """The output, by the implementation that the arguments ask for."""
+    """The output, of arguments that nobody has checked: a graph's or a caller's of `torch.ops.acmix`."""
     check = getattr(OPERATORS[operator].parts["spec"], "check", None)
     if check:
         check(arguments)
+    return compute(operator, arguments)
+
+
+def compute(operator: str, arguments: Any) -> Tensor:
+    """The output, by the implementation that the arguments ask for."""
     chosen = choose(operator, arguments).operators[operator]
     # Triton starts kernels on the current GPU, which need not be the data's
     with torch.cuda.device_of(arguments[0]):

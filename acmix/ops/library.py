@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from acmix.ops.derivatives import autograd_kernel, vmap_rule
+from acmix.ops.unseen import is_unseen
 
 # an argument's annotation, as the schema writes it
 TYPES = {Tensor: "Tensor", Tensor | None: "Tensor?", int: "SymInt", float: "float", tuple[int, int]: "SymInt[]"}
@@ -36,8 +37,8 @@ def register(
     forward: Callable[..., Tensor],
     backward: Callable[..., tuple[Tensor | None, ...]],
     define: Callable[..., Any],
-) -> None:
-    """Defines `torch.ops.acmix.<name>` and `<name>_backward`.
+) -> type[torch.autograd.Function]:
+    """Defines `torch.ops.acmix.<name>` and `<name>_backward`, and returns the node of the operator's gradient.
 
     Args:
         name: the operator's.
@@ -89,7 +90,8 @@ def register(
     def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved, settings = iter(ctx.saved_tensors), iter(ctx.settings)
         values = [next(saved) if i in tensors else next(settings) for i in range(len(fields))]
-        found = iter(gradient(grad, *values))
+        below = not torch.is_grad_enabled() and is_unseen((grad, *values))
+        found = iter((run_backward if below else gradient)(grad, *values))
         grads = [next(found) if i in tensors else None for i in range(len(fields))]
         grads = [None if value is None else each for value, each in zip(values, grads, strict=True)]
         for i, like in ctx.added.items():
@@ -102,6 +104,8 @@ def register(
         ctx.save_for_backward(*(values[i] for i in tensors))
         ctx.settings = [None if i in added else value for i, value in enumerate(values) if i not in tensors]
         ctx.added = {i: Shaped(values[i].shape, values[i].dtype) for i in added if values[i] is not None}
+        if is_unseen(values):
+            return run(*values)
         with torch._C._AutoDispatchBelowAutograd():
             return operator(*values)
 
@@ -139,6 +143,7 @@ def register(
     # a gradient of what all images share is a sum over them
     apart = [0, *(i + 1 for i in maps)] if maps == tensors else None
     torch.library.register_vmap(gradient, vmap_rule(gradient, apart), lib=LIBRARY)
+    return node
 
 
 def count(name: str, multiply_adds: Callable[..., int]) -> None:

@@ -74,26 +74,31 @@ def checked(
 ) -> Arguments:
     """What `conv_path` hands to the operator: all that would not fit is refused, maps have autocast's dtype."""
     rows, columns = pair(shift, "shift")
-    expect(pieces.dim() == 5, f"pieces has shape {tuple(pieces.shape)}; expected (B, H, W, P, D)")
-    expect(kernels.dim() == 4, f"kernels has shape {tuple(kernels.shape)}; expected (M*D, T, ky, kx)")
+    expect(pieces.dim() == 5, lambda: f"pieces has shape {tuple(pieces.shape)}; expected (B, H, W, P, D)")
+    expect(kernels.dim() == 4, lambda: f"kernels has shape {tuple(kernels.shape)}; expected (M*D, T, ky, kx)")
     maps, rows_of_taps, columns_of_taps = kernels.shape[1:]
     expect(
         tuple(fc_weight.shape) == (maps, pieces.shape[3]),
-        f"fc_weight has shape {tuple(fc_weight.shape)}; expected ({maps}, {pieces.shape[3]}): kernels' T, pieces' P",
+        lambda: (
+            f"fc_weight has shape {tuple(fc_weight.shape)}; expected ({maps}, {pieces.shape[3]}): kernels' T, pieces' P"
+        ),
     )
     if fc_bias is not None:
-        expect(fc_bias.shape == (maps,), f"fc_bias has shape {tuple(fc_bias.shape)}; expected ({maps},): kernels' T")
+        expect(
+            fc_bias.shape == (maps,),
+            lambda: f"fc_bias has shape {tuple(fc_bias.shape)}; expected ({maps},): kernels' T",
+        )
     expect(
         rows_of_taps % 2 == 1 and columns_of_taps % 2 == 1,
-        f"kernels are {rows_of_taps}×{columns_of_taps}; expected odd sides, so that there is a middle",
+        lambda: f"kernels are {rows_of_taps}×{columns_of_taps}; expected odd sides, so that there is a middle",
     )
     expect(
         kernels.shape[0] % pieces.shape[4] == 0,
-        f"{kernels.shape[0]} output channels are no multiple of the pieces' {pieces.shape[4]} channels",
+        lambda: f"{kernels.shape[0]} output channels are no multiple of the pieces' {pieces.shape[4]} channels",
     )
-    expect(stride >= 1 and dilation >= 1, f"stride={stride}, dilation={dilation}; both must be at least 1")
+    expect(stride >= 1 and dilation >= 1, lambda: f"stride={stride}, dilation={dilation}; both must be at least 1")
     if stride != 1:
-        expect(rows == columns == 0, f"shift={shift} with stride={stride}; a shift goes with stride=1 only")
+        expect(rows == columns == 0, lambda: f"shift={shift} with stride={stride}; a shift goes with stride=1 only")
     path = Arguments(autocast(pieces), fc_weight, fc_bias, kernels, stride, dilation, (rows, columns))
     if plus is not None or plus_bias is not None:
         path = path._replace(plus=None if plus is None else autocast(plus), plus_bias=plus_bias)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from acmix.errors import UsageError
 from acmix.ops.checks import expect
 
 # the CPU kernel's tables of taps hold so many
@@ -62,7 +63,7 @@ def check(arguments: Arguments) -> None:
     pieces, plus, bias, channels = arguments.pieces, arguments.plus, arguments.plus_bias, arguments.kernels.shape[0]
     batch, rows, columns = map_of_outputs(arguments)
     if bias is not None:
-        expect(bias.shape == (channels,), f"plus_bias has shape {tuple(bias.shape)}; expected ({channels},)")
+        expect(bias.shape == (channels,), lambda: f"plus_bias has shape {tuple(bias.shape)}; expected ({channels},)")
     if plus is None:
         return
     if plus.dim() == 4:
@@ -72,11 +73,14 @@ def check(arguments: Arguments) -> None:
         fits = fits and plus.shape[1] >= rows * columns
     expect(
         fits,
-        f"plus has shape {tuple(plus.shape)}; expected ({batch}, {rows}, {columns}, {channels}), or tokens "
-        f"({batch}, at least {rows * columns}, {channels})",
+        lambda: (
+            f"plus has shape {tuple(plus.shape)}; expected ({batch}, {rows}, {columns}, {channels}), or tokens "
+            f"({batch}, at least {rows * columns}, {channels})"
+        ),
     )
     for each, other in ((plus.dtype, pieces.dtype), (plus.device, pieces.device)):
-        expect(each == other, f"plus is {each} and pieces are {other}; expected the same")
+        if each != other:
+            raise UsageError(f"plus is {each} and pieces are {other}; expected the same")
 
 
 def multiply_adds(arguments: Arguments, out: Tensor) -> int:

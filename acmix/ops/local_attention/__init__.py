@@ -61,13 +61,15 @@ def checked(
     scale: float | None = None,
 ) -> Arguments:
     """What `local_attention` hands to the operator: all that would not fit is refused, qkv has autocast's dtype."""
-    expect(qkv.dim() == 6 and qkv.shape[3] == 3, f"qkv has shape {tuple(qkv.shape)}; expected (B, H, W, 3, N, D)")
+    expect(
+        qkv.dim() == 6 and qkv.shape[3] == 3, lambda: f"qkv has shape {tuple(qkv.shape)}; expected (B, H, W, 3, N, D)"
+    )
     rows, columns = pair(size, "size")
     expect(
         rows >= 1 and rows % 2 == 1 and columns >= 1 and columns % 2 == 1,
-        f"size={size}; expected odd sides",
+        lambda: f"size={size}; expected odd sides",
     )
-    expect(stride >= 1 and dilation >= 1, f"stride={stride}, dilation={dilation}; both must be at least 1")
+    expect(stride >= 1 and dilation >= 1, lambda: f"stride={stride}, dilation={dilation}; both must be at least 1")
     if position is not None and tuple(position.shape) != (*qkv.shape[1:3], qkv.shape[5]):
         # written only where it is wrong: an open size in a message would be fixed by torch.compile
         raise ValueError(f"position must have shape (H, W, D) = ({qkv.shape[1]}, {qkv.shape[2]}, {qkv.shape[5]})")

@@ -38,10 +38,10 @@ def patchwise_attention(values: Tensor, weights: Tensor, *, size: int | Sequence
     Source: SAN (CVPR 2020), the aggregation of its patchwise and pairwise attention.
     """
     rows, columns = pair(size, "size")
-    expect(values.dim() == 4, f"values has shape {tuple(values.shape)}; expected (B, H, W, C)")
+    expect(values.dim() == 4, lambda: f"values has shape {tuple(values.shape)}; expected (B, H, W, C)")
     expect(
         rows >= 1 and rows % 2 == 1 and columns >= 1 and columns % 2 == 1,
-        f"size={size}; expected odd sides",
+        lambda: f"size={size}; expected odd sides",
     )
     fits = weights.dim() == 5 and weights.shape[3] == rows * columns and weights.shape[:3] == values.shape[:3]
     if not fits or values.shape[3] % weights.shape[4]:

@@ -57,14 +57,18 @@ def checked(
 ) -> Arguments:
     """What `window_attention` hands to the operator: all that would not fit is refused, qkv has autocast's dtype."""
     (wh, ww), (rows, columns) = pair(window, "window"), pair(shift, "shift")
-    expect(qkv.dim() == 6 and qkv.shape[3] == 3, f"qkv has shape {tuple(qkv.shape)}; expected (B, H, W, 3, N, D)")
-    expect(wh >= 1 and ww >= 1, f"window=({wh}, {ww}); both sides must be at least 1")
+    expect(
+        qkv.dim() == 6 and qkv.shape[3] == 3, lambda: f"qkv has shape {tuple(qkv.shape)}; expected (B, H, W, 3, N, D)"
+    )
+    expect(wh >= 1 and ww >= 1, lambda: f"window=({wh}, {ww}); both sides must be at least 1")
     entries = (2 * wh - 1) * (2 * ww - 1)
     if bias_table is not None:
         expect(
             bias_table.shape == (entries, qkv.shape[4]),
-            f"bias_table has shape {tuple(bias_table.shape)}; expected ({entries}, {qkv.shape[4]}): "
-            f"differences of positions in a ({wh}, {ww}) window, heads",
+            lambda: (
+                f"bias_table has shape {tuple(bias_table.shape)}; expected ({entries}, {qkv.shape[4]}): "
+                f"differences of positions in a ({wh}, {ww}) window, heads"
+            ),
         )
     factor = float(qkv.shape[5] ** -0.5 if scale is None else scale)
     return Arguments(autocast(qkv), bias_table, (wh, ww), (rows, columns), factor)
