@@ -6,7 +6,7 @@ Shapes: B batch · h, w image
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from acmix import ops
 from acmix.benchmark.machine import DTYPES
-from acmix.benchmark.steps import CHECKED_IMAGES, Contestant, Setting
+from acmix.benchmark.steps import CHECKED_IMAGES, Contestant, Setting, compiled
 from acmix.testing.judge import Results, Truth, errors, misses, truth_of
 
 
@@ -68,11 +68,11 @@ def smoothed(model: nn.Module) -> nn.Module:
     return model
 
 
-def results(model: nn.Module, compiled: bool, setting: Setting, images: Tensor, labels: Tensor) -> Results:
+def results(model: nn.Module, is_compiled: bool, setting: Setting, images: Tensor, labels: Tensor) -> Results:
     """The logits, and in training every parameter's gradient, of a copy of a model in the images' format."""
     training = setting.phase == "train"
     model = smoothed(copy.deepcopy(model).to(images.dtype).train(training))
-    called: Callable[[Tensor], Tensor] = torch.compile(model) if compiled else model
+    called = compiled(model) if is_compiled else model
     with torch.set_grad_enabled(training), setting.autocast():
         logits = called(images)  # (B, classes)
     found = {"output": logits.detach()}

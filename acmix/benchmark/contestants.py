@@ -87,7 +87,7 @@ def compare_networks(
         if budget is not None and not budget.begin(work):
             budget.leave_out(max(1, len(ours) * max(1, len(peers))) - 1)
             continue
-        sides = [[replace(each, compiled=both) for each in side] for side in (ours, peers)]
+        sides = [[replace(each, compiled=both or each.compiled) for each in side] for side in (ours, peers)]
         # all checks come first: a training step moves the statistics of batch norms
         found = {id(each): faults(each, setting) for side in sides for each in side}
         first = [candidate(each, setting, found[id(each)], counted=True) for each in sides[0]]

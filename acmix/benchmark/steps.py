@@ -150,6 +150,11 @@ def fit_norms(model: nn.Module, setting: Setting) -> None:
         norm.momentum = momentum
 
 
+def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A model under `torch.compile`; in inference with its weights frozen, which lets the compiler pack them."""
+    return torch.compile(model, options=None if model.training else {"freezing": True})
+
+
 def runner(
     contestant: Contestant, setting: Setting, parallel: Callable[[nn.Module], nn.Module] = lambda model: model
 ) -> tuple[Callable[[], object], float]:
@@ -165,7 +170,7 @@ def runner(
     """
     model = contestant.model.train(setting.phase == "train")
     held = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
-    called: Callable[[Tensor], Tensor] = torch.compile(model) if contestant.compiled else model
+    called = compiled(model) if contestant.compiled else model
     images, labels = setting.batch(setting.batch_size)
 
     def infer() -> object:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acmix import ops
@@ -18,11 +17,11 @@ from acmix.layers.conv_path import ConvPath
 from acmix.layers.fold import FoldedACmix
 from acmix.layers.graphs import whole
 from acmix.layers.leaving import acmix_map
-from acmix.layers.maps import arranged_as, check_shape, evenly_spaced, sides_of
+from acmix.layers.maps import arranged_as, check_shape, evenly_spaced, projected_pixels, sides_of
 from acmix.layers.mixing import Mixed, Mixing, mixed
 from acmix.layers.plain import has_plain_weights, is_plain, is_untouched
 from acmix.ops.both_paths import both_paths
-from acmix.ops.leaving import any_size, compact, fresh, leaves_pytorch
+from acmix.ops.leaving import any_size, compact, leaves_pytorch
 from acmix.ops.local_attention import checked
 from acmix.ops.local_attention.spec import Arguments
 
@@ -203,8 +202,7 @@ class ACmix2d(ACmixLayer):
 
     def project_input(self, x: Tensor) -> Tensor:
         weight, bias = self.weight_and_bias()
-        # a product of matrices gives adjacent channels, which the operators read, for any memory format of the input
-        return F.linear(fresh(x.flatten(2).transpose(1, 2)), weight.flatten(1), bias)  # (B, H·W, 3·C)
+        return projected_pixels(x, weight.flatten(1), bias)  # (B, H·W, 3·C)
 
     def gmacs(self, height: int, width: int) -> float:
         """10⁹ multiply-adds for one input map of height × width pixels: what torch's FlopCounterMode counts, halved."""
@@ -214,8 +212,11 @@ class ACmix2d(ACmixLayer):
         height, width = qkv.shape[1:3]
         plain = is_plain(self.position, nn.Conv2d) and is_product(self.position, 2)
         like = self.position.weight if plain else qkv
-        x = evenly_spaced(width, like).expand(height, width)
-        y = evenly_spaced(height, like)[:, None].expand(height, width)
+        x, y = evenly_spaced(width, like), evenly_spaced(height, like)[:, None]
         if plain:
-            return F.linear(torch.stack([x, y], -1), like.flatten(1), self.position.bias)  # (H, W, D)
-        return compact(self.position(torch.stack([x, y])[None])[0].permute(1, 2, 0))
+            along_x, along_y = like.flatten(1).T  # (D,) each
+            # p is a sum of one part by column and one by row
+            by_row = torch.addcmul(self.position.bias, y, along_y)  # (H, D)
+            return by_row[:, None] + x[:, None] * along_x  # (H, W, D)
+        place = torch.stack([x.expand(height, width), y.expand(height, width)])
+        return compact(self.position(place[None])[0].permute(1, 2, 0))

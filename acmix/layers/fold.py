@@ -17,8 +17,9 @@ from acmix.errors import UsageError
 from acmix.layers.foldable import Foldable, copied, exact, rounded, take_row
 from acmix.layers.graphs import refuse_script, whole
 from acmix.layers.leaving import acmix_map
-from acmix.layers.maps import arranged_as, check_shape, evenly_spaced, sides_of
+from acmix.layers.maps import arranged_as, check_shape, evenly_spaced, projected_pixels, sides_of
 from acmix.layers.mixing import fits_into_values, is_own_path, mixed
+from acmix.layers.plain import is_plain
 from acmix.ops.leaving import any_size, fresh, leaves_pytorch
 
 
@@ -115,7 +116,10 @@ class FoldedACmix(nn.Module):
         if leaves_pytorch() and len(self.sides) == 2:
             with any_size():
                 return self.leaving(x)
-        qkv = self.qkv(fresh(x.flatten(2).transpose(1, 2)))  # (B, H·W, 3·C)
+        if is_plain(self.qkv, nn.Linear):
+            qkv = projected_pixels(x, self.qkv.weight, self.qkv.bias)  # (B, H·W, 3·C)
+        else:
+            qkv = self.qkv(fresh(x.flatten(2).transpose(1, 2)))
         qkv = qkv.view(-1, *sides_of(x), 3, self.heads, self.head_dim)  # (B, H, W, 3, N, D)
         positions = self.positions(*sides_of(x))
         attention = ops.local_attention(

@@ -15,6 +15,7 @@ from acmix.layers.checks import head_dim_of
 from acmix.layers.graphs import whole
 from acmix.layers.mixing import Mixed, Mixing, with_conv
 from acmix.layers.softmax import softmax_attention
+from acmix.layers.views import tokens_and_those_behind
 from acmix.ops.leaving import fresh, unflatten
 
 if TYPE_CHECKING:
@@ -87,10 +88,11 @@ class GlobalAttention(Mixed):
         grid = self.known_grid(x) if grid is None else grid
         first = x.shape[1] - grid[0] * grid[1]
         flat = self.qkv(x)  # (B, L, 3·C)
-        qkv = unflatten(flat, 2, (3, self.heads, self.head_dim))  # (B, L, 3, N, D)
         pieces = None
         if self.conv_path is not None:
-            pieces = unflatten(unflatten(flat[:, first:], 1, grid), 3, (3 * self.heads, self.head_dim))
+            flat, behind = tokens_and_those_behind(flat, first)
+            pieces = unflatten(unflatten(behind, 1, grid), 3, (3 * self.heads, self.head_dim))
+        qkv = unflatten(flat, 2, (3, self.heads, self.head_dim))  # (B, L, 3, N, D)
         if not self.has_attention:
             assert self.conv_path is not None
             none = x.new_zeros(x.shape) if residual is None else residual

@@ -6,6 +6,7 @@ Shapes: B batch · H, W map · L length · C channels
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from acmix.errors import UsageError
@@ -46,6 +47,15 @@ def check_shape(x: Tensor, channels: int, sides: str) -> None:
 def sides_of(x: Tensor) -> tuple[int, int]:
     """(H, W) of a map (B, C, H, W), or (1, L) of a sequence (B, C, L)."""
     return (1, x.shape[2]) if x.dim() == 3 else (x.shape[2], x.shape[3])
+
+
+def projected_pixels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 1×1 convolution whose channels are adjacent, for any memory format: (B, I, …) and (O, I) -> (B, H·W, O)."""
+    rows = x.flatten(2).transpose(1, 2)  # (B, H·W, I)
+    # behind a product of a batch that lies otherwise, PyTorch adds the bias in a pass of its own
+    if rows.shape[0] == 1 and not rows.is_contiguous() and not leaves_pytorch():
+        return F.linear(rows[0], weight, bias)[None]
+    return F.linear(fresh(rows), weight, bias)
 
 
 def arranged_as(x: Tensor, out: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import argparse
 import csv
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -95,6 +95,17 @@ def models(name: str, phase: str, dtype: str, plan: Plan) -> list[Measurement]:
     )
 
 
+def compiled(plan: Plan) -> list[Measurement]:
+    """ACmix-Swin-T folded, as it is and compiled, beside timm's Swin-T compiled; weights frozen."""
+    setting = Setting("infer", "fp32", plan.batch_size, plan.img_size, plan.device)
+    ours = contestants(SWIN, setting)
+    peer = peer_of(ours[0], SWIN, "timm", setting)
+    assert peer is not None
+    sides = [ours[-1], replace(ours[-1], name=f"{ours[-1].name} compiled", compiled=True)]
+    peers = [replace(peer, name="timm compiled", compiled=True)]
+    return compare_networks(SWIN, sides, peers, setting, ceilings=plan.ceilings, seconds=plan.seconds)
+
+
 def unfold(plan: Plan) -> list[Measurement]:
     """A training step of ACmix-ResNet-50 beside the released form of its layers."""
     setting = Setting("train", "fp32", plan.batch_size, plan.img_size, plan.device)
@@ -166,6 +177,7 @@ LINES: dict[str, Callable[[Plan], list[Measurement]]] = {
         for phase in ("infer", "train")
         for dtype in DTYPES
     },
+    "swin_infer_compiled": compiled,
     "resnet_unfold": unfold,
     "groups": time_in_groups,
 }
