@@ -214,6 +214,7 @@ class ACmix2d(ACmixLayer):
         like = self.position.weight if plain else qkv
         x, y = evenly_spaced(width, like), evenly_spaced(height, like)[:, None]
         if plain:
+            assert self.position.bias is not None
             along_x, along_y = like.flatten(1).T  # (D,) each
             # p is a sum of one part by column and one by row
             by_row = torch.addcmul(self.position.bias, y, along_y)  # (H, D)
