@@ -212,12 +212,15 @@ class ACmix2d(ACmixLayer):
         height, width = qkv.shape[1:3]
         plain = is_plain(self.position, nn.Conv2d) and is_product(self.position, 2)
         like = self.position.weight if plain else qkv
-        x, y = evenly_spaced(width, like), evenly_spaced(height, like)[:, None]
         if plain:
             assert self.position.bias is not None
-            along_x, along_y = like.flatten(1).T  # (D,) each
-            # p is a sum of one part by column and one by row
-            by_row = torch.addcmul(self.position.bias, y, along_y)  # (H, D)
-            return by_row[:, None] + x[:, None] * along_x  # (H, W, D)
+            # rounded once, as a product is
+            wide = torch.promote_types(like.dtype, torch.float32)
+            weight, bias = like.to(wide).flatten(1), self.position.bias.to(wide)
+            # p is a sum of one part by row and one by column
+            by_row = torch.addcmul(bias, evenly_spaced(height, weight)[:, None], weight[:, 1])  # (H, D)
+            by_column = evenly_spaced(width, weight)[:, None] * weight[:, 0]  # (W, D)
+            return (by_row[:, None] + by_column).to(like.dtype)  # (H, W, D)
+        x, y = evenly_spaced(width, like), evenly_spaced(height, like)[:, None]
         place = torch.stack([x.expand(height, width), y.expand(height, width)])
         return compact(self.position(place[None])[0].permute(1, 2, 0))

@@ -53,7 +53,7 @@ def projected_pixels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A 1×1 convolution whose channels are adjacent, for any memory format: (B, I, …) and (O, I) -> (B, H·W, O)."""
     rows = x.flatten(2).transpose(1, 2)  # (B, H·W, I)
     # behind a product of a batch that lies otherwise, PyTorch adds the bias in a pass of its own
-    if rows.shape[0] == 1 and not rows.is_contiguous() and not leaves_pytorch():
+    if not leaves_pytorch() and rows.shape[0] == 1 and not rows.is_contiguous():
         return F.linear(rows[0], weight, bias)[None]
     return F.linear(fresh(rows), weight, bias)
 

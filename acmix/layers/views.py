@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from acmix.ops.both_paths import is_batched, is_transformed
+from acmix.ops.unseen import is_unseen
 
 
 def tokens_and_those_behind(x: Tensor, first: int) -> tuple[Tensor, Tensor]:
@@ -19,7 +19,7 @@ def tokens_and_those_behind(x: Tensor, first: int) -> tuple[Tensor, Tensor]:
 
     Apart, PyTorch makes the second's gradient as long as the first's, in zeros, and adds the two.
     """
-    if first and torch.is_grad_enabled() and x.requires_grad and not is_transformed((x,)):
+    if first and torch.is_grad_enabled() and x.requires_grad and is_unseen((x,)):
         return TokensAndThoseBehind.apply(x, first)  # type: ignore[return-value]
     return x, x[:, first:]
 
@@ -37,7 +37,7 @@ class TokensAndThoseBehind(torch.autograd.Function):
     def backward(ctx: Any, of_all: Tensor, of_behind: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The sum of both gradients, (B, L, C)."""
         first = ctx.first
-        if torch.is_grad_enabled() or is_batched(of_all) or is_batched(of_behind):
+        if torch.is_grad_enabled() or not is_unseen((of_all, of_behind)):
             return of_all + F.pad(of_behind, (0, 0, first, 0)), None
         found = torch.empty_like(of_all, memory_format=torch.contiguous_format)
         found[:, :first] = of_all[:, :first]

@@ -23,7 +23,7 @@ from acmix.near import did_you_mean
 from acmix.ops import build, library, proof, triton_launch
 from acmix.ops.derivatives import derivative_taken
 from acmix.ops.leaving import any_size, leaves_pytorch
-from acmix.ops.unseen import is_unseen
+from acmix.ops.unseen import are_ordinary, is_unseen
 
 COMPUTES = ("forward", "backward", "why_not")
 # the modules of an operator's folder, and what each defines
@@ -154,7 +154,7 @@ def run(operator: str, arguments: Any) -> Tensor:
         parts = OPERATORS[operator].parts
         with any_size():
             return parts.get(PORTABLE, parts["reference"]).forward(arguments)
-    if not is_unseen(arguments):
+    if not (is_unseen(arguments) and are_ordinary(arguments, NODES[operator].kinds)):
         return getattr(torch.ops.acmix, operator).default(*arguments)
     if torch.is_grad_enabled() and any(isinstance(each, Tensor) and each.requires_grad for each in arguments):
         return NODES[operator].apply(*arguments)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from acmix.ops.derivatives import autograd_kernel, vmap_rule
-from acmix.ops.unseen import is_unseen
+from acmix.ops.unseen import KINDS, is_unseen
 
 # an argument's annotation, as the schema writes it
 TYPES = {Tensor: "Tensor", Tensor | None: "Tensor?", int: "SymInt", float: "float", tuple[int, int]: "SymInt[]"}
@@ -105,9 +105,12 @@ def register(
         ctx.settings = [None if i in added else value for i, value in enumerate(values) if i not in tensors]
         ctx.added = {i: Shaped(values[i].shape, values[i].dtype) for i in added if values[i] is not None}
         if is_unseen(values):
-            return run(*values)
-        with torch._C._AutoDispatchBelowAutograd():
-            return operator(*values)
+            out = run(*values)
+        else:
+            with torch._C._AutoDispatchBelowAutograd():
+                out = operator(*values)
+        # the definition's may be a view of what nobody else holds, which PyTorch would not let anyone change in place
+        return out.clone() if out._is_view() else out
 
     def define_operator(full_name: str, signature: str, compute: Callable[..., Any], fake: Callable[..., Any]) -> Any:
         LIBRARY.define(full_name + signature, tags=(torch.Tag.pt2_compliant_tag,))
@@ -135,7 +138,9 @@ def register(
         signature = f"(Tensor(a!) onto, Tensor grad, {schema}) -> ({others})"
         define_operator(f"{name}_backward_onto_", signature, run_backward_onto, fake_backward_onto)
         count(f"{name}_backward_onto_", lambda onto, grad, *values, **_: cost_backward(grad, *values))
-    methods = {"forward": staticmethod(record), "backward": staticmethod(differentiate)}
+    methods: dict[str, Any] = {"forward": staticmethod(record), "backward": staticmethod(differentiate)}
+    # of its values, for calls that go past the schema
+    methods["kinds"] = [KINDS[written] for written in fields]
     node = type(f"{name}_node", (torch.autograd.Function,), methods)
     LIBRARY.impl(name, autograd_kernel(operator, defined, node), "Autograd")
     LIBRARY.impl(f"{name}_backward", autograd_kernel(gradient, defined_backward, None), "Autograd")

@@ -25,7 +25,7 @@ def why_not(arguments: Any) -> str | None:
     data: Tensor = arguments[0]
     for name, each in zip(arguments._fields, arguments, strict=True):
         # a kernel would read an address of a GPU; every call asks, and an attribute that is missing takes its time
-        if not isinstance(each, NUMBERS) and each.device.type != "cpu":
+        if type(each) not in NUMBERS and hasattr(each, "device") and each.device.type != "cpu":
             return f"runs on a CPU only, and {'the data' if each is data else name} is on {each.device.type}"
     if data.dtype not in (torch.float32, torch.bfloat16):
         return f"takes float32 and bfloat16, and the data is {str(data.dtype).removeprefix('torch.')}"

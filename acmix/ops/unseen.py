@@ -1,7 +1,8 @@
 """Whether anybody sees that an operator is called: then it goes through PyTorch's dispatcher, else past it.
 
 The dispatcher, and what answers it in Python, costs as much as a small map does. Modes, transforms, traces, the
-profiler and tensors of other kinds see operators there, and nobody else does.
+profiler and tensors of other kinds see operators there. `torch.profiler.ExecutionTraceObserver` would too, but nothing
+tells that it is there: within `torch.profiler.profile` it sees them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,16 @@ from torch.autograd import forward_ad
 
 # a subclass may have a `__torch_function__` that asks for the call
 ORDINARY = (Tensor, nn.Parameter)
+# what a schema's types are in Python
+KINDS: dict[str, tuple[type, ...]] = {
+    "Tensor": ORDINARY,
+    "Tensor?": (*ORDINARY, type(None)),
+    "SymInt": (int,),
+    "float": (float,),
+    "SymInt[]": (tuple,),
+}
+# of 64 bits
+MOST = 2**63 - 1
 
 
 def is_unseen(values: Iterable[Any]) -> bool:
@@ -41,6 +52,14 @@ def is_unseen(values: Iterable[Any]) -> bool:
             keys = torch._C._dispatch_keys(each).raw_repr()
             if keys not in ordinary_keys("cpu") and not (each.is_cuda and keys in ordinary_keys("cuda")):
                 return False
+    return True
+
+
+def are_ordinary(values: Iterable[Any], kinds: Iterable[tuple[type, ...]]) -> bool:
+    """Whether a schema would take values as they are: it turns NumPy's numbers into Python's, and refuses others."""
+    for each, kind in zip(values, kinds, strict=True):
+        if type(each) not in kind or (type(each) is int and not -MOST <= each <= MOST):
+            return False
     return True
 
 

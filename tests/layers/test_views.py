@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from acmix.layers.views import tokens_and_those_behind
 
@@ -44,5 +45,11 @@ def test_every_other_derivative() -> None:
     assert torch.autograd.gradcheck(lambda each: used(each, 1, apart=False), x, check_batched_grad=True)
     expected = torch.autograd.grad(used(x, 1, apart=True), x)[0]
     assert torch.equal(torch.func.grad(lambda each: used(each, 1, apart=False))(x), expected)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x.detach().requires_grad_(), torch.ones_like(x))
+        grad = torch.autograd.grad(used(dual, 1, apart=False), dual, create_graph=True)[0]
+        other = torch.autograd.grad(used(dual, 1, apart=True), dual, create_graph=True)[0]
+        tangents = [forward_ad.unpack_dual(each).tangent for each in (grad, other)]
+        torch.testing.assert_close(*tangents)
     compiled = torch.compile(lambda each: used(each, 1, apart=False), backend="aot_eager", fullgraph=True)
     assert torch.equal(torch.autograd.grad(compiled(x), x)[0], expected)

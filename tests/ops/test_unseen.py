@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -86,6 +87,31 @@ def test_whoever_watches_sees_the_operator(name: str) -> None:
         results(name)
     counted = {str(each) for each in counter.get_flop_counts()["Global"]}
     assert {f"acmix.{name}", f"acmix.{name}_backward"} <= counted
+
+
+def test_numbers_that_a_schema_turns_or_refuses_are_seen() -> None:
+    qkv = torch.randn(1, 4, 4, 3, 2, 8, generator=torch.Generator().manual_seed(0))
+    pieces, fc, kernels = qkv.flatten(3, 4), torch.ones(9, 6), torch.ones(16, 9, 3, 3)
+    stride: Any = np.int64(2)
+    local = dispatch.OPERATORS["local_attention"].function
+    path = dispatch.OPERATORS["conv_path"].function
+    assert torch.equal(local(qkv, None, size=3, stride=stride), local(qkv, None, size=3, stride=2))
+    assert torch.equal(path(pieces, fc, None, kernels, dilation=stride), path(pieces, fc, None, kernels, dilation=2))
+    for wrong in (1.0, 2**64 + 1):
+        with pytest.raises(RuntimeError, match="Expected a value of type 'int'"):
+            path(pieces, fc, None, kernels, dilation=wrong)
+    with pytest.raises(RuntimeError, match="Expected a value of type 'Tensor'"):
+        path(pieces, np.ones((9, 6)), None, kernels)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_output_can_be_changed_in_place(name: str) -> None:
+    for dtype in (torch.float32, torch.float64):
+        tensors, out = call_of(name, lambda each, dtype=dtype: each.to(dtype).requires_grad_())
+        found = torch.autograd.grad(out.mul_(2).sum(), tensors)
+        tensors, out = call_of(name, lambda each, dtype=dtype: each.to(dtype).requires_grad_())
+        expected = torch.autograd.grad((out * 2).sum(), tensors)
+        assert all(map(torch.equal, found, expected))
 
 
 def test_what_is_more_than_its_numbers_is_seen() -> None:
