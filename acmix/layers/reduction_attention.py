@@ -6,7 +6,7 @@ Shapes: B batch · T tokens without a place, as a class token · H, W map · L =
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from acmix.layers.graphs import whole
 from acmix.layers.mixing import Mixed, Mixing, with_conv
 from acmix.layers.softmax import softmax_attention
 from acmix.ops.leaving import fresh, leaves_pytorch, unflatten
+from acmix.ops.unseen import is_unseen
 
 if TYPE_CHECKING:
     from timm.models.pvt_v2 import Attention
@@ -121,10 +122,41 @@ def joined(q: Tensor, patches: Tensor, factor: int | None) -> Tensor:
     (rows, columns), grid = patches.shape[1:3], (q.shape[1], q.shape[2])
     if factor in (None, 1) or leaves_pytorch() or grid != (rows * factor, columns * factor):
         return torch.cat([q, enlarged(patches, factor, grid)], 3)
-    # one pass: the patches are never enlarged in memory
+    if torch.is_grad_enabled() and (q.requires_grad or patches.requires_grad) and is_unseen((q, patches)):
+        return Joined.apply(q, patches, factor)  # type: ignore[return-value]
+    return joined_once(q, patches, factor)
+
+
+def joined_once(q: Tensor, patches: Tensor, factor: int) -> Tensor:
+    """The same in one pass: the patches are never enlarged in memory."""
+    rows, columns = patches.shape[1:3]
     pixels = q.reshape(-1, rows, factor, columns, factor, *q.shape[3:])  # (B, h, r, w, r, N, D)
     around = patches[:, :, None, :, None].expand(*pixels.shape[:5], *patches.shape[3:])
     return torch.cat([pixels, around], 5).flatten(3, 4).flatten(1, 2)
+
+
+class Joined(torch.autograd.Function):
+    """`joined_once`, whose gradient sums over the pixels of a patch as a pooling does."""
+
+    # a sum over two dimensions that do not lie side by side takes several times as long
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, patches: Tensor, factor: int) -> Tensor:
+        """(B, H, W, N, D) and (B, h, w, 2·N, D) -> (B, H, W, 3·N, D)."""
+        ctx.heads, ctx.factor = q.shape[3], factor
+        return joined_once(q, patches, factor)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The gradients of q and of the patches."""
+        heads, factor, of_q = ctx.heads, ctx.factor, grad[..., : ctx.heads, :]
+        if not is_unseen((grad,)):
+            rows, columns = (side // factor for side in grad.shape[1:3])
+            pixels = grad.reshape(-1, rows, factor, columns, factor, *grad.shape[3:])  # (B, h, r, w, r, 3·N, D)
+            return of_q, pixels[..., heads:, :].sum((2, 4)), None
+        image = grad.flatten(3).permute(0, 3, 1, 2)  # (B, 3·N·D, H, W), channels last
+        sums = F.avg_pool2d(image, factor, divisor_override=1).permute(0, 2, 3, 1)  # (B, h, w, 3·N·D)
+        return of_q, sums.unflatten(3, grad.shape[3:])[..., heads:, :], None
 
 
 def enlarged(patches: Tensor, factor: int | None, grid: tuple[int, int]) -> Tensor:

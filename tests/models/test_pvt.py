@@ -118,4 +118,21 @@ def test_pieces_are_q_and_what_each_pixel_s_patch_has(factor, grid):
         for x in range(grid[1]):
             expected = torch.cat([q[:, y, x], patches[:, y // factor, x // factor]], 1)
             assert torch.equal(found[:, y, x], expected)
-    assert torch.autograd.gradcheck(lambda q, patches: joined(q, patches, factor), (q, patches))
+    assert torch.autograd.gradcheck(
+        lambda q, patches: joined(q, patches, factor), (q, patches), check_batched_grad=True, check_forward_ad=True
+    )
+    assert torch.autograd.gradgradcheck(lambda q, patches: joined(q, patches, factor), (q, patches))
+
+
+@pytest.mark.parametrize("batch", [0, 1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_gradient_of_joined_patches_is_their_sum(batch: int, dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(0)
+    q = torch.randn(batch, 6, 4, 3, 5, generator=draw).to(dtype).requires_grad_()
+    patches = torch.randn(batch, 3, 2, 6, 5, generator=draw).to(dtype).requires_grad_()
+    grad = torch.randn(batch, 6, 4, 9, 5, generator=draw).to(dtype)
+    of_q, of_patches = torch.autograd.grad(joined(q, patches, 2), (q, patches), grad)
+    assert torch.equal(of_q, grad[..., :3, :])
+    expected = grad[..., 3:, :].double().unflatten(2, (2, 2)).unflatten(1, (3, 2)).sum((2, 4))
+    assert of_patches.dtype == dtype
+    torch.testing.assert_close(of_patches, expected.to(dtype))
