@@ -32,8 +32,10 @@ struct Shape {
 inline int64_t even_piece(int64_t left, int64_t most) { return ceil_div(left, ceil_div(left, most)); }
 
 // How many of M outputs or T maps one pass makes, of `left` that are left: 3 leave registers for 8 pixels, of which
-// most widths are multiples or nearly so; else 4, since they are stored by four.
-inline int64_t sums_per_pass(int64_t all, int64_t left) { return at_most(left, all % 3 == 0 ? 3 : 4); }
+// most widths are multiples or nearly so; else at most 4, so that the last pass has not one alone.
+inline int64_t sums_per_pass(int64_t all, int64_t left) {
+    return at_most(left, all % 3 == 0 ? 3 : even_piece(all, 4));
+}
 
 // Rows of outputs of one pass: so many that the kernels, which go through the cache in each pass, are used for a good
 // number of pixels.
