@@ -24,9 +24,11 @@ def why_not(arguments: Any) -> str | None:
     """The reason why an operator's arguments are out of every CPU kernel's reach, or None."""
     data: Tensor = arguments[0]
     for name, each in zip(arguments._fields, arguments, strict=True):
-        # a kernel would read an address of a GPU; every call asks, and an attribute that is missing takes its time
-        if type(each) not in NUMBERS and hasattr(each, "device") and each.device.type != "cpu":
-            return f"runs on a CPU only, and {'the data' if each is data else name} is on {each.device.type}"
+        # every call asks, and to look for an attribute that is missing takes its time
+        device = None if type(each) in NUMBERS else getattr(each, "device", None)
+        # a kernel would read an address of a GPU; NumPy's numbers have a device that is a word
+        if isinstance(device, torch.device) and device.type != "cpu":
+            return f"runs on a CPU only, and {'the data' if each is data else name} is on {device.type}"
     if data.dtype not in (torch.float32, torch.bfloat16):
         return f"takes float32 and bfloat16, and the data is {str(data.dtype).removeprefix('torch.')}"
     return None

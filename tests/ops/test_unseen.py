@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from acmix.ops import dispatch, library
+from acmix.ops import dispatch, explain, library
 from acmix.ops.unseen import is_unseen
 
 NAMES = sorted(dispatch.OPERATORS)
@@ -97,6 +97,7 @@ def test_numbers_that_a_schema_turns_or_refuses_are_seen() -> None:
     path = dispatch.OPERATORS["conv_path"].function
     assert torch.equal(local(qkv, None, size=3, stride=stride), local(qkv, None, size=3, stride=2))
     assert torch.equal(path(pieces, fc, None, kernels, dilation=stride), path(pieces, fc, None, kernels, dilation=2))
+    assert "reference" in explain("local_attention", qkv, None, size=3, stride=stride)
     for wrong in (1.0, 2**64 + 1):
         with pytest.raises(RuntimeError, match="Expected a value of type 'int'"):
             path(pieces, fc, None, kernels, dilation=wrong)
