@@ -5,6 +5,7 @@ Kernels of ours exist for CUDA and for the CPU; on another device the operators'
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def peak_memory_mib(device: torch.device) -> float | None:
 
 
 def device_name(device: torch.device) -> str:
-    """The card's name, or the processor's."""
+    """The card's name, or the processor's with its threads; the vectors too where PyTorch is held to narrower ones."""
     if device.type != "cpu":
         named = getattr(torch.get_device_module(device), "get_device_name", None)
         return named(device) if named is not None else device.type
@@ -91,4 +92,5 @@ def device_name(device: torch.device) -> str:
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     threads = torch.get_num_threads()
     name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name} ({threads} thread{'s' if threads > 1 else ''})"
+    vectors = f", {torch.backends.cpu.get_cpu_capability()}" * bool(os.environ.get("ATEN_CPU_CAPABILITY"))
+    return f"{name} ({threads} thread{'s' if threads > 1 else ''}{vectors})"

@@ -104,6 +104,15 @@ def test_each_device_gets_the_format_it_is_known_to_compute_in(monkeypatch: pyte
     assert device.half_precision(torch.device("mps")) == device.half_precision(torch.device("cpu")) == "fp32"
 
 
+def test_a_processor_held_to_narrower_vectors_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured that way is not taken for what the machine can do."""
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    whole = device.device_name(torch.device("cpu"))
+    assert torch.backends.cpu.get_cpu_capability() not in whole
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    assert device.device_name(torch.device("cpu")) == f"{whole[:-1]}, {torch.backends.cpu.get_cpu_capability()})"
+
+
 def test_what_a_device_cannot_tell_is_left_open() -> None:
     assert device.peak_memory_mib(torch.device("cpu")) is None
     assert device.device_name(torch.device("mps")) == "mps"
