@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 
+from acmix import create_model
 from acmix.benchmark.ahead.command import LEAST_PROGRAMS, summary
 from acmix.benchmark.ahead.launches import bytes_of, described, of_call
 from acmix.benchmark.ahead.roofline import Ledger, costs_of
@@ -67,6 +68,21 @@ def test_a_step_adds_up_its_nodes() -> None:
     # a view moves nothing; 8·16 numbers read once, 8·8 written
     assert ledger.rows["products"][:3] == [2 * 512 + 256, 2 * 512 + 256, 8 * 8 * 16]
     assert ledger.rows["passes over memory"][:2] == [512, 512]
+
+
+@pytest.mark.parametrize("name", ["acmix_swin_tiny_patch4_window7_224", "acmix_resnet26", "acmix_san10"])
+def test_a_step_of_a_network_counts_its_operators(name: str) -> None:
+    """PyTorch leaves out arguments that are given as their defaults; both directions of every operator are counted."""
+    model = create_model(name, device="meta", dtype=torch.bfloat16, num_classes=10).train()
+    with Ledger() as ledger:
+        forward = model(torch.empty(2, 3, 224, 224, dtype=torch.bfloat16, device="meta"))
+        of_forward = {what: row[2] for what, row in ledger.rows.items() if what in OPERATORS}
+        forward.sum().backward()
+    assert "conv_path" in of_forward
+    assert len(of_forward) == 2
+    for what, work in of_forward.items():
+        # a gradient of each side of a product
+        assert ledger.rows[what][2] >= 2.5 * work > 0
 
 
 def test_the_summary_takes_the_best_choice_of_each_launch_and_the_worst_launch() -> None:

@@ -88,8 +88,9 @@ class Ledger(TorchDispatchMode):
         result = function(*values, **(named or {}))
         packet = function.overloadpacket
         name = str(packet).removeprefix("acmix.")
-        if name.removesuffix("_backward") in OPERATORS:
-            self.add_operator(name, values)
+        operator, phase, skipped = part_of(name)
+        if operator in OPERATORS:
+            self.add_operator(operator, phase, values[skipped:])
         elif not is_view(function):
             tensors = [each for each in tree_leaves((values, named, result)) if isinstance(each, Tensor)]
             moved = sum(bytes_of(each) for each in {id(each): each for each in tensors}.values())
@@ -98,24 +99,28 @@ class Ledger(TorchDispatchMode):
             self.add("products" if count else "passes over memory", moved, moved, work)
         return result
 
-    def add_operator(self, name: str, values: Any) -> None:
-        """One of ours."""
-        operator = name.removesuffix("_backward")
-        given = values[1:] if name.endswith("_backward") else values
-        arguments = (
-            OPERATORS[operator]
-            .parts["spec"]
-            .Arguments._make(tuple(each) if isinstance(each, list) else each for each in given)
-        )
+    def add_operator(self, operator: str, phase: str, given: Any) -> None:
+        """One of ours, by its arguments."""
+        # PyTorch leaves out what is given as the operator's default
+        Arguments = OPERATORS[operator].parts["spec"].Arguments
+        arguments = Arguments(*(tuple(each) if isinstance(each, list) else each for each in given))
         with torch._C._DisableTorchDispatch():
             costs = costs_of(operator, arguments)
-        self.add(operator, *costs["backward" if name.endswith("_backward") else "forward"])
+        self.add(operator, *costs[phase])
 
     def add(self, what: str, least: float, moved: float, work: float) -> None:
         """A node."""
         row = self.rows.setdefault(what, [0.0] * 5)
         for i, each in enumerate((least, moved, work, milliseconds(least, work), milliseconds(moved, work))):
             row[i] += each
+
+
+def part_of(node: str) -> tuple[str, str, int]:
+    """The operator that a node belongs to, its phase, and how many values stand before the operator's arguments."""
+    for suffix, before in (("_backward_onto_", 2), ("_backward", 1)):
+        if node.endswith(suffix):
+            return node.removesuffix(suffix), "backward", before
+    return node, "forward", 0
 
 
 def is_view(function: Any) -> bool:
