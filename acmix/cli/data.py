@@ -13,7 +13,9 @@ from acmix.train.terminal import say
 if TYPE_CHECKING:
     from acmix.config import Data
 
-data_commands = typer.Typer(rich_markup_mode=None, help="Write images into shards; look data over.")
+data_commands = typer.Typer(
+    rich_markup_mode=None, help="Fetch small data sets; write images into shards; look data over."
+)
 app.add_typer(data_commands, name="data")
 
 Format = Annotated[str, typer.Option("--format", metavar="FORMAT", help="auto or hfds/NAME, as data.format.")]
@@ -32,7 +34,24 @@ def settings(place: str, reader: str, train_split: str, val_split: str) -> Data:
 
 @data_commands.callback()
 def data() -> None:
-    """Write images into shards; look data over."""
+    """Fetch small data sets; write images into shards; look data over."""
+
+
+@data_commands.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="fashion-mnist or digits.")],
+    destination: Annotated[Path, typer.Argument(metavar="DIR", help="The image folder to make.")],
+    train: Annotated[int | None, typer.Option(metavar="N", help="Training pictures, balanced. [default: all]")] = None,
+    val: Annotated[int | None, typer.Option(metavar="M", help="Validation pictures, balanced. [default: all]")] = None,
+) -> None:
+    """Write a small public data set as an image folder, which `acmix train --data DIR` reads.
+
+    A part is fixed: the same pictures each time, and a smaller part lies in a larger one.
+    """
+    from acmix.data.fetch import fetch
+
+    for line in fetch(name, destination, train=train, val=val):
+        say(console, line)
 
 
 @data_commands.command("shard")
