@@ -8,6 +8,7 @@ from acmix.cli import train as _train  # noqa: F401
 from acmix.cli import use as _use  # noqa: F401
 from acmix.cli import look as _look  # noqa: F401
 from acmix.cli import models as _models  # noqa: F401
+from acmix.cli import paper as _paper  # noqa: F401
 from acmix.cli import benchmark as _benchmark  # noqa: F401
 from acmix.cli import config as _config  # noqa: F401
 from acmix.cli import data as _data  # noqa: F401

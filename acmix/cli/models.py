@@ -1,8 +1,7 @@
-"""Commands on the models and their operators: models, paper, build."""
+"""Commands on the models and their operators: models, build."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,45 +32,6 @@ def models(
         ours, plain = cost(name), cost(name, conv_path=False)
         table.add_row(name, f"{ours.parameters:,}", f"{ours.gmacs:.3f}", f"{plain.parameters:,}", f"{plain.gmacs:.3f}")
     wide().print(table)
-
-
-papers = typer.Typer(rich_markup_mode=None, help="Compare our figures with the paper's.")
-app.add_typer(papers, name="paper")
-
-
-@papers.callback()
-def paper() -> None:
-    """Compare our figures with the paper's."""
-
-
-@papers.command("params")
-def paper_params(
-    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write the figures to a file.")] = None,
-) -> None:
-    """Compare parameters and multiply-adds with the paper's."""
-    from acmix.tools.paper import params, write
-    from acmix.train.files import make_place
-
-    make_place(csv)
-    with console.status("counting") as status:
-        rows = params(lambda name: status.update(f"counting {name}"))
-    table = Table(box=None)
-    table.add_column("model", no_wrap=True)
-    for column in ("form", "parameters", "published", "%", "gmacs", "published", "%"):
-        table.add_column(column, justify="right")
-    for row in rows:
-        millions = f"{int(row.parameters) / 1e6:.2f} M"
-        table.add_row(
-            row.model, row.form, millions, row.published_parameters, row.parameters_percent,
-            row.gmacs, row.published_gmacs, row.gmacs_percent,
-        )  # fmt: skip
-    wide().print(table)
-    for note in dict.fromkeys(row.note for row in rows if row.note):
-        names = [row.model.removeprefix("acmix_") for row in rows if row.note == note]
-        say(console, f"{', '.join(names)}: {note}")
-    if csv is not None:
-        write(rows, csv)
-        say(console, f"written: {csv}")
 
 
 @app.command()

@@ -1,0 +1,1 @@
+"""The paper's claims, each measured by one command: `acmix paper decompose`, `ablation`, `paths`, `speed`, `figure`."""

@@ -1,0 +1,183 @@
+"""Trains a grid of runs, some at a time.
+
+Each run is an `acmix train` of its own in a process of its own. It resumes to the bit, so a grid that was stopped, or
+killed, goes on with the same command. Every run that was started is in the table.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from acmix.data.worker import cores
+from acmix.errors import UsageError
+from acmix.paper.grid import Grid
+from acmix.paper.runs import DONE, FAILED, LOG, STARTED, TABLE, Run, kept, last_line, runs_of, to_do, write_runs
+from acmix.train.lock import held
+from acmix.train.log import duration
+from acmix.train.signals import Stopped, StopRequest
+
+# seconds between looks at the runs, and between lines on how far they are
+LOOK, SAY = 0.5, 60.0
+# seconds that runs get to write their checkpoints when the grid is stopped
+GRACE = 120.0
+
+Going = dict["subprocess.Popen[bytes]", Run]
+
+
+def ablation(grid: Grid, data: str, output: Path, *, jobs: int | None = None) -> Iterator[str]:
+    """Trains what is missing of a grid, and says how far it is.
+
+    Args:
+        grid: of the runs.
+        data: the images, as `acmix train --data` takes them.
+        output: the folder of the runs and of the table, `runs.csv`.
+        jobs: runs at the same time; the cores by default.
+
+    Raises:
+        UsageError: a grid that does not fit, or a folder that holds another one or is in use.
+        Stopped: by a signal; the runs have saved where they were.
+    """
+    if jobs is not None and jobs < 1:
+        raise UsageError(f"--jobs {jobs}; expected at least 1")
+    place = os.path.abspath(data) if os.path.exists(data) else data
+    grid.check(place)
+    kept(grid, output)
+    with held(output, doing="training the grid in"), StopRequest() as stop:
+        runs = runs_of(grid, output)
+        waiting = to_do(runs)
+        done = len(runs) - len(waiting)
+        jobs = min(cores() if jobs is None else jobs, max(1, len(waiting)))
+        write_runs(runs, output / TABLE)
+        yield f"{grid.name}: {grid.question}"
+        yield (
+            f"{len(grid.arms)} arms × {len(grid.seeds)} seeds: {done} of {len(runs)} runs are done; {jobs} at a time "
+            f"with {threads_of(jobs)} each"
+        )
+        yield from train_all(grid, place, output, runs, waiting, jobs, stop)
+    if stop.signal:
+        raise Stopped(stop.signal, "the runs have saved; the same command goes on")
+
+
+def train_all(
+    grid: Grid, data: str, output: Path, runs: Sequence[Run], waiting: list[Run], jobs: int, stop: StopRequest
+) -> Iterator[str]:
+    """Keeps so many runs going until none is left, or a signal comes."""
+    going: Going = {}
+    began = said = time.monotonic()
+    # epochs of runs that were there already are not what passes from now on
+    at_start = sum(each.progress(output) for each in waiting)
+    count = len(waiting)
+    try:
+        while (waiting or going) and not stop.signal:
+            while waiting and len(going) < jobs:
+                run = waiting.pop(0)
+                run.status = STARTED
+                going[start(grid, run, data, output, jobs)] = run
+                write_runs(runs, output / TABLE)
+            time.sleep(LOOK)
+            ended = [each for each in going if each.poll() is not None]
+            for process in ended:
+                run = going.pop(process)
+                close(run, process.returncode, output)
+                write_runs(runs, output / TABLE)
+            if ended or time.monotonic() - said > SAY:
+                gone = count - len(waiting) - len(going) + sum(each.progress(output) for each in going.values())
+                left = left_of(time.monotonic() - began, gone - at_start, count - gone)
+                closed = [run for run in runs if run not in waiting and run not in going.values()]
+                for each in closed[-len(ended) :] if ended else []:
+                    yield f"{each.name}: {came_to(each)}"
+                now = ", ".join(f"{each.name} {each.progress(output):.0%}" for each in going.values())
+                yield f"{count - len(waiting) - len(going)} of {count}{'; ' * bool(now)}{now}{left}"
+                said = time.monotonic()
+    finally:
+        end(list(going))
+
+
+def came_to(run: Run) -> str:
+    """What became of a run."""
+    if run.status == DONE:
+        return f"{run.metric} {float(run.value):.2f} %"
+    return f"{run.status}, {run.said}"
+
+
+def left_of(passed: float, done: float, left: float) -> str:
+    """The time that runs will take, from what has been done of them."""
+    return f"; about {duration(passed / done * left)} left" if done > 0 and left > 0 else ""
+
+
+def threads_of(jobs: int) -> str:
+    """How many threads a run gets, in words."""
+    threads = max(1, cores() // jobs)
+    return "1 thread" if threads == 1 else f"{threads} threads"
+
+
+def start(grid: Grid, run: Run, data: str, output: Path, jobs: int) -> subprocess.Popen[bytes]:
+    """Starts or resumes a run in a process of its own."""
+    folder = output / run.name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "acmix", "train", grid.config, "--data", data, "--output", str(folder)]
+    threads = str(max(1, cores() // jobs))
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    # of its own group, so that a Ctrl-C asks it once, through us
+    with open(printed(folder), "ab") as file:
+        return subprocess.Popen(
+            [*command, *grid.overrides(run.arm, run.seed)],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+def printed(folder: Path) -> Path:
+    """The file of what a run prints."""
+    return folder.with_name(f"{folder.name}.printed")
+
+
+def close(run: Run, status: int, output: Path) -> None:
+    """Notes what became of a run."""
+    run.look(output)
+    if run.status != DONE:
+        run.status, run.said = FAILED, f"status {status}: {last_line(printed(output / run.name))}"
+
+
+def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Asks runs to save and stop; kills those that do not."""
+    for each in processes:
+        each.send_signal(signal.SIGTERM)
+    until = time.monotonic() + GRACE
+    for each in processes:
+        try:
+            each.wait(max(0.1, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(each.pid, signal.SIGKILL)
+            each.wait()
+
+
+def in_background(arguments: Sequence[str], output: Path) -> Iterator[str]:
+    """Starts the same command as a process that outlives this one, and says how to follow and stop it.
+
+    Args:
+        arguments: of `acmix paper ablation`, without --background.
+        output: the folder of the runs; what is printed goes to `ablation.log` there.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "acmix", "paper", "ablation", *arguments]
+    with open(output / LOG, "ab") as file:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
+    # what is wrong with the call is said within seconds
+    until = time.monotonic() + 10.0
+    while time.monotonic() < until and process.poll() is None and not (output / TABLE).is_file():
+        time.sleep(LOOK)
+    if process.poll():
+        raise UsageError(last_line(output / LOG).removeprefix("acmix: error: "))
+    yield f"process {process.pid} trains in the background"
+    yield f"follow it with: tail -f {output / LOG}"
+    yield f"stop it with: kill {process.pid}; the same command goes on"

@@ -1,0 +1,236 @@
+"""Which path the blocks lean on, over seeds: |α|, |β| and log |α/β| by block, and along training.
+
+The paper's claim is that convolution dominates early blocks and attention late ones.
+
+Source: ACmix, section 5.4 and its figure of the learned rates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from acmix.benchmark.record import write_table
+from acmix.errors import UsageError
+from acmix.layers import PathRates
+from acmix.paper.grid import read_grid
+from acmix.paper.runs import GRID, WAITING, runs_there
+from acmix.paper.statistics import Interval, interval, spread
+from acmix.tools.rates import Rates, rates_of, short_name
+from acmix.train.files import make_place
+from acmix.train.plots import ATTENTION, CONVOLUTION, INK, finish, new_figure, save, stage_starts
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+HEAD = ("block", "|α|", "|β|", "log |α/β|", "95 % interval", "runs")
+COLUMNS = ("run", "block", "epoch", "alpha", "beta")
+
+
+@dataclass(frozen=True)
+class Over:
+    """The rates of several runs of one network.
+
+    Args:
+        names: of the runs.
+        blocks: names, in the network's order.
+        rates: of a run, of a block, at the end.
+        histories: of a run: (epoch, the rates of every block) after each epoch; a checkpoint has one.
+    """
+
+    names: list[str]
+    blocks: list[str]
+    rates: list[list[PathRates]]
+    histories: list[list[tuple[float, list[PathRates]]]]
+
+    def logs(self, block: int) -> list[float]:
+        """log |α/β| of a block in every run; without those of a rate of 0."""
+        return [each for rates in self.rates if math.isfinite(each := log_ratio(rates[block]))]
+
+
+def log_ratio(rates: PathRates) -> float:
+    """log |α/β|: above 0 attention is the stronger path; NaN where a rate is 0."""
+    attention, conv = abs(rates.attention), abs(rates.conv)
+    return math.log(attention / conv) if attention and conv else math.nan
+
+
+def runs_in(places: Sequence[Path], arm: str = "") -> list[Path]:
+    """The runs and checkpoints to read: those given, and of a grid's folder those of an arm.
+
+    Raises:
+        UsageError: a grid's folder without an arm that there is, or with no run of it.
+    """
+    found: list[Path] = []
+    for place in places:
+        if not (place / GRID).is_file():
+            found.append(place)
+            continue
+        grid = read_grid(place / GRID)
+        wanted = arm or grid.baseline
+        if wanted not in grid.arms:
+            raise UsageError(f"{place}: grid {grid.name} has no arm {arm!r}; expected one of {', '.join(grid.arms)}")
+        runs = [each for each in runs_there(grid, place) if each.arm == wanted and each.status != WAITING]
+        if not runs:
+            raise UsageError(f"{place} holds no run of arm {wanted!r} yet")
+        found += [place / each.name for each in runs]
+    return found
+
+
+def read(places: Sequence[Path]) -> Over:
+    """The rates of runs of the same network.
+
+    Raises:
+        UsageError: a place without rates, or networks of other blocks.
+    """
+    found: list[Rates] = [rates_of(place) for place in places]
+    for each in found:
+        if each.absent:
+            raise UsageError(f"{each.place}: {each.absent}")
+    blocks = [block.name for block in found[0].blocks]
+    for each in found:
+        if [block.name for block in each.blocks] != blocks:
+            raise UsageError(f"{each.place} has other blocks than {found[0].place}; give runs of one network")
+    histories = []
+    for each in found:
+        by_block = each.log.rates()
+        epochs = [history[0] for history in by_block[blocks[0]]]
+        histories.append(
+            [(epoch, [PathRates(*by_block[block][at][1:]) for block in blocks]) for at, epoch in enumerate(epochs)]
+        )
+    return Over(
+        [str(each.place) for each in found], blocks, [[b.now for b in each.blocks] for each in found], histories
+    )
+
+
+def table(over: Over) -> list[tuple[str, ...]]:
+    """A row a block, of the columns of `HEAD`: means and deviations over the runs."""
+    rows = []
+    for at, block in enumerate(over.blocks):
+        alphas, betas = ([abs(rates[at][side]) for rates in over.rates] for side in (0, 1))
+        logs = over.logs(at)
+        found = interval(logs)
+        rows.append(
+            (
+                short_name(block) or "(the layer)",
+                *(around(values) for values in (alphas, betas)),
+                f"{found.mean:+.3f}",
+                "" if math.isnan(found.low) else f"{found.low:+.3f} to {found.high:+.3f}",
+                str(len(logs)),
+            )
+        )
+    return rows
+
+
+def around(values: Sequence[float]) -> str:
+    """Mean ± deviation of rates."""
+    found = spread(values)
+    return f"{found.mean:.3f}" + ("" if math.isnan(found.deviation) else f" ± {found.deviation:.3f}")
+
+
+def halves(rates: Sequence[PathRates]) -> tuple[float, float]:
+    """The mean log |α/β| of the first and of the second half of the blocks."""
+    logs = [log_ratio(each) for each in rates]
+    half = len(logs) // 2
+    early, late = ([each for each in part if math.isfinite(each)] for part in (logs[:half], logs[half:]))
+    return spread(early).mean, spread(late).mean
+
+
+def verdict(over: Over) -> list[str]:
+    """Whether convolution dominates the first half of the blocks and attention the second, in sentences."""
+    if len(over.blocks) < 2:
+        return ["One block has no early and no late half."]
+    parts = [halves(rates) for rates in over.rates]
+    early, late = (interval([part[side] for part in parts]) for side in (0, 1))
+    rise = interval([part[1] - part[0] for part in parts])
+    said = [
+        f"log |α/β|: {early} in the first half, {late} in the second; the second less the first {rise}."
+        " Above 0, attention is the stronger path."
+    ]
+    if math.isnan(rise.low):
+        return [*said, "One run tells no seed from another: give several."]
+    if early.high < 0 < late.low:
+        return [*said, "Claim 6 holds here: convolution dominates early, attention late."]
+    grows = (
+        "grows with depth" if rise.low > 0 else "falls with depth" if rise.high < 0 else "does not change with depth"
+    )
+    sides = " and ".join(f"{leads(each)} in the {name} half" for name, each in (("first", early), ("second", late)))
+    return [*said, f"Claim 6 does not hold here: attention's part {grows}; {sides}."]
+
+
+def leads(found: Interval) -> str:
+    """Which path an interval of log |α/β| names."""
+    return "convolution leads" if found.high < 0 else "attention leads" if found.low > 0 else "neither path leads"
+
+
+def write(over: Over, file: Path) -> None:
+    """Writes the rates of every run, block and epoch.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    rows = [
+        {
+            "run": name,
+            "block": block,
+            "epoch": f"{epoch:g}",
+            "alpha": f"{rates.attention:.6f}",
+            "beta": f"{rates.conv:.6f}",
+        }
+        for name, history in zip(over.names, over.histories, strict=True)
+        for epoch, every in history
+        for block, rates in zip(over.blocks, every, strict=True)
+    ]
+    write_table(file, COLUMNS, rows)
+
+
+def draw(over: Over, file: Path) -> Path:
+    """Draws rates by block with bands over the runs, their ratio, and the ratio's course; as PNG.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    make_place(file)
+    has_course = min(map(len, over.histories)) > 1
+    figure = new_figure(width=13.5 if has_course else 9.5)
+    panels = figure.subplots(1, 3 if has_course else 2)
+    order = list(range(1, len(over.blocks) + 1))
+    for side, colour, label in ((0, ATTENTION, "|α|, attention"), (1, CONVOLUTION, "|β|, convolution")):
+        columns = [[abs(rates[at][side]) for rates in over.rates] for at in range(len(order))]
+        band(panels[0], order, columns, colour, label)
+    band(panels[1], order, [over.logs(at) for at in range(len(order))], INK, "")
+    panels[1].axhline(0.0, color=INK, linewidth=1, linestyle=":")
+    starts = stage_starts(over.blocks)
+    for axes in panels[:2]:
+        for start in starts:
+            axes.axvline(start + 0.5, color=INK, alpha=0.4, linewidth=1, linestyle=":")
+    count = f"{len(over.names)} run{'s' * (len(over.names) > 1)}, mean ± deviation"
+    x_label = "block" + (" (dotted: a new stage)" if starts else "")
+    finish(panels[0], f"Rates by block ({count})", x_label=x_label)
+    finish(panels[1], "log |α/β|: above 0, attention is stronger", x_label=x_label, legend=False)
+    if has_course:
+        draw_course(panels[2], over)
+    return save(figure, file)
+
+
+def draw_course(axes: Axes, over: Over) -> None:
+    """log |α/β| of both halves of the network, epoch by epoch, as far as every run has come."""
+    length = min(map(len, over.histories))
+    epochs = [epoch for epoch, _ in over.histories[0][:length]]
+    for side, colour, label in ((0, CONVOLUTION, "first half of the blocks"), (1, ATTENTION, "second half")):
+        columns = [[halves(history[at][1])[side] for history in over.histories] for at in range(length)]
+        band(axes, epochs, columns, colour, label)
+    axes.axhline(0.0, color=INK, linewidth=1, linestyle=":")
+    finish(axes, "log |α/β| along training", x_label="epoch")
+
+
+def band(axes: Axes, xs: Sequence[float], columns: Sequence[Sequence[float]], colour: str, label: str) -> None:
+    """A line through the means, and a band of one deviation to each side."""
+    found = [spread(column) for column in columns]
+    means = [each.mean for each in found]
+    reach = [0.0 if math.isnan(each.deviation) else each.deviation for each in found]
+    axes.plot(xs, means, color=colour, marker="o", markersize=3, label=label or None)
+    low, high = ([mean + sign * each for mean, each in zip(means, reach, strict=True)] for sign in (-1, 1))
+    axes.fill_between(xs, low, high, color=colour, alpha=0.2, linewidth=0)

@@ -1,0 +1,175 @@
+"""The runs of a grid: what each came to, read from its folder, and the table of all that were started."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from acmix.benchmark.record import write_table
+from acmix.config import as_yaml
+from acmix.errors import UsageError
+from acmix.paper.grid import Grid, read_grid
+from acmix.tasks.evaluation import LABELS
+from acmix.train.files import make_place, write_atomically
+from acmix.train.log import read_summary
+from acmix.train.plots import Log, read_log
+
+GRID, TABLE, LOG = "grid.yaml", "runs.csv", "ablation.log"
+WAITING, STARTED, DONE, FAILED = "waiting", "started", "done", "failed"
+
+
+@dataclass
+class Run:
+    """One run as the table has it; what is not known yet is "".
+
+    Args:
+        grid, arm, seed: which.
+        status: "waiting", "started", "done" or "failed".
+        metric: of the last epoch, in percent; the best epoch's would be chosen by the images that it is measured on.
+        value: its figure.
+        epochs, seconds, parameters, device, commit: as the run's summary and log say; seconds are of the epochs.
+        said: of a failed run, its last line.
+    """
+
+    grid: str
+    arm: str
+    seed: int
+    status: str = WAITING
+    metric: str = ""
+    value: str = ""
+    epochs: str = ""
+    seconds: str = ""
+    parameters: str = ""
+    device: str = ""
+    commit: str = ""
+    said: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its folder below the grid's."""
+        return f"{self.arm}/seed_{self.seed}"
+
+    def look(self, output: Path) -> Run:
+        """Takes up what its folder says."""
+        folder = output / self.name
+        if not (folder / "log.jsonl").is_file():
+            return self
+        self.status = STARTED
+        log, summary = read_log(folder), read_summary(folder / "summary.json")
+        self.device, self.commit = (str(log.start.get(key) or "") for key in ("device", "commit"))
+        self.seconds = f"{sum(each.get('seconds') or 0.0 for each in log.epochs):.1f}"
+        if summary.get("ended") != "epochs":
+            return self
+        metric = str(summary["best_metric"])
+        value = summary.get(f"last_{metric}")
+        if not isinstance(value, (int, float)):
+            raise UsageError(
+                f"{folder / 'summary.json'} has no last_{metric}; delete that run's folder and start again"
+            )
+        self.status, self.said = DONE, ""
+        self.metric, self.value = LABELS.get(metric, metric), f"{value:.6f}"
+        self.epochs, self.parameters = (str(summary.get(key, "")) for key in ("epochs", "parameters"))
+        return self
+
+    def progress(self, output: Path) -> float:
+        """The share of its epochs that have passed, 0 to 1."""
+        if self.status == DONE:
+            return 1.0
+        folder = output / self.name
+        if not (folder / "log.jsonl").is_file():
+            return 0.0
+        log: Log = read_log(folder)
+        epochs = ((log.start.get("config") or {}).get("train") or {}).get("epochs")
+        newest = [*log.steps[-1:], *log.epochs[-1:]]
+        return max((log.progress(each) for each in newest), default=0.0) / epochs if epochs else 0.0
+
+
+COLUMNS = tuple(each.name for each in fields(Run))
+KEY = ("grid", "arm", "seed")
+
+
+def runs_of(grid: Grid, output: Path) -> list[Run]:
+    """Every run of a grid, as its folder says; of one that failed, the table."""
+    failed = {(row["arm"], row["seed"]): row["said"] for row in read_rows(output / TABLE) if row["status"] == FAILED}
+    runs = [Run(grid.name, arm, seed).look(output) for arm, seed in grid.runs()]
+    for run in runs:
+        if run.status != DONE and (said := failed.get((run.arm, str(run.seed)))) is not None:
+            run.status, run.said = FAILED, said
+    return runs
+
+
+def read_rows(file: Path) -> list[dict[str, str]]:
+    """A table's rows; none where it is missing.
+
+    Raises:
+        UsageError: it is none of ours.
+    """
+    if not file.is_file():
+        return []
+    with file.open(newline="", encoding="utf-8", errors="replace") as lines:
+        reader = csv.DictReader(lines)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise UsageError(f"{file} is no table of runs; move it away")
+        return [row for row in reader if None not in row and None not in row.values()]
+
+
+def runs_there(grid: Grid, output: Path) -> list[Run]:
+    """The same of a folder where runs were started.
+
+    Raises:
+        UsageError: none was, or the folder holds another grid's.
+    """
+    if not (output / GRID).is_file():
+        raise UsageError(f"no run of {grid.name} was started in {output}; name its folder with --output")
+    kept(grid, output)
+    return runs_of(grid, output)
+
+
+def to_do(runs: Iterable[Run]) -> list[Run]:
+    """Those that have not come to their end."""
+    return [each for each in runs if each.status != DONE]
+
+
+def told(runs: Sequence[Run], output: Path) -> str:
+    """How far the runs are, in a sentence."""
+    done, failed = (sum(each.status == status for each in runs) for status in (DONE, FAILED))
+    going = [f"{each.name} {each.progress(output):.0%}" for each in runs if each.status == STARTED]
+    parts = [f"{done} of {len(runs)} runs done", *([f"{failed} failed"] if failed else [])]
+    return "; ".join([*parts, *(["begun: " + ", ".join(going)] if going else [])])
+
+
+def write_runs(runs: Iterable[Run], file: Path) -> None:
+    """Writes every run that was ever started into a table; rows of other grids in it stay.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    write_table(file, COLUMNS, [asdict(each) for each in runs if each.status != WAITING], key=KEY)
+
+
+def kept(grid: Grid, output: Path) -> None:
+    """Writes the grid beside its runs; one that was begun stays as it was.
+
+    Raises:
+        UsageError: the folder holds another grid, or something else.
+    """
+    file, text = output / GRID, as_yaml(grid.model_dump(mode="json"))
+    if file.is_file():
+        if read_grid(file) != grid:
+            raise UsageError(
+                f"{output} holds runs of another grid, as {GRID} in it says; name another folder with --output"
+            )
+        return
+    if output.is_dir() and any(each.name != LOG for each in output.iterdir()):
+        raise UsageError(f"{output} holds other files than a grid's runs; name another folder with --output")
+    make_place(file)
+    write_atomically(file, text.encode())
+
+
+def last_line(file: Path) -> str:
+    """What a program said last."""
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    said = next((each.strip() for each in reversed(lines) if each.strip()), "it said nothing")
+    return said[:300]

@@ -1,0 +1,174 @@
+"""A grid of real training runs: trained, stopped, killed, resumed to the bit, and told."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from acmix.paper.grid import read_grid
+from acmix.paper.runs import COLUMNS, TABLE, runs_of
+
+Call = Callable[..., tuple[int, str, str]]
+
+SETTINGS = [
+    *("model.num_classes=4", "model.args.embed_dim=12", "model.args.depths=[1, 1]"),
+    *("model.args.num_heads=[1, 2]", "train.batch_size=8"),
+    *("train.evaluate_every_epochs=1", "schedule.warmup_epochs=0"),
+]
+
+
+def written(folder: Path, epochs: int = 1, **changes: Any) -> Path:
+    """A grid's file: two arms, two seeds, seconds."""
+    grid = {
+        "name": "small",
+        "question": "Is one better than the other?",
+        "config": "acmix_swin_digits",
+        "settings": [*SETTINGS, f"train.epochs={epochs}"],
+        "seeds": [0, 1],
+        "baseline": "both",
+        "arms": {"both": [], "attention": ["model.args.path=attention"]},
+        **changes,
+    }
+    file = folder / "small.yaml"
+    file.write_text(yaml.safe_dump(grid, sort_keys=False))
+    return file
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    """A table's rows."""
+    with file.open(encoding="utf-8") as lines:
+        reader = csv.DictReader(lines)
+        assert tuple(reader.fieldnames or ()) == COLUMNS
+        return [*reader]
+
+
+@pytest.mark.slow
+def test_a_grid_is_trained_told_and_kept(acmix: Call, data: Path, tmp_path: Path) -> None:
+    grid, output, table = written(tmp_path), tmp_path / "runs", tmp_path / "all.csv"
+    call = ("paper", "ablation", grid, "--data", data, "--output", output, "--csv", table)
+    status, said, errors = acmix(*call)
+    assert (status, errors) == (0, "")
+    assert "4 of 4 runs done" in said
+    assert "attention: too few" not in said
+    assert (output / "ablation.png").is_file()
+    found = rows(output / TABLE)
+    assert [(row["arm"], row["seed"], row["status"]) for row in found] == [
+        *(("both", "0", "done"), ("attention", "0", "done"), ("both", "1", "done"), ("attention", "1", "done")),
+    ]
+    assert rows(table) == found
+    assert all(0 <= float(row["value"]) <= 100 and float(row["seconds"]) > 0 for row in found)
+    before = {file: file.stat().st_mtime_ns for file in output.rglob("*.pt")}
+    # again: nothing is left to train
+    status, said, _ = acmix(*call)
+    assert status == 0
+    assert "4 of 4 runs are done" in said
+    assert {file: file.stat().st_mtime_ns for file in output.rglob("*.pt")} == before
+    status, said, _ = acmix("paper", "ablation", grid, "--output", output, "--status")
+    assert status == 0
+    assert "4 of 4 runs done" in said
+
+
+@pytest.mark.slow
+def test_a_grid_that_was_stopped_or_killed_ends_as_one_that_was_not(acmix: Call, data: Path, tmp_path: Path) -> None:
+    grid = written(tmp_path, epochs=4)
+
+    def command(output: Path) -> list[str | Path]:
+        return ["paper", "ablation", grid, "--data", data, "--output", output, "--jobs", "2"]
+
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "acmix", *map(str, command(broken))], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        assert any(b"runs are done" in line for line in process.stdout)
+        until = time.monotonic() + 120
+        while time.monotonic() < until and not any(broken.glob("*/*/log.jsonl")):
+            time.sleep(0.1)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 128 + number
+        assert b"Traceback" not in errors
+        assert all(row["status"] in ("started", "done", "failed") for row in rows(broken / TABLE))
+    assert acmix(*command(broken))[0] == 0
+    assert acmix(*command(whole))[0] == 0
+    ours, theirs = (
+        {(each.arm, each.seed): each.value for each in runs_of(read_grid(grid), place)} for place in (broken, whole)
+    )
+    assert ours == theirs
+    assert len(ours) == 4
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_said_and_stays_in_the_table(acmix: Call, data: Path, tmp_path: Path) -> None:
+    # the settings are sound; the network is not
+    grid = written(tmp_path, seeds=[0], arms={"both": [], "odd": ["model.args.num_heads=[5, 5]"]})
+    output = tmp_path / "runs"
+    status, said, errors = acmix("paper", "ablation", grid, "--data", data, "--output", output)
+    assert status == 1
+    assert "Traceback" not in said + errors
+    found = {row["arm"]: row for row in rows(output / TABLE)}
+    assert (found["both"]["status"], found["odd"]["status"]) == ("done", "failed")
+    assert "num_heads" in found["odd"]["said"]
+    assert found["odd"]["said"] in " ".join(said.split())
+    status, said, _ = acmix("paper", "ablation", grid, "--output", output, "--status")
+    assert status == 0
+    assert "1 failed" in said
+
+
+@pytest.mark.slow
+def test_in_the_background(acmix: Call, data: Path, tmp_path: Path) -> None:
+    grid, output = written(tmp_path, seeds=[0]), tmp_path / "runs"
+    status, said, errors = acmix("paper", "ablation", grid, "--data", data, "--output", output, "--background")
+    assert (status, errors) == (0, "")
+    assert "trains in the background" in said
+    until = time.monotonic() + 180
+    while time.monotonic() < until and "drawn: " not in (output / "ablation.log").read_text():
+        time.sleep(0.2)
+    assert "2 of 2 runs done" in (output / "ablation.log").read_text()
+    process = int(said.split()[1])
+    while time.monotonic() < until and os.path.exists(f"/proc/{process}"):
+        os.waitpid(process, os.WNOHANG)
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "--data is missing"),
+        (["--data", "DATA", "--jobs", "0"], "--jobs 0; expected at least 1"),
+        (["--status"], "no run of small was started in"),
+        (["--data", "DATA", "--output", "MINE"], "holds other files than a grid's runs"),
+        (["--data", "DATA", "--output", "OTHER"], "holds runs of another grid"),
+    ],
+)
+def test_bad_calls_are_one_line(options: list[str], said: str, acmix: Call, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "grid.yaml").write_text(written(tmp_path, seeds=[7]).read_text())
+    places = {"DATA": data, "MINE": tmp_path / "mine", "OTHER": tmp_path / "other"}
+    given = [str(places.get(each, each)) for each in options]
+    default = [] if "--output" in given else ["--output", str(tmp_path / "runs")]
+    status, output, errors = acmix("paper", "ablation", written(tmp_path), *given, *default)
+    assert (status, output) == (2, "")
+    assert said in errors
+    assert errors.count("\n") == 1
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+
+
+def test_shipped_grids_are_listed(acmix: Call) -> None:
+    status, said, _ = acmix("paper", "ablation", "--list")
+    assert status == 0
+    assert "fashion_paths_swin" in said
+    assert "imagenet_claims" in said

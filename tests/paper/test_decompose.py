@@ -1,0 +1,96 @@
+"""A convolution and self-attention taken apart into the two stages that ACmix shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from acmix.errors import UsageError
+from acmix.paper.decompose import (
+    BOUNDS,
+    Sizes,
+    counted,
+    difference_of_attention,
+    difference_of_convolution,
+    share_of_stage_one,
+    shifted,
+    stages,
+)
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("conv_size", [1, 3, 5, 7])
+def test_a_convolution_is_the_sum_of_moved_maps(conv_size: int, stride: int, dilation: int) -> None:
+    sizes = Sizes(channels=8, side=9, heads=2, conv_size=conv_size, stride=stride, dilation=dilation)
+    for dtype, bound in BOUNDS.items():
+        assert difference_of_convolution(sizes, dtype) <= bound
+
+
+@pytest.mark.parametrize(("channels", "heads", "side"), [(8, 1, 1), (8, 2, 5), (32, 8, 7)])
+def test_attention_is_three_1x1_convolutions_and_a_second_stage(channels: int, heads: int, side: int) -> None:
+    sizes = Sizes(channels=channels, heads=heads, side=side)
+    for dtype, bound in BOUNDS.items():
+        assert difference_of_attention(sizes, dtype) <= bound
+
+
+def test_a_wrong_tap_would_be_seen() -> None:
+    """The proof is no tautology: maps moved the other way do not add up."""
+    x = torch.arange(9.0).reshape(1, 1, 3, 3)
+    assert torch.equal(shifted(x, 1, 0)[0, 0], torch.tensor([[3.0, 4, 5], [6, 7, 8], [0, 0, 0]]))
+    assert torch.equal(shifted(x, -1, 2)[0, 0], torch.tensor([[0.0, 0, 0], [2, 0, 0], [5, 0, 0]]))
+    assert not shifted(x, 3, 0).any()
+    assert not shifted(x, 0, -7).any()
+
+
+@pytest.mark.parametrize("channels", [16, 64, 96])
+@pytest.mark.parametrize(("conv_size", "attention_size", "heads"), [(3, 7, 4), (5, 3, 2)])
+def test_what_pytorch_counts_is_what_the_formulas_say(
+    channels: int, conv_size: int, attention_size: int, heads: int
+) -> None:
+    sizes = Sizes(channels, 10, conv_size, attention_size, heads)
+    for each in counted(sizes):
+        assert each.parameters == each.formula_parameters
+        assert each.gmacs == pytest.approx(each.formula_gmacs, rel=1e-9)
+
+
+def test_stage_one_grows_with_the_square_of_the_width() -> None:
+    """The paper's claim 2."""
+    small, large = ({(each.what, each.stage): each.gmacs for each in stages(Sizes(c, 14))} for c in (64, 128))
+    for what in ("convolution", "self-attention", "ACmix"):
+        assert large[what, "I"] == pytest.approx(4 * small[what, "I"])
+        # heads stay four, so that the kernels of fc grow as the rest
+        assert large[what, "II"] == pytest.approx(2 * small[what, "II"])
+    shares = [share_of_stage_one(c, 3, 7)["ACmix"] for c in (16, 64, 256, 1024)]
+    assert shares == sorted(shares)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"conv_size": 4}, {"attention_size": 0}, {"channels": 10}, {"stride": 0}, {"side": 0}, {"heads": 0}]
+)
+def test_sizes_that_cannot_be_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match=r"expected|no multiple"):
+        Sizes(**wrong)
+
+
+def test_the_command_proves_counts_and_draws(acmix: Call, tmp_path: Path) -> None:
+    file = tmp_path / "new" / "stages.png"
+    status, said, errors = acmix("paper", "decompose", "--channels", 32, "--side", 8, "--picture", file)
+    assert (status, errors) == (0, "")
+    for told in (
+        "3×3 convolution in two stages",
+        "self-attention in two stages",
+        "k²·C²",
+        "counted by PyTorch",
+        "1024",
+    ):
+        assert told in said
+    assert file.read_bytes().startswith(b"\x89PNG")
+    status, said, errors = acmix("paper", "decompose", "--conv-size", 4)
+    assert (status, said) == (2, "")
+    assert "conv_size=4; expected an odd number" in errors
