@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeGuard
 
@@ -31,6 +31,7 @@ class Found:
         costs: of `acmix2d.csv`, which `acmix2d.py` writes.
         landscape, top1: of `landscape.csv`, which `landscape.py` writes, and of the accuracies beside it.
         picture: whether there is a `speed_cpu.png`.
+        narrow: of `avx2/speed_cpu.csv`, measured with vectors of half the width.
     """
 
     rows: list[Row]
@@ -39,6 +40,7 @@ class Found:
     landscape: list[Row]
     top1: list[Row]
     picture: bool
+    narrow: list[Row] = field(default_factory=list)
 
     def one(self, **cells: str) -> Row | None:
         """The first row with these cells, or None."""
@@ -62,6 +64,7 @@ def read(results: Path) -> Found:
         landscape=rows_of(results / "landscape.csv"),
         top1=rows_of(results / "landscape_top1.csv"),
         picture=(results / "speed_cpu.png").is_file(),
+        narrow=rows_of(results / "avx2" / "speed_cpu.csv"),
     )
     for name, rows, key in (("speed_cpu.csv", found.rows, "speed_up"), ("speed_cpu_groups.csv", found.groups, "share")):
         if rows and key not in rows[0]:

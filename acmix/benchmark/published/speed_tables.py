@@ -35,6 +35,8 @@ from acmix.errors import UsageError
 from acmix.ops.dispatch import OPERATORS
 
 NOTHING = "Not measured yet."
+# calls of the four stages of Swin-T
+OF_SWIN = tuple(f"{side}x{side} C {96 * 2**i} N {3 * 2**i}" for i, side in enumerate((56, 28, 14, 7)))
 
 
 def rewrite(found: Found, root: Path) -> list[Path]:
@@ -144,6 +146,24 @@ def models(found: Found) -> list[str]:
     return table(names, lines) if lines else []
 
 
+def narrow(found: Found) -> list[str]:
+    """Pairs that were measured with vectors of half the width, beside what this machine reaches with its own."""
+    same = ("line", "subject", "shape", "dtype", "phase", "images", "candidate", "peer")
+    lines = []
+    for row in found.narrow:
+        wide = found.one(**{key: row[key] for key in same})
+        if row["subject"] in SHORT:
+            what = (
+                f"{SHORT[row['subject']]}{row['candidate'].removeprefix('acmix')}, {STEP[row['phase']]}, {row['dtype']}"
+            )
+        elif row["line"] == "conv_path" and row["shape"] in OF_SWIN and row["peer"] == "reference":
+            what = f"`conv_path` {row['phase']}, {row['shape']}"
+        else:
+            continue
+        lines.append((what, row["peer"], ratio_of(row, spread=True), ratio_of(wide, spread=True)))
+    return [measured_on(found.narrow), "", *table(("what", "peer", "AVX2", "AVX-512"), lines)] if lines else []
+
+
 def operator(name: str, found: Found) -> list[str]:
     """An operator's shapes: milliseconds, and how many times as fast as each peer; forward / with backward."""
     rows = list(found.all(line=name, dtype="fp32"))
@@ -185,6 +205,7 @@ TABLES: dict[str, Callable[[Found], list[str]]] = {
     "ceilings": ceilings,
     "floors": floors,
     "models": models,
+    "narrow": narrow,
     "groups": groups,
     **{name: partial(operator, name) for name in OPERATORS},
 }
