@@ -64,23 +64,28 @@ def paper_decompose(
     heads: Annotated[int, typer.Option(metavar="N", help="Heads.")] = 4,
     stride: Annotated[int, typer.Option(metavar="S", help="Of the convolution that is taken apart.")] = 1,
     dilation: Annotated[int, typer.Option(metavar="D", help="Of the same.")] = 1,
-    picture: Annotated[Path | None, typer.Option("--picture", metavar="FILE", help="Also draw it, as PNG.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write the figures.")] = None,
+    picture: Annotated[Path | None, typer.Option("--picture", metavar="FILE.png", help="Also draw it.")] = None,
 ) -> None:
     """Take a convolution and self-attention apart into the two stages that ACmix shares, and count both.
 
     Exit status 1 means that the parts do not add up to the whole.
     """
-    from acmix.paper.decompose import Sizes, draw, report
+    from acmix.benchmark.record import write_table
+    from acmix.paper.decompose import COLUMNS, Sizes, draw, figures, report, take_apart
     from acmix.train.files import make_place
 
-    make_place(picture)
-    sizes = Sizes(channels, side, conv_size, attention_size, heads, stride, dilation)
-    lines, holds = report(sizes)
-    for line in lines:
+    for file in (csv, picture):
+        make_place(file)
+    taken = take_apart(Sizes(channels, side, conv_size, attention_size, heads, stride, dilation))
+    for line in report(taken):
         say(console, line)
+    if csv is not None:
+        write_table(csv, COLUMNS, figures(taken))
+        say(console, f"written: {csv}")
     if picture is not None:
-        say(console, f"drawn: {draw(sizes, picture)}")
-    raise typer.Exit(0 if holds else 1)
+        say(console, f"drawn: {draw(taken.sizes, picture)}")
+    raise typer.Exit(0 if taken.holds else 1)
 
 
 @papers.command("ablation")

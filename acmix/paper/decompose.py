@@ -29,6 +29,7 @@ from acmix.train.plots import ATTENTION, CONVOLUTION, INK, new_figure, save
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+COLUMNS = ("what", "of", "value")
 WIDTHS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 
@@ -221,16 +222,66 @@ def only_of_the_layer(layer: ACmix2d, sizes: Sizes) -> tuple[int, float]:
 BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-4}
 
 
-def report(sizes: Sizes) -> tuple[list[str], bool]:
-    """What a command prints: differences, both stages and what PyTorch counts; and whether all of it holds."""
-    holds, lines = True, []
-    for what, difference in (
-        (f"{sizes.conv_size}×{sizes.conv_size} convolution", difference_of_convolution),
-        ("self-attention", difference_of_attention),
-    ):
-        found = {dtype: difference(sizes, dtype) for dtype in BOUNDS}
-        holds &= all(error <= BOUNDS[dtype] for dtype, error in found.items())
-        told = ", ".join(f"{error:.1e} in {str(dtype).removeprefix('torch.')}" for dtype, error in found.items())
+@dataclass(frozen=True)
+class Taken:
+    """What came of taking both apart.
+
+    Args:
+        sizes: of what.
+        differences: by what and format: the largest difference ÷ the largest number.
+        counted: what PyTorch counts beside the formulas.
+    """
+
+    sizes: Sizes
+    differences: dict[tuple[str, torch.dtype], float]
+    counted: list[Counted]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the stages add up to the whole, and the formulas to what PyTorch counts."""
+        adds_up = all(error <= BOUNDS[dtype] for (_, dtype), error in self.differences.items())
+        return adds_up and all(
+            each.parameters == each.formula_parameters and math.isclose(each.gmacs, each.formula_gmacs, rel_tol=1e-9)
+            for each in self.counted
+        )
+
+
+def take_apart(sizes: Sizes) -> Taken:
+    """Takes a convolution and self-attention apart, and counts."""
+    ways = {
+        f"{sizes.conv_size}×{sizes.conv_size} convolution": difference_of_convolution,
+        "self-attention": difference_of_attention,
+    }
+    found = {(what, dtype): difference(sizes, dtype) for what, difference in ways.items() for dtype in BOUNDS}
+    return Taken(sizes, found, counted(sizes))
+
+
+def figures(taken: Taken) -> list[dict[str, str]]:
+    """The same as rows of `COLUMNS`."""
+    rows = [
+        ("difference", f"{what}, {named(dtype)}", f"{error:.1e}") for (what, dtype), error in taken.differences.items()
+    ]
+    for each in taken.counted:
+        rows.append(("parameters", each.what, str(each.parameters)))
+        rows.append(("parameters by formula", each.what, str(each.formula_parameters)))
+        rows.append(("10⁶ multiply-adds", each.what, f"{1000 * each.gmacs:.6g}"))
+        rows.append(("10⁶ multiply-adds by formula", each.what, f"{1000 * each.formula_gmacs:.6g}"))
+    for channels in WIDTHS:
+        shares = share_of_stage_one(channels, taken.sizes.conv_size, taken.sizes.attention_size)
+        rows += [("stage I, %", f"{what}, C {channels}", f"{100 * share:.1f}") for what, share in shares.items()]
+    return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+
+
+def named(dtype: torch.dtype) -> str:
+    """A format without its module."""
+    return str(dtype).removeprefix("torch.")
+
+
+def report(taken: Taken) -> list[str]:
+    """What a command prints: differences, both stages and what PyTorch counts."""
+    sizes, lines = taken.sizes, []
+    for what in dict.fromkeys(what for what, _ in taken.differences):
+        told = ", ".join(f"{taken.differences[what, dtype]:.1e} in {named(dtype)}" for dtype in BOUNDS)
         lines.append(f"{what} in two stages, largest difference ÷ largest number: {told}")
     lines.append("")
     rows = [("", "stage", "parameters", "", "multiply-adds a pixel", "10⁶ for the map")]
@@ -248,9 +299,7 @@ def report(sizes: Sizes) -> tuple[list[str], bool]:
     lines += aligned(rows)
     lines.append("")
     rows = [("", "parameters", "by formula", "10⁶ multiply-adds", "by formula")]
-    for each in counted(sizes):
-        fits = each.parameters == each.formula_parameters and math.isclose(each.gmacs, each.formula_gmacs, rel_tol=1e-9)
-        holds &= fits
+    for each in taken.counted:
         rows.append(
             (
                 f"{each.what}, counted by PyTorch",
@@ -265,7 +314,7 @@ def report(sizes: Sizes) -> tuple[list[str], bool]:
     for channels in WIDTHS:
         shares = share_of_stage_one(channels, sizes.conv_size, sizes.attention_size)
         rows.append((str(channels), *(f"{shares[kind]:.1%}" for kind in kinds)))
-    return [*lines, *aligned(rows)], holds
+    return [*lines, *aligned(rows)]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -7,6 +7,7 @@ Source: ACmix, section 5.4 and its figure of the learned rates.
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from acmix.benchmark.record import write_table
 from acmix.errors import UsageError
 from acmix.layers import PathRates
 from acmix.paper.grid import read_grid
-from acmix.paper.runs import GRID, WAITING, runs_there
+from acmix.paper.runs import DONE, GRID, runs_there
 from acmix.paper.statistics import Interval, interval, spread
 from acmix.tools.rates import Rates, rates_of, short_name
 from acmix.train.files import make_place
@@ -58,10 +59,10 @@ def log_ratio(rates: PathRates) -> float:
 
 
 def runs_in(places: Sequence[Path], arm: str = "") -> list[Path]:
-    """The runs and checkpoints to read: those given, and of a grid's folder those of an arm.
+    """The runs and checkpoints to read: those given, and of a grid's folder the finished ones of an arm.
 
     Raises:
-        UsageError: a grid's folder without an arm that there is, or with no run of it.
+        UsageError: a grid's folder that has no such arm, or no finished run of it.
     """
     found: list[Path] = []
     for place in places:
@@ -72,9 +73,11 @@ def runs_in(places: Sequence[Path], arm: str = "") -> list[Path]:
         wanted = arm or grid.baseline
         if wanted not in grid.arms:
             raise UsageError(f"{place}: grid {grid.name} has no arm {arm!r}; expected one of {', '.join(grid.arms)}")
-        runs = [each for each in runs_there(grid, place) if each.arm == wanted and each.status != WAITING]
+        runs = [each for each in runs_there(grid, place) if each.arm == wanted and each.status == DONE]
         if not runs:
-            raise UsageError(f"{place} holds no run of arm {wanted!r} yet")
+            raise UsageError(
+                f"{place} holds no finished run of arm {wanted!r} yet; name a run's own folder to look into it"
+            )
         found += [place / each.name for each in runs]
     return found
 
@@ -100,9 +103,9 @@ def read(places: Sequence[Path]) -> Over:
         histories.append(
             [(epoch, [PathRates(*by_block[block][at][1:]) for block in blocks]) for at, epoch in enumerate(epochs)]
         )
-    return Over(
-        [str(each.place) for each in found], blocks, [[b.now for b in each.blocks] for each in found], histories
-    )
+    # a table of them says nothing of this machine's folders
+    names = [f"{each.place.absolute().parent.name}/{each.place.name}" for each in found]
+    return Over(names, blocks, [[block.now for block in each.blocks] for each in found], histories)
 
 
 def table(over: Over) -> list[tuple[str, ...]]:
@@ -184,6 +187,30 @@ def write(over: Over, file: Path) -> None:
         for block, rates in zip(over.blocks, every, strict=True)
     ]
     write_table(file, COLUMNS, rows)
+
+
+def read_table(file: Path) -> Over:
+    """What `write` wrote.
+
+    Raises:
+        UsageError: it is none of ours.
+    """
+    histories: dict[str, dict[float, dict[str, PathRates]]] = {}
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            for row in csv.DictReader(lines):
+                rates = PathRates(float(row["alpha"]), float(row["beta"]))
+                histories.setdefault(row["run"], {}).setdefault(float(row["epoch"]), {})[row["block"]] = rates
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{file} is no table of rates, as `acmix paper paths --csv` writes it ({error})") from None
+    if not histories:
+        raise UsageError(f"{file} holds no rates; `acmix paper paths --csv` writes them")
+    runs = [[(epoch, of_epoch) for epoch, of_epoch in history.items()] for history in histories.values()]
+    blocks = [*runs[0][0][1]]
+    if any([*of_epoch] != blocks for run in runs for _, of_epoch in run):
+        raise UsageError(f"{file} holds rates of several networks; give a table of one")
+    found = [[(epoch, [*of_epoch.values()]) for epoch, of_epoch in run] for run in runs]
+    return Over([*histories], blocks, [run[-1][1] for run in found], found)
 
 
 def draw(over: Over, file: Path) -> Path:

@@ -91,6 +91,9 @@ def test_the_command_proves_counts_and_draws(acmix: Call, tmp_path: Path) -> Non
     ):
         assert told in said
     assert file.read_bytes().startswith(b"\x89PNG")
+    table = tmp_path / "stages.csv"
+    assert acmix("paper", "decompose", "--conv-size", 5, "--csv", table)[0] == 0
+    assert 'difference,"5×5 convolution, float64",' in table.read_text(encoding="utf-8")
     status, said, errors = acmix("paper", "decompose", "--conv-size", 4)
     assert (status, said) == (2, "")
     assert "conv_size=4; expected an odd number" in errors

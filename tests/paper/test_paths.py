@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from acmix.errors import UsageError
 from acmix.layers import PathRates
-from acmix.paper.paths import Over, halves, log_ratio, verdict
+from acmix.paper.paths import Over, halves, log_ratio, read, read_table, verdict
+from acmix.paper.paths import table as rows_of
 
 Call = Callable[..., tuple[int, str, str]]
 BLOCKS = [f"layers.{stage}.blocks.{block}.attn" for stage in range(2) for block in range(2)]
@@ -55,9 +57,23 @@ def test_the_claim_is_tested_over_seeds(acmix: Call, runs: list[Path], tmp_path:
     with table.open(encoding="utf-8") as file:
         rows = [*csv.DictReader(file)]
     assert len(rows) == (2 + 3 + 4) * len(BLOCKS)
-    last = [row for row in rows if row["run"] == str(runs[0]) and row["epoch"] == "2"]
+    assert str(tmp_path.parent) not in table.read_text(encoding="utf-8")
+    last = [row for row in rows if row["run"] == f"{tmp_path.name}/seed_0" and row["epoch"] == "2"]
     assert [(float(row["alpha"]), float(row["beta"])) for row in last] == AS_CLAIMED
     assert picture.read_bytes().startswith(b"\x89PNG")
+    ours, theirs = read(runs), read_table(table)
+    assert (ours.names, ours.blocks) == (theirs.names, theirs.blocks)
+    assert rows_of(ours) == rows_of(theirs)
+    assert verdict(ours) == verdict(theirs)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "run,block,epoch,alpha,beta\n", "run,block,epoch,alpha,beta\na,b,1,x,1\n", "a\nb\n"]
+)
+def test_a_table_that_is_none_of_ours_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "rates.csv").write_text(text)
+    with pytest.raises(UsageError, match="rates"):
+        read_table(tmp_path / "rates.csv")
 
 
 @pytest.mark.parametrize(
