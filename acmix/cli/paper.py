@@ -71,8 +71,7 @@ def paper_decompose(
 
     Exit status 1 means that the parts do not add up to the whole.
     """
-    from acmix.benchmark.record import write_table
-    from acmix.paper.decompose import COLUMNS, Sizes, draw, figures, report, take_apart
+    from acmix.paper.decompose import Sizes, draw, report, take_apart, write
     from acmix.train.files import make_place
 
     for file in (csv, picture):
@@ -81,7 +80,7 @@ def paper_decompose(
     for line in report(taken):
         say(console, line)
     if csv is not None:
-        write_table(csv, COLUMNS, figures(taken))
+        write(taken, csv)
         say(console, f"written: {csv}")
     if picture is not None:
         say(console, f"drawn: {draw(taken.sizes, picture)}")

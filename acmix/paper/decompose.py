@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from acmix.benchmark.record import write_table
 from acmix.errors import UsageError
 from acmix.layers import ACmix2d
 from acmix.train.plots import ATTENTION, CONVOLUTION, INK, new_figure, save
@@ -270,6 +271,15 @@ def figures(taken: Taken) -> list[dict[str, str]]:
         shares = share_of_stage_one(channels, taken.sizes.conv_size, taken.sizes.attention_size)
         rows += [("stage I, %", f"{what}, C {channels}", f"{100 * share:.1f}") for what, share in shares.items()]
     return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+
+
+def write(taken: Taken, file: Path) -> None:
+    """Writes the figures.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    write_table(file, COLUMNS, figures(taken))
 
 
 def named(dtype: torch.dtype) -> str:

@@ -141,13 +141,18 @@ def halves(rates: Sequence[PathRates]) -> tuple[float, float]:
     return spread(early).mean, spread(late).mean
 
 
+def by_halves(over: Over) -> tuple[Interval, Interval, Interval]:
+    """log |α/β| of the first half of the blocks, of the second, and the second less the first, over the runs."""
+    parts = [halves(rates) for rates in over.rates]
+    early, late = (interval([part[side] for part in parts]) for side in (0, 1))
+    return early, late, interval([part[1] - part[0] for part in parts])
+
+
 def verdict(over: Over) -> list[str]:
     """Whether convolution dominates the first half of the blocks and attention the second, in sentences."""
     if len(over.blocks) < 2:
         return ["One block has no early and no late half."]
-    parts = [halves(rates) for rates in over.rates]
-    early, late = (interval([part[side] for part in parts]) for side in (0, 1))
-    rise = interval([part[1] - part[0] for part in parts])
+    early, late, rise = by_halves(over)
     said = [
         f"log |α/β|: {early} in the first half, {late} in the second; the second less the first {rise}."
         " Above 0, attention is the stronger path."

@@ -21,6 +21,8 @@ LEFT_OUT = {
     r"^acmix benchmark .*--gpus 2": "a minute: processes that load PyTorch; see tests/benchmark/test_scaling.py",
     r"^acmix benchmark ops$": "minutes: every operator and its alternatives",
     r"^NNODES=2 ": "two machines; the file for Slurm runs as two",
+    r"^python benchmarks/paper\.py": "hours of training; see tests/paper/test_reproduction.py",
+    r"^acmix paper ablation ": "minutes of training; see tests/paper/test_ablation.py",
     r"^acmix demo ": "minutes of training; see tests/tools/test_demo_scenes.py",
 }
 # run, and which program runs it
@@ -33,6 +35,7 @@ CHANGED = {
     # released weights number their classes, so the data must have all of them
     r"(evaluate ours\.pt --data) <DATA_DIR>": r"\1 ten_classes",
     r"<DATA_DIR>": "photos",
+    r"(acmix data fetch) fashion-mnist (\S+) --train 4000 --val 5000": r"\1 digits \2 --train 20 --val 10",
     r"<COCO_DIR>": "coco",
     r"<ADE_DIR>": "ade20k",
     r"<PLAIN_CLASSIFIER>": "plain.pth",
