@@ -7,14 +7,14 @@ not where it lies on the other, and is left open in between. A claim holds where
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from acmix.benchmark.published.measured import Row, rows_of
 from acmix.benchmark.record import WRONG
 from acmix.paper import arms, paths
 from acmix.paper.grid import Grid, read_grid
-from acmix.paper.runs import Run, read_rows
+from acmix.paper.runs import COLUMNS, Run, read_rows
 
 # the grid whose both-paths arm tells the rates by block
 OF_PATHS = "fashion_paths_swin"
@@ -56,7 +56,7 @@ def read(results: Path) -> Found:
 
 def as_run(row: dict[str, str]) -> Run:
     """A run of a row of the table."""
-    return Run(**{each.name: int(row["seed"]) if each.name == "seed" else row[each.name] for each in fields(Run)})
+    return Run(row["grid"], row["arm"], int(row["seed"]), *(row[name] for name in COLUMNS[3:]))
 
 
 @dataclass(frozen=True)
