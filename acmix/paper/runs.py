@@ -13,7 +13,7 @@ from acmix.errors import UsageError
 from acmix.paper.grid import Grid, read_grid
 from acmix.tasks.evaluation import LABELS
 from acmix.train.files import make_place, write_atomically
-from acmix.train.log import read_summary
+from acmix.train.log import duration, read_summary
 from acmix.train.plots import Log, read_log
 
 GRID, TABLE, LOG = "grid.yaml", "runs.csv", "ablation.log"
@@ -133,11 +133,17 @@ def to_do(runs: Iterable[Run]) -> list[Run]:
 
 
 def told(runs: Sequence[Run], output: Path) -> str:
-    """How far the runs are, in a sentence."""
+    """How far the runs are, and how long the rest takes, in a sentence."""
     done, failed = (sum(each.status == status for each in runs) for status in (DONE, FAILED))
-    going = [f"{each.name} {each.progress(output):.0%}" for each in runs if each.status == STARTED]
+    begun = {each.name: each.progress(output) for each in runs if each.status == STARTED}
     parts = [f"{done} of {len(runs)} runs done", *([f"{failed} failed"] if failed else [])]
-    return "; ".join([*parts, *(["begun: " + ", ".join(going)] if going else [])])
+    if begun:
+        parts.append("begun: " + ", ".join(f"{name} {share:.0%}" for name, share in begun.items()))
+    seconds = [float(each.seconds) for each in runs if each.status == DONE]
+    left = sum(1.0 - begun.get(each.name, 0.0) for each in runs if each.status in (WAITING, STARTED))
+    if seconds and left:
+        parts.append(f"about {duration(left * sum(seconds) / len(seconds))} left, one run at a time")
+    return "; ".join(parts)
 
 
 def write_runs(runs: Iterable[Run], file: Path) -> None:
