@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -13,6 +14,7 @@ import torch
 
 from acmix.benchmark.pairs import Measurement, Speed
 from acmix.errors import UsageError
+from acmix.train.files import write_atomically
 
 COLUMNS: tuple[str, ...] = (
     "date",
@@ -170,19 +172,38 @@ def write_table(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any
         key: columns by which rows are told apart: others in the file stay as they are. Without, it is made anew.
 
     Raises:
-        UsageError: the file cannot be written.
+        UsageError: the file cannot be written, or, with a key, holds something else.
     """
+    there = read_table(path, columns) if key else []
+    now = {tuple(str(row[each]) for each in key) for row in rows}
+    kept = [row for row in there if tuple(row[each] for each in key) not in now]
+    text = io.StringIO(newline="")
+    writer: csv.DictWriter[str] = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows([*kept, *rows])
     try:
-        there: list[dict[str, Any]] = []
-        if key and path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                there = [*csv.DictReader(file)]
-        now = {tuple(str(row[each]) for each in key) for row in rows}
-        kept = [row for row in there if tuple(row[each] for each in key) not in now]
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer: csv.DictWriter[str] = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows([*kept, *rows])
+        write_atomically(path, text.getvalue().encode())
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}; choose another file") from error
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a table of columns of its own; none where it is missing or empty.
+
+    Raises:
+        UsageError: the file cannot be read, or holds something else.
+    """
+    if not path.is_file() or not path.stat().st_size:
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+            names = tuple(reader.fieldnames or ())
+    except (OSError, ValueError, csv.Error) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{path} cannot be read as a table ({why}); choose another file, or move it away") from None
+    if names != tuple(columns) or any(None in row or None in row.values() for row in rows):
+        raise UsageError(f"{path} is another table, or a damaged one; choose another file, or move it away")
+    return rows

@@ -125,15 +125,19 @@ def paper_ablation(
     place = output or Path("runs") / grid.name
     if not status:
         from acmix.paper.ablation import ablation, in_background
+        from acmix.train.files import make_place
 
         if not data:
             raise UsageError(
                 f"--data is missing: the images that the runs train on ({grid.data or 'see `acmix train`'})"
             )
+        for file in (csv, picture):
+            make_place(file)
         if background:
             more = [*(["--jobs", str(jobs)] if jobs else []), *(["--csv", str(csv)] if csv else [])]
             more += ["--picture", str(picture)] if picture else []
-            for line in in_background([source, "--data", data, "--output", str(place), *more], place):
+            arguments = [source, "--data", data, "--output", str(place), *more]
+            for line in in_background(grid, data, place, jobs, arguments):
                 say(console, line)
             return
         for line in ablation(grid, data, place, jobs=jobs):

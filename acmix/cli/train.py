@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -55,8 +56,9 @@ def train(
     from acmix.train.loop import train as run
     from acmix.train.run_folder import DefaultFolder, named_by
     from acmix.train.signals import end_with_launcher
+    from acmix.train.words import LAUNCHER_PROCESS
 
-    if is_launched():
+    if is_launched() or LAUNCHER_PROCESS in os.environ:
         end_with_launcher()
     default = DefaultFolder(Path(configuration).stem)
     place = output or named_by(configuration)

@@ -65,7 +65,8 @@ def fetch(
     if name not in NAMES:
         hint = did_you_mean(name, NAMES, otherwise=f"expected one of {', '.join(NAMES)}")
         raise UsageError(f"no data set {name!r}; {hint}")
-    root = Path(root)
+    # a link to a folder is the folder
+    root = Path(os.path.realpath(root))
     if root.exists() and (not root.is_dir() or (any(root.iterdir()) and not (root / RECORD).is_file())):
         raise UsageError(f"{root} holds other files than a fetched data set; remove it or name another folder")
     classes, splits = open_digits() if name == "digits" else open_fashion_mnist()
@@ -80,13 +81,18 @@ def fetch(
             yield f"{told(record)} are in {root}"
             return
         raise UsageError(f"{root} holds another part of a fetched data set; remove it or name another folder")
-    # written beside its place and then renamed: what stands at root is always complete
+    # written beside its place and then renamed: the record, which makes it complete, comes last
     partial = root.with_name(f".{root.name}.{os.getpid()}")
     try:
         for split, pictures in splits.items():
             yield from write_split(partial / split, pictures, chosen[split], classes)
         (partial / RECORD).write_text(json.dumps(record) + "\n", encoding="utf-8")
-        os.replace(partial, root)
+        if root.is_dir():
+            # somebody may be in it
+            for each in ("train", "val", RECORD):
+                os.replace(partial / each, root / each)
+        else:
+            os.replace(partial, root)
     except OSError as error:
         # another process may have been quicker
         if not is_complete(root, record):
@@ -134,7 +140,7 @@ def is_complete(root: Path, record: dict[str, object]) -> bool:
     try:
         if json.loads((root / RECORD).read_text(encoding="utf-8")) != record:
             return False
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return all(len(list((root / split).glob("*/*.png"))) == record[split] for split in ("train", "val"))
 

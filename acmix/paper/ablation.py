@@ -17,15 +17,33 @@ from pathlib import Path
 from acmix.data.worker import cores
 from acmix.errors import UsageError
 from acmix.paper.grid import Grid
-from acmix.paper.runs import DONE, FAILED, LOG, STARTED, TABLE, Run, kept, last_line, runs_of, to_do, write_runs
+from acmix.paper.runs import (
+    DONE,
+    FAILED,
+    LOG,
+    STARTED,
+    TABLE,
+    Run,
+    check_folder,
+    kept,
+    last_line,
+    runs_of,
+    to_do,
+    write_runs,
+)
+from acmix.train.files import make_place
 from acmix.train.lock import held
 from acmix.train.log import duration
+from acmix.train.run_folder import differences, look_into
 from acmix.train.signals import Stopped, StopRequest
+from acmix.train.words import LAUNCHER_PROCESS
 
 # seconds between looks at the runs, and between lines on how far they are
 LOOK, SAY = 0.5, 60.0
 # seconds that runs get to write their checkpoints when the grid is stopped
 GRACE = 120.0
+# what is said when nothing was wrong with the call
+BEGUN = "runs are done"
 
 Going = dict["subprocess.Popen[bytes]", Run]
 
@@ -43,12 +61,10 @@ def ablation(grid: Grid, data: str, output: Path, *, jobs: int | None = None) ->
         UsageError: a grid that does not fit, or a folder that holds another one or is in use.
         Stopped: by a signal; the runs have saved where they were.
     """
-    if jobs is not None and jobs < 1:
-        raise UsageError(f"--jobs {jobs}; expected at least 1")
-    place = os.path.abspath(data) if os.path.exists(data) else data
-    grid.check(place)
+    place = checked(grid, data, output, jobs)
     kept(grid, output)
     with held(output, doing="training the grid in"), StopRequest() as stop:
+        check_begun(grid, place, output)
         runs = runs_of(grid, output)
         waiting = to_do(runs)
         done = len(runs) - len(waiting)
@@ -56,12 +72,45 @@ def ablation(grid: Grid, data: str, output: Path, *, jobs: int | None = None) ->
         write_runs(runs, output / TABLE)
         yield f"{grid.name}: {grid.question}"
         yield (
-            f"{len(grid.arms)} arms × {len(grid.seeds)} seeds: {done} of {len(runs)} runs are done; {jobs} at a time "
+            f"{len(grid.arms)} arms × {len(grid.seeds)} seeds: {done} of {len(runs)} {BEGUN}; {jobs} at a time "
             f"with {threads_of(jobs)} each"
         )
         yield from train_all(grid, place, output, runs, waiting, jobs, stop)
     if stop.signal:
         raise Stopped(stop.signal, "the runs have saved; the same command goes on")
+
+
+def checked(grid: Grid, data: str, output: Path, jobs: int | None) -> str:
+    """The data's place, after a look at everything that can be wrong before a run starts.
+
+    Raises:
+        UsageError: as `ablation`.
+    """
+    if jobs is not None and jobs < 1:
+        raise UsageError(f"--jobs {jobs}; expected at least 1")
+    place = os.path.abspath(data) if os.path.exists(data) else data
+    grid.check(place)
+    check_folder(grid, output)
+    return place
+
+
+def check_begun(grid: Grid, data: str, output: Path) -> None:
+    """Refuses to go on beside runs of other settings: of other data, or of a configuration that was changed since.
+
+    Raises:
+        UsageError: names the run and the setting.
+    """
+    for arm, seed in grid.runs():
+        folder = output / Run(grid.name, arm, seed).name
+        found = look_into(folder)
+        if found is None or found.settings is None:
+            continue
+        changed = differences(found, grid.configuration(arm, seed, data), 1)
+        for key, (was, now) in changed.items():
+            raise UsageError(
+                f"{folder} was begun with {key} {was!r}, and is asked for with {now!r}; arms are compared under the "
+                "same settings: name another folder with --output"
+            )
 
 
 def train_all(
@@ -121,19 +170,33 @@ def start(grid: Grid, run: Run, data: str, output: Path, jobs: int) -> subproces
     """Starts or resumes a run in a process of its own."""
     folder = output / run.name
     folder.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "acmix", "train", grid.config, "--data", data, "--output", str(folder)]
+    wait_until_free(folder)
+    command = [sys.executable, "-m", "acmix", "train", grid.config, "--output", str(folder)]
     threads = str(max(1, cores() // jobs))
+    # it saves and ends where this process is killed
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    environment[LAUNCHER_PROCESS] = str(os.getpid())
     # of its own group, so that a Ctrl-C asks it once, through us
     with open(printed(folder), "ab") as file:
         return subprocess.Popen(
-            [*command, *grid.overrides(run.arm, run.seed)],
+            [*command, *grid.overrides(run.arm, run.seed, data)],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
             env=environment,
             start_new_session=True,
         )
+
+
+def wait_until_free(folder: Path) -> None:
+    """Waits for a run whose grid was killed, while it saves."""
+    until = time.monotonic() + GRACE
+    while folder.is_dir() and time.monotonic() < until:
+        try:
+            with held(folder):
+                return
+        except UsageError:
+            time.sleep(LOOK)
 
 
 def printed(folder: Path) -> Path:
@@ -161,23 +224,34 @@ def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             each.wait()
 
 
-def in_background(arguments: Sequence[str], output: Path) -> Iterator[str]:
+def in_background(grid: Grid, data: str, output: Path, jobs: int | None, arguments: Sequence[str]) -> Iterator[str]:
     """Starts the same command as a process that outlives this one, and says how to follow and stop it.
 
     Args:
-        arguments: of `acmix paper ablation`, without --background.
-        output: the folder of the runs; what is printed goes to `ablation.log` there.
+        grid, data, output, jobs: as of `ablation`.
+        arguments: of `acmix paper ablation`, without --background; what it prints goes to `ablation.log` in `output`.
+
+    Raises:
+        UsageError: as `ablation`; also what the process says that ends at once.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    checked(grid, data, output, jobs)
+    make_place(output / LOG)
     command = [sys.executable, "-m", "acmix", "paper", "ablation", *arguments]
     with open(output / LOG, "ab") as file:
+        before = file.tell()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
-    # what is wrong with the call is said within seconds
-    until = time.monotonic() + 10.0
-    while time.monotonic() < until and process.poll() is None and not (output / TABLE).is_file():
+    until = time.monotonic() + GRACE
+    while process.poll() is None and time.monotonic() < until and BEGUN.encode() not in new_in(output / LOG, before):
         time.sleep(LOOK)
     if process.poll():
         raise UsageError(last_line(output / LOG).removeprefix("acmix: error: "))
     yield f"process {process.pid} trains in the background"
     yield f"follow it with: tail -f {output / LOG}"
     yield f"stop it with: kill {process.pid}; the same command goes on"
+
+
+def new_in(file: Path, before: int) -> bytes:
+    """What was added to a file."""
+    with open(file, "rb") as lines:
+        lines.seek(before)
+        return lines.read()

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLUMNS = ("what", "of", "value")
+# numbers of one tensor: a gigabyte in float64
+MOST = 2**27
 WIDTHS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 
@@ -63,6 +65,18 @@ class Sizes:
         for name in ("channels", "side", "heads", "stride", "dilation"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}={getattr(self, name)}; expected at least 1")
+        pixels, c = self.side**2, self.channels
+        numbers = max(
+            2 * self.conv_size**2 * c * pixels,  # the maps of stage I
+            self.conv_size**2 * c**2,  # the kernel
+            2 * self.heads * pixels**2,  # the weights of an attention over the whole map
+            self.attention_size**2 * c * pixels,  # neighbourhoods
+        )
+        if numbers > MOST:
+            raise UsageError(
+                f"{c} channels on a map of {self.side}×{self.side} with K = {self.conv_size} and {self.attention_size} "
+                f"would need {numbers:.1e} numbers at once; expected sizes with at most {MOST:.0e}"
+            )
         if self.channels % self.heads:
             raise UsageError(f"{self.channels} channels are no multiple of {self.heads} heads")
 
@@ -294,7 +308,7 @@ def report(taken: Taken) -> list[str]:
         told = ", ".join(f"{taken.differences[what, dtype]:.1e} in {named(dtype)}" for dtype in BOUNDS)
         lines.append(f"{what} in two stages, largest difference ÷ largest number: {told}")
     lines.append("")
-    rows = [("", "stage", "parameters", "", "multiply-adds a pixel", "10⁶ for the map")]
+    rows = [("stride 1", "stage", "parameters", "", "multiply-adds a pixel", "10⁶ for the map")]
     rows += [
         (
             each.what,

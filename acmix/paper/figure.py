@@ -72,7 +72,7 @@ def ours(runs: Sequence[Path]) -> list[Point]:
     for run in runs:
         summary = read_summary(run / "summary.json")
         top1 = summary.get("last_top1")
-        if not isinstance(top1, (int, float)):
+        if not isinstance(top1, (int, float)) or summary.get("ended") != "epochs":
             raise UsageError(f"{run} holds no finished run with a top-1; give the output folder of `acmix train`")
         settings = configuration.load(run / "config.yaml")
         if settings.model.num_classes != CLASSES:

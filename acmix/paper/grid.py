@@ -17,9 +17,22 @@ from acmix.train.resume import flat
 from acmix.yaml_text import quoted
 
 # what makes budgets differ, and the order of the data: no arm may change it
-SHARED = ("data.", "train.epochs", "train.patience", "train.batch_size", "train.accumulation", "train.seed")
-NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
-MOST_ARMS, MOST_SEEDS = 32, 100
+SHARED = (
+    *("data.", "train.epochs", "train.steps", "train.patience", "train.batch_size", "train.accumulation", "train.seed"),
+    *("train.device", "model.checkpoint", "model.pretrained"),
+)
+# what is said in place of the schema's own words
+EXPECTED = {
+    **dict.fromkeys(("tuple_type", "list_type"), "expected a list"),
+    "too_short": "expected at least one",
+    "dict_type": "expected arms by name, each with a list of key=value",
+    "string_type": "expected text",
+    "int_type": "expected a whole number",
+}
+# what the command and the seeds say, and no grid
+TAKEN = ("data.dir", "train.seed")
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+MOST_ARMS, MOST_SEEDS, LARGEST_SEED = 32, 100, 2**31 - 1
 
 
 class Grid(BaseModel):
@@ -65,9 +78,18 @@ class Grid(BaseModel):
     @classmethod
     def are_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         """Refuses the same seed twice: two runs of it are one."""
-        if len(set(seeds)) != len(seeds) or min(seeds) < 0:
-            raise ValueError(f"expected different seeds from 0 on, not {', '.join(map(str, seeds))}")
+        if len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) > LARGEST_SEED:
+            raise ValueError(f"expected different seeds from 0 to {LARGEST_SEED}, not {', '.join(map(str, seeds))}")
         return seeds
+
+    @model_validator(mode="after")
+    def leaves_data_and_seeds(self) -> Grid:
+        """Refuses settings that the command and the seeds give."""
+        for setting in (*self.settings, *(each for of_arm in self.arms.values() for each in of_arm)):
+            key = setting.partition("=")[0].strip()
+            if key in TAKEN or key == "data":
+                raise ValueError(f"{key} is no setting of a grid: --data gives the images, and seeds the seed")
+        return self
 
     @model_validator(mode="after")
     def has_baseline(self) -> Grid:
@@ -81,9 +103,9 @@ class Grid(BaseModel):
         """(arm, seed) of every run, seed by seed, so that a grid that was stopped has whole comparisons."""
         return [(arm, seed) for seed in self.seeds for arm in self.arms]
 
-    def overrides(self, arm: str, seed: int) -> list[str]:
-        """The settings of a run, as `acmix train` takes them."""
-        return [*self.settings, *self.arms[arm], f"train.seed={seed}"]
+    def overrides(self, arm: str, seed: int, data: str) -> list[str]:
+        """All settings of a run, as `acmix train` takes them."""
+        return [*self.settings, *self.arms[arm], f"train.seed={seed}", f"data.dir={quoted(data)}"]
 
     def configuration(self, arm: str, seed: int, data: str) -> Config:
         """The configuration of a run.
@@ -91,7 +113,7 @@ class Grid(BaseModel):
         Raises:
             UsageError: a setting that does not exist or does not fit.
         """
-        return configuration.load(self.config, [*self.overrides(arm, seed), f"data.dir={quoted(data)}"])
+        return configuration.load(self.config, self.overrides(arm, seed, data))
 
     def check(self, data: str) -> None:
         """Refuses arms that do not fit their configuration, or whose budget or data differ from the baseline's.
@@ -112,7 +134,7 @@ class Grid(BaseModel):
 def checked_name(name: str) -> str:
     """A name that can be a folder's."""
     if not NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name; expected up to 40 of a-z, 0-9, '.', '-' and '_'")
+        raise ValueError(f"{name!r} is no name; expected up to 40 of a-z, 0-9, '-' and '_'")
     return name
 
 
@@ -143,5 +165,5 @@ def read_grid(source: str | os.PathLike[str]) -> Grid:
         if problem["type"] == "extra_forbidden":
             hint = did_you_mean(key, list(Grid.model_fields), otherwise=f"expected {', '.join(Grid.model_fields)}")
             raise UsageError(f"{path}: unknown key {key!r}; {hint}") from None
-        said = problem["msg"].removeprefix("Value error, ")
+        said = EXPECTED.get(problem["type"], problem["msg"].removeprefix("Value error, "))
         raise UsageError(f"{path}: {key + ': ' if key else ''}{said[:1].lower()}{said[1:]}") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,9 +54,9 @@ class Over:
 
 
 def log_ratio(rates: PathRates) -> float:
-    """log |α/β|: above 0 attention is the stronger path; NaN where a rate is 0."""
+    """log |α/β|: above 0 attention is the stronger path; NaN where a rate is 0 or not finite."""
     attention, conv = abs(rates.attention), abs(rates.conv)
-    return math.log(attention / conv) if attention and conv else math.nan
+    return math.log(attention) - math.log(conv) if 0 < attention < math.inf and 0 < conv < math.inf else math.nan
 
 
 def runs_in(places: Sequence[Path], arm: str = "") -> list[Path]:
@@ -88,6 +89,8 @@ def read(places: Sequence[Path]) -> Over:
     Raises:
         UsageError: a place without rates, or networks of other blocks.
     """
+    if len({os.path.realpath(place) for place in places}) < len(places):
+        raise UsageError("a run is given twice: it would count as two seeds; name each once")
     found: list[Rates] = [rates_of(place) for place in places]
     for each in found:
         if each.absent:
@@ -103,9 +106,18 @@ def read(places: Sequence[Path]) -> Over:
         histories.append(
             [(epoch, [PathRates(*by_block[block][at][1:]) for block in blocks]) for at, epoch in enumerate(epochs)]
         )
-    # a table of them says nothing of this machine's folders
-    names = [f"{each.place.absolute().parent.name}/{each.place.name}" for each in found]
-    return Over(names, blocks, [[block.now for block in each.blocks] for each in found], histories)
+    return Over(told_apart(places), blocks, [[block.now for block in each.blocks] for each in found], histories)
+
+
+def told_apart(places: Sequence[Path]) -> list[str]:
+    """Names of runs: the last parts of their places, as many as tell them apart; not this machine's folders."""
+    parts = [Path(os.path.realpath(place)).parts for place in places]
+    names: list[str] = []
+    for count in range(2, max(map(len, parts)) + 1):
+        names = ["/".join(each[-count:]) for each in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
 def table(over: Over) -> list[tuple[str, ...]]:
@@ -141,36 +153,65 @@ def halves(rates: Sequence[PathRates]) -> tuple[float, float]:
     return spread(early).mean, spread(late).mean
 
 
-def by_halves(over: Over) -> tuple[Interval, Interval, Interval]:
-    """log |α/β| of the first half of the blocks, of the second, and the second less the first, over the runs."""
+@dataclass(frozen=True)
+class Depth:
+    """What the halves of a network say of the claim that convolution dominates early and attention late.
+
+    Args:
+        early, late: log |α/β| of the first and the second half of the blocks, over the runs.
+        rise: the second less the first.
+    """
+
+    early: Interval
+    late: Interval
+    rise: Interval
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the claim does; None where the runs do not tell."""
+        if self.early.high < 0 < self.late.low:
+            return True
+        if self.early.low > 0 or self.late.high < 0 or self.rise.high < 0:
+            return False
+        return None
+
+
+def depth(over: Over) -> Depth:
+    """Both halves of the blocks, over the runs."""
     parts = [halves(rates) for rates in over.rates]
     early, late = (interval([part[side] for part in parts]) for side in (0, 1))
-    return early, late, interval([part[1] - part[0] for part in parts])
+    return Depth(early, late, interval([part[1] - part[0] for part in parts]))
 
 
 def verdict(over: Over) -> list[str]:
     """Whether convolution dominates the first half of the blocks and attention the second, in sentences."""
     if len(over.blocks) < 2:
         return ["One block has no early and no late half."]
-    early, late, rise = by_halves(over)
+    found = depth(over)
+    if math.isnan(found.rise.mean):
+        return ["Rates of 0, or that are not finite, leave no ratio to compare."]
     said = [
-        f"log |α/β|: {early} in the first half, {late} in the second; the second less the first {rise}."
-        " Above 0, attention is the stronger path."
+        f"log |α/β|: {found.early} in the first half, {found.late} in the second; the second less the first "
+        f"{found.rise}. Above 0, attention is the stronger path."
     ]
-    if math.isnan(rise.low):
+    if math.isnan(found.rise.low):
         return [*said, "One run tells no seed from another: give several."]
-    if early.high < 0 < late.low:
+    if found.holds:
         return [*said, "Claim 6 holds here: convolution dominates early, attention late."]
+    low, high = found.rise.low, found.rise.high
     grows = (
-        "grows with depth" if rise.low > 0 else "falls with depth" if rise.high < 0 else "does not change with depth"
+        "grows with depth" if low > 0 else "falls with depth" if high < 0 else "is not told apart between the halves"
     )
-    sides = " and ".join(f"{leads(each)} in the {name} half" for name, each in (("first", early), ("second", late)))
-    return [*said, f"Claim 6 does not hold here: attention's part {grows}; {sides}."]
+    sides = " and ".join(
+        f"{leads(each)} in the {half} half" for half, each in (("first", found.early), ("second", found.late))
+    )
+    begin = "These runs do not decide claim 6" if found.holds is None else "Claim 6 does not hold here"
+    return [*said, f"{begin}: attention's part {grows}; {sides}."]
 
 
 def leads(found: Interval) -> str:
     """Which path an interval of log |α/β| names."""
-    return "convolution leads" if found.high < 0 else "attention leads" if found.low > 0 else "neither path leads"
+    return "convolution leads" if found.high < 0 else "attention leads" if found.low > 0 else "neither is told to lead"
 
 
 def write(over: Over, file: Path) -> None:
@@ -248,11 +289,11 @@ def draw(over: Over, file: Path) -> Path:
 
 
 def draw_course(axes: Axes, over: Over) -> None:
-    """log |α/β| of both halves of the network, epoch by epoch, as far as every run has come."""
-    length = min(map(len, over.histories))
-    epochs = [epoch for epoch, _ in over.histories[0][:length]]
+    """log |α/β| of both halves of the network, at the epochs that all runs have."""
+    runs = [dict(history) for history in over.histories]
+    epochs = [epoch for epoch, _ in over.histories[0] if all(epoch in run for run in runs)]
     for side, colour, label in ((0, CONVOLUTION, "first half of the blocks"), (1, ATTENTION, "second half")):
-        columns = [[halves(history[at][1])[side] for history in over.histories] for at in range(length)]
+        columns = [[halves(run[epoch])[side] for run in runs] for epoch in epochs]
         band(axes, epochs, columns, colour, label)
     axes.axhline(0.0, color=INK, linewidth=1, linestyle=":")
     finish(axes, "log |α/β| along training", x_label="epoch")

@@ -110,7 +110,7 @@ def of_hours(found: Found) -> list[str]:
     work, count = IMAGES * EPOCHS, len(grid.runs())
     lines = []
     for what, images in (
-        ("BI-V100, published by a third party, ACmix-Swin-S", PUBLISHED_IMAGES_PER_SECOND),
+        ("BI-V100, published by a third party ([scaling.md](scaling.md)), ACmix-Swin-S", PUBLISHED_IMAGES_PER_SECOND),
         ("this machine, measured, ACmix-Swin-T", rate),
     ):
         hours = [MISSING] * 3
@@ -118,7 +118,7 @@ def of_hours(found: Found) -> list[str]:
             one = work / images / 3600
             hours = [f"{images:g}", f"{one:,.0f}", f"{one * count:,.0f}"]
         lines.append((what, *hours))
-    return table(("card", "images/s", f"hours of a card a run ({EPOCHS} epochs)", f"for {count} runs"), lines)
+    return table(("device", "images/s", f"hours a run ({EPOCHS} epochs)", f"for {count} runs"), lines)
 
 
 TABLES: dict[str, Callable[[Found], list[str]]] = {

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import csv
+import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from acmix.benchmark.record import write_table
+from acmix.benchmark.record import read_table, write_table
 from acmix.config import as_yaml
 from acmix.errors import UsageError
 from acmix.paper.grid import Grid, read_grid
 from acmix.tasks.evaluation import LABELS
 from acmix.train.files import make_place, write_atomically
 from acmix.train.log import duration, read_summary
-from acmix.train.plots import Log, read_log
+from acmix.train.plots import read_log
 
 GRID, TABLE, LOG = "grid.yaml", "runs.csv", "ablation.log"
 WAITING, STARTED, DONE, FAILED = "waiting", "started", "done", "failed"
@@ -52,24 +53,29 @@ class Run:
         return f"{self.arm}/seed_{self.seed}"
 
     def look(self, output: Path) -> Run:
-        """Takes up what its folder says."""
+        """Takes up what its folder says; a damaged one has failed."""
         folder = output / self.name
         if not (folder / "log.jsonl").is_file():
             return self
         self.status = STARTED
-        log, summary = read_log(folder), read_summary(folder / "summary.json")
+        try:
+            log, summary = read_log(folder), read_summary(folder / "summary.json")
+        except (UsageError, OSError) as error:
+            self.status, self.said = FAILED, str(error)
+            return self
         self.device, self.commit = (str(log.start.get(key) or "") for key in ("device", "commit"))
         self.seconds = f"{sum(each.get('seconds') or 0.0 for each in log.epochs):.1f}"
         if summary.get("ended") != "epochs":
             return self
-        metric = str(summary["best_metric"])
+        metric = summary.get("best_metric")
         value = summary.get(f"last_{metric}")
-        if not isinstance(value, (int, float)):
-            raise UsageError(
-                f"{folder / 'summary.json'} has no last_{metric}; delete that run's folder and start again"
-            )
+        known = isinstance(metric, str) and metric in LABELS
+        if not known or not isinstance(value, (int, float)) or not math.isfinite(value):
+            self.status = FAILED
+            self.said = f"{folder / 'summary.json'} has no figure of the last epoch; delete {folder} and start again"
+            return self
         self.status, self.said = DONE, ""
-        self.metric, self.value = LABELS.get(metric, metric), f"{value:.6f}"
+        self.metric, self.value = LABELS[metric], f"{value:.6f}"
         self.epochs, self.parameters = (str(summary.get(key, "")) for key in ("epochs", "parameters"))
         return self
 
@@ -80,10 +86,13 @@ class Run:
         folder = output / self.name
         if not (folder / "log.jsonl").is_file():
             return 0.0
-        log: Log = read_log(folder)
-        epochs = ((log.start.get("config") or {}).get("train") or {}).get("epochs")
+        log = read_log(folder)
         newest = [*log.steps[-1:], *log.epochs[-1:]]
-        return max((log.progress(each) for each in newest), default=0.0) / epochs if epochs else 0.0
+        passed = max((log.progress(each) for each in newest), default=0.0)
+        config = log.start.get("config")
+        training = config.get("train") if isinstance(config, dict) else None
+        epochs = training.get("epochs") if isinstance(training, dict) else None
+        return min(1.0, passed / epochs) if isinstance(epochs, int) and epochs > 0 else 0.0
 
 
 COLUMNS = tuple(each.name for each in fields(Run))
@@ -101,18 +110,22 @@ def runs_of(grid: Grid, output: Path) -> list[Run]:
 
 
 def read_rows(file: Path) -> list[dict[str, str]]:
-    """A table's rows; none where it is missing.
+    """A table's rows; none where it is missing or empty.
 
     Raises:
-        UsageError: it is none of ours.
+        UsageError: it is none of ours, or damaged.
     """
-    if not file.is_file():
-        return []
-    with file.open(newline="", encoding="utf-8", errors="replace") as lines:
-        reader = csv.DictReader(lines)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise UsageError(f"{file} is no table of runs; move it away")
-        return [row for row in reader if None not in row and None not in row.values()]
+    rows = read_table(file, COLUMNS)
+    for row in rows:
+        try:
+            sound = row["seed"].isdecimal() and (not row["value"] or math.isfinite(float(row["value"])))
+        except ValueError:
+            sound = False
+        if not sound:
+            raise UsageError(
+                f"{file} is damaged: a run has seed {row['seed']!r} and value {row['value']!r}; move it away"
+            )
+    return rows
 
 
 def runs_there(grid: Grid, output: Path) -> list[Run]:
@@ -155,23 +168,36 @@ def write_runs(runs: Iterable[Run], file: Path) -> None:
     write_table(file, COLUMNS, [asdict(each) for each in runs if each.status != WAITING], key=KEY)
 
 
-def kept(grid: Grid, output: Path) -> None:
-    """Writes the grid beside its runs; one that was begun stays as it was.
+def check_folder(grid: Grid, output: Path) -> None:
+    """Refuses a folder of something else.
 
     Raises:
-        UsageError: the folder holds another grid, or something else.
+        UsageError: it holds another grid's runs, or other files, or is none.
     """
-    file, text = output / GRID, as_yaml(grid.model_dump(mode="json"))
+    file = output / GRID
     if file.is_file():
         if read_grid(file) != grid:
             raise UsageError(
                 f"{output} holds runs of another grid, as {GRID} in it says; name another folder with --output"
             )
-        return
-    if output.is_dir() and any(each.name != LOG for each in output.iterdir()):
-        raise UsageError(f"{output} holds other files than a grid's runs; name another folder with --output")
-    make_place(file)
-    write_atomically(file, text.encode())
+    elif output.is_dir():
+        if any(each.name != LOG for each in output.iterdir()):
+            raise UsageError(f"{output} holds other files than a grid's runs; name another folder with --output")
+    elif os.path.lexists(output):
+        raise UsageError(f"{output} is no folder; name another one with --output")
+
+
+def kept(grid: Grid, output: Path) -> None:
+    """Writes the grid beside its runs; one that was begun stays as it was.
+
+    Raises:
+        UsageError: as `check_folder`, or it cannot be written.
+    """
+    check_folder(grid, output)
+    file = output / GRID
+    if not file.is_file():
+        make_place(file)
+        write_atomically(file, as_yaml(grid.model_dump(mode="json")).encode())
 
 
 def last_line(file: Path) -> str:

@@ -119,3 +119,19 @@ def test_no_network_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(UsageError, match="cannot download Fashion-MNIST"):
         list(fetch("fashion-mnist", tmp_path / "clothes"))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_one_is_in_and_a_link_to_one_are_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    list(fetch("digits", ".", train=20, val=10))
+    assert len(names(tmp_path / "here", "train")) == 20
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    list(fetch("digits", tmp_path / "link", train=20, val=10))
+    assert len(names(tmp_path / "empty", "train")) == 20
+    with pytest.raises(UsageError, match="/ holds other files"):
+        list(fetch("digits", "/"))
+    (tmp_path / "here" / "fetched.json").write_text("[" * 100_000)
+    with pytest.raises(UsageError, match="holds another part"):
+        list(fetch("digits", ".", train=20, val=10))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import pytest
 import yaml
 
 from acmix.paper.grid import read_grid
-from acmix.paper.runs import COLUMNS, TABLE, runs_of
+from acmix.paper.runs import COLUMNS, TABLE, kept, runs_of
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -110,6 +112,78 @@ def test_a_grid_that_was_stopped_or_killed_ends_as_one_that_was_not(acmix: Call,
 
 
 @pytest.mark.slow
+def test_a_grid_whose_process_is_killed_leaves_no_run_behind(acmix: Call, data: Path, tmp_path: Path) -> None:
+    grid, output = written(tmp_path, epochs=2000, seeds=[0]), tmp_path / "runs"
+    command = ["paper", "ablation", grid, "--data", data, "--output", output]
+    process = subprocess.Popen([sys.executable, "-m", "acmix", *map(str, command)], stdout=subprocess.DEVNULL)
+    until = time.monotonic() + 180
+    while time.monotonic() < until and len([*output.glob("*/*/log.jsonl")]) < 2:
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    # those that were begun save and end, and their folders are free
+    while time.monotonic() < until and any(output.glob("*/*/.held")):
+        time.sleep(0.1)
+    assert not any(output.glob("*/*/.held"))
+    for folder in output.glob("*/seed_0"):
+        assert (folder / "checkpoints" / "last.pt").is_file()
+    status, said, _ = acmix("paper", "ablation", grid, "--output", output, "--status")
+    assert status == 0
+    assert "0 of 2 runs done; begun: " in said
+
+
+@pytest.mark.slow
+def test_runs_of_other_data_or_settings_are_not_gone_on_with(acmix: Call, data: Path, tmp_path: Path) -> None:
+    grid, output = written(tmp_path, seeds=[0], arms={"both": []}), tmp_path / "runs"
+    assert acmix("paper", "ablation", grid, "--data", data, "--output", output)[0] == 0
+    (tmp_path / "link").symlink_to(data)
+    assert acmix("paper", "ablation", grid, "--data", tmp_path / "link", "--output", output)[0] == 0
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    status, said, errors = acmix("paper", "ablation", grid, "--data", other, "--output", output)
+    assert (status, said, errors.count("\n")) == (2, "", 1)
+    assert "was begun with data.dir" in errors
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"ended": "epochs", "last_top1": 50.0},
+        {"ended": "epochs", "best_metric": "top1", "last_top1": float("nan")},
+        {"ended": "epochs", "best_metric": ["top1"], "last_top1": 50.0},
+    ],
+)
+def test_a_damaged_run_is_said_and_hides_no_other(damage: dict[str, Any], acmix: Call, tmp_path: Path) -> None:
+    grid = written(tmp_path)
+    output = tmp_path / "runs"
+    kept(read_grid(grid), output)
+    whole = {"ended": "epochs", "best_metric": "top1", "last_top1": 50.0}
+    for arm, seed, summary in (("both", 0, damage), ("both", 1, whole), ("attention", 0, whole)):
+        folder = output / arm / f"seed_{seed}"
+        folder.mkdir(parents=True)
+        (folder / "log.jsonl").write_text('{"event": "start", "config": "none", "steps_per_epoch": 1}\n')
+        (folder / "summary.json").write_text(json.dumps(summary))
+    (output / "attention" / "seed_1").mkdir()
+    (output / "attention" / "seed_1" / "log.jsonl").write_text(
+        '{"event": "start", "config": {"train": {"epochs": "a"}}}\n{"event": "epoch", "epoch": 1, "step": 1}\n'
+    )
+    status, said, errors = acmix("paper", "ablation", grid, "--output", output, "--status")
+    assert (status, errors) == (0, "")
+    assert "2 of 4 runs done; 1 failed; begun: attention/seed_1 0%" in said
+
+
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"\xff\xfe", b"grid,arm,seed,extra\n" * 2, b'"' + b"x" * 200_000])
+def test_a_table_of_somebody_else_is_left_alone(content: bytes, acmix: Call, tmp_path: Path) -> None:
+    grid, output, table = written(tmp_path), tmp_path / "runs", tmp_path / "mine.csv"
+    kept(read_grid(grid), output)
+    table.write_bytes(content)
+    status, _, errors = acmix("paper", "ablation", grid, "--output", output, "--status", "--csv", table)
+    assert (status, errors.count("\n")) == (2, 1)
+    assert "mine.csv" in errors
+    assert table.read_bytes() == content
+
+
+@pytest.mark.slow
 def test_a_run_that_fails_is_said_and_stays_in_the_table(acmix: Call, data: Path, tmp_path: Path) -> None:
     # the settings are sound; the network is not
     grid = written(tmp_path, seeds=[0], arms={"both": [], "odd": ["model.args.num_heads=[5, 5]"]})
@@ -150,6 +224,11 @@ def test_in_the_background(acmix: Call, data: Path, tmp_path: Path) -> None:
         (["--status"], "no run of small was started in"),
         (["--data", "DATA", "--output", "MINE"], "holds other files than a grid's runs"),
         (["--data", "DATA", "--output", "OTHER"], "holds runs of another grid"),
+        (["--data", "DATA", "--output", "OTHER", "--background"], "holds runs of another grid"),
+        (["--data", "DATA", "--output", "FILE", "--background"], "is no folder"),
+        (["--data", "DATA", "--output", "FILE/x", "--background"], "cannot write"),
+        (["--data", "DATA", "--jobs", "-1", "--background"], "--jobs -1; expected at least 1"),
+        (["--data", "DATA", "--csv", "FILE/x.csv"], "cannot write"),
     ],
 )
 def test_bad_calls_are_one_line(options: list[str], said: str, acmix: Call, data: Path, tmp_path: Path) -> None:
@@ -157,8 +236,10 @@ def test_bad_calls_are_one_line(options: list[str], said: str, acmix: Call, data
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "grid.yaml").write_text(written(tmp_path, seeds=[7]).read_text())
-    places = {"DATA": data, "MINE": tmp_path / "mine", "OTHER": tmp_path / "other"}
+    (tmp_path / "file").write_text("dear")
+    places = {"DATA": data, "MINE": tmp_path / "mine", "OTHER": tmp_path / "other", "FILE": tmp_path / "file"}
     given = [str(places.get(each, each)) for each in options]
+    given = [each.replace("FILE/", f"{tmp_path / 'file'}/") for each in given]
     default = [] if "--output" in given else ["--output", str(tmp_path / "runs")]
     status, output, errors = acmix("paper", "ablation", written(tmp_path), *given, *default)
     assert (status, output) == (2, "")

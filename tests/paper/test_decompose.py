@@ -78,6 +78,14 @@ def test_sizes_that_cannot_be_are_refused(wrong: dict[str, int]) -> None:
         Sizes(**wrong)
 
 
+@pytest.mark.parametrize(
+    "large", [{"channels": 4_000_000}, {"side": 100_000}, {"conv_size": 9999}, {"channels": 10**30}]
+)
+def test_sizes_beyond_memory_are_refused_at_once(large: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match="numbers at once"):
+        Sizes(**large)
+
+
 def test_the_command_proves_counts_and_draws(acmix: Call, tmp_path: Path) -> None:
     file = tmp_path / "new" / "stages.png"
     status, said, errors = acmix("paper", "decompose", "--channels", 32, "--side", 8, "--picture", file)

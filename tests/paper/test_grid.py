@@ -53,11 +53,17 @@ def test_runs_come_seed_by_seed(tmp_path: Path) -> None:
     [
         ({"arm": {}}, "unknown key 'arm'; did you mean 'arms'"),
         ({"baseline": "bth"}, "baseline 'bth' is no arm; did you mean 'both'"),
-        ({"seeds": [1, 1]}, "expected different seeds from 0 on, not 1, 1"),
-        ({"seeds": []}, "seeds"),
+        ({"seeds": [1, 1]}, "expected different seeds from 0 to 2147483647, not 1, 1"),
+        ({"seeds": [0, 10**40]}, "expected different seeds from 0 to 2147483647"),
+        ({"seeds": []}, "seeds: expected at least one"),
+        ({"seeds": 3}, "seeds: expected a list"),
+        ({"arms": {"both": [], "grid.yaml": []}}, "'grid.yaml' is no name"),
+        ({"arms": {"both": [], "other": ["data.dir=elsewhere"]}}, "data.dir is no setting of a grid"),
+        ({"settings": ["data.dir=elsewhere"]}, "data.dir is no setting of a grid"),
+        ({"settings": ["train.seed=1"]}, "train.seed is no setting of a grid"),
         ({"name": "../up"}, "'../up' is no name"),
         ({"arms": {"both": [], "a/b": []}}, "'a/b' is no name"),
-        ({"arms": {"both": "x"}}, "arms.both"),
+        ({"arms": {"both": "x"}}, "arms.both: expected a list"),
         ({"question": None}, "question"),
     ],
 )
@@ -73,16 +79,12 @@ def test_an_unknown_name_says_which_there_are() -> None:
         read_grid("fashion_rate")
 
 
-@pytest.mark.parametrize("setting", ["train.epochs=3", "data.img_size=64", "train.seed=9", "data.split=0.5"])
-def test_arms_share_budget_and_data(setting: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "setting", ["train.epochs=3", "data.img_size=64", "data.split=0.5", "train.device=cpu", "model.checkpoint=x.pt"]
+)
+def test_arms_share_budget_data_and_start(setting: str, tmp_path: Path) -> None:
     grid = read_grid(written(tmp_path, arms={"both": [], "other": [setting]}))
-    key = setting.partition("=")[0]
-    if key == "train.seed":
-        # a run's seed stands behind what its arm says
-        grid.check(str(tmp_path))
-        assert grid.configuration("other", 1, str(tmp_path)).train.seed == 1
-        return
-    with pytest.raises(UsageError, match=f"arm 'other' has {key}="):
+    with pytest.raises(UsageError, match=f"arm 'other' has {setting.partition('=')[0]}="):
         grid.check(str(tmp_path))
 
 

@@ -79,18 +79,14 @@ def test_a_table_that_is_none_of_ours_is_refused(text: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("rates", "said"),
     [
-        ([(0.9, 0.3), (0.8, 0.4), (0.4, 0.8), (0.3, 0.9)], "attention's part falls with depth; attention leads in the"),
-        (
-            [(0.3, 0.9), (0.3, 0.9), (0.4, 0.8), (0.4, 0.8)],
-            "attention's part grows with depth; convolution leads in the",
-        ),
+        ([(0.9, 0.3), (0.8, 0.4), (0.4, 0.8), (0.3, 0.9)], "Claim 6 does not hold here: attention's part falls"),
+        ([(0.3, 0.9), (0.3, 0.9), (0.4, 0.8), (0.4, 0.8)], "Claim 6 does not hold here: attention's part grows"),
+        ([(0.5, 0.5), (0.5, 0.5), (0.9, 0.3), (0.9, 0.3)], "These runs do not decide claim 6: attention's part grows"),
     ],
 )
 def test_what_does_not_hold_is_said(rates: list[tuple[float, float]], said: str) -> None:
-    every = [[PathRates(a + 0.001 * seed, b) for a, b in rates] for seed in range(3)]
-    lines = verdict(Over(["a", "b", "c"], BLOCKS, every, []))
-    assert "Claim 6 does not hold here" in lines[-1]
-    assert said in lines[-1]
+    every = [[PathRates(a + 0.001 * (seed - 1), b) for a, b in rates] for seed in range(3)]
+    assert verdict(Over(["a", "b", "c"], BLOCKS, every, []))[-1].startswith(said)
 
 
 def test_one_run_and_one_block_decide_nothing(acmix: Call, runs: list[Path], tmp_path: Path) -> None:
@@ -105,9 +101,29 @@ def test_one_run_and_one_block_decide_nothing(acmix: Call, runs: list[Path], tmp
 
 def test_ratios_are_of_sizes_and_leave_zeros_out() -> None:
     assert log_ratio(PathRates(-0.5, 0.25)) == pytest.approx(math.log(2))
-    assert math.isnan(log_ratio(PathRates(0.0, 1.0)))
+    for unknown in ((0.0, 1.0), (1.0, 0.0), (math.nan, 1.0), (math.inf, 1.0)):
+        assert math.isnan(log_ratio(PathRates(*unknown)))
+    assert log_ratio(PathRates(1e-320, 1e10)) == pytest.approx(-759.85, abs=0.01)
     early, late = halves([PathRates(1.0, 1.0), PathRates(0.0, 1.0), PathRates(2.0, 1.0), PathRates(2.0, 1.0)])
     assert (early, late) == (0.0, pytest.approx(math.log(2)))
+
+
+def test_runs_are_told_apart_and_none_counts_twice(acmix: Call, runs: list[Path], tmp_path: Path) -> None:
+    others = [write_run(tmp_path / "other" / run.name, AS_CLAIMED) for run in runs]
+    over = read([*runs, *others])
+    assert over.names == [f"{tmp_path.name}/seed_{i}" for i in range(3)] + [f"other/seed_{i}" for i in range(3)]
+    deeper = write_run(tmp_path / "deep" / "other" / "seed_0", AS_CLAIMED)
+    assert len(set(read([others[0], deeper]).names)) == 2
+    status, said, errors = acmix("paper", "paths", runs[0], runs[0].parent / "." / runs[0].name)
+    assert (status, said, errors.count("\n")) == (2, "", 1)
+    assert "given twice" in errors
+
+
+def test_rates_that_are_all_zero_leave_no_ratio(acmix: Call, tmp_path: Path) -> None:
+    places = [write_run(tmp_path / name, [(0.0, 1.0)] * 4, epochs=1) for name in "ab"]
+    status, said, _ = acmix("paper", "paths", *places, "--picture", tmp_path / "zero.png")
+    assert status == 0
+    assert "leave no ratio" in said
 
 
 def test_runs_of_two_networks_are_refused(acmix: Call, runs: list[Path], tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from acmix.paper.paths import Over
 from acmix.paper.runs import DONE, Run
 from tests.support.paths import ROOT
 
+SEEDS = {"fashion_paths_swin": 5, "fashion_paths_resnet": 5}
+
 
 def runs(grid: str, **means: float) -> list[Run]:
     """Runs of a grid whose arms lie around means, by the same noise at each seed but for a little."""
@@ -30,7 +32,7 @@ def runs(grid: str, **means: float) -> list[Run]:
             commit="1234567890",
         )
         for arm, mean in means.items()
-        for seed in range(3)
+        for seed in range(SEEDS.get(grid, 3))
     ]
 
 
@@ -43,7 +45,10 @@ def over(*rates: tuple[float, float]) -> Over:
 def shifts(*speed_ups: str) -> list[dict[str, str]]:
     """Rows of explicit shifts beside the grouped convolution."""
     common = {"line": "paper_shifts", "peer": "explicit shifts", "candidate": "grouped convolution, learned"}
-    return [{**common, "phase": "forward", "speed_up": each, "speed_up_low": each} for each in speed_ups]
+    return [
+        {**common, "phase": "forward", "shape": "7x7", "speed_up": each, "speed_up_low": each, "speed_up_high": each}
+        for each in speed_ups
+    ]
 
 
 PATHS = [
@@ -72,7 +77,7 @@ def test_claims_that_hold() -> None:
 @pytest.mark.parametrize(
     ("place", "found"),
     [
-        (2, {"runs": [*PATHS[:-3], *runs("fashion_paths_resnet", convolution=81)]}),
+        (2, {"runs": [*PATHS[:-5], *runs("fashion_paths_resnet", convolution=81)]}),
         (3, {"runs": runs("fashion_rates", learned=80, one=80.5, half=79)}),
         (4, {"runs": KERNELS, "speed": shifts("0.8", "0.9")}),
         (4, {"runs": KERNELS, "speed": shifts("0.9", "1.1")}),
@@ -87,6 +92,15 @@ def test_what_seeds_do_not_tell_is_left_open() -> None:
     noisy = [Run("fashion_rates", "one", seed, DONE, "top-1", f"{80 + 3 * seed:.6f}") for seed in range(3)]
     found = of(runs=[*(run for run in RATES if run.arm != "one"), *noisy], over=over((0.5, 0.5), (0.9, 0.3)))
     assert (found[3], found[5]) == (OPEN, OPEN)
+
+
+def test_a_part_of_the_seeds_is_no_verdict() -> None:
+    assert of(runs=PATHS[:-1])[2] == MISSING
+    assert of(runs=[run for run in RATES if run.seed < 2])[3] == MISSING
+
+
+def test_a_time_that_was_refused_is_no_verdict() -> None:
+    assert of(runs=KERNELS, speed=shifts("1.2", "WRONG"))[4] == MISSING
 
 
 def test_a_proof_that_fails_is_seen() -> None:
