@@ -34,6 +34,7 @@ from acmix.ops.conv_path.cases import Case
 from acmix.testing.judge import Truth, doubled, truth_of
 
 RESNET, SWIN = "acmix_resnet26", "acmix_swin_tiny_patch4_window7_224"
+NETWORKS = (RESNET, SWIN)
 # what a way may be worse by than the reference: it rounds in other places
 SLACK = 4.0
 LEAST_SIDE = 128
@@ -187,7 +188,7 @@ def compare_forms(
     say: Callable[[str], object],
 ) -> Iterator[Measurement]:
     """ACmix-ResNet-26 beside plain ResNet-26 and its own released form, ACmix-Swin-T beside plain Swin-T."""
-    for name in (RESNET, SWIN):
+    for name in NETWORKS:
         for phase in ("infer", "train"):
             setting = Setting(phase, "fp32", batch_size, img_size, device)
             ours = contestants(name, setting)[:1]

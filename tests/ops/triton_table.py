@@ -1,7 +1,6 @@
 """Checks an operator's GPU kernels in Triton's interpreter, in a process of its own.
 
 python -m tests.ops.triton_table conv_path float32 float16     ->  a line a case, status 1 where one is wrong
-python -m tests.ops.triton_table                               ->  the first case of every operator, in float32
 
 float32 takes the whole table of cases. float16 has the same index arithmetic and differs in casts and products, whose
 shapes follow a head's channels, the pieces and the kernel: it takes the first case of each of these shapes.
@@ -34,14 +33,12 @@ TABLES = {
 }
 
 
-def main(operator: str | None = None, *dtypes: str) -> int:
-    """Runs one operator's table in each dtype, or a case of each; how many are wrong, or differ when run again."""
+def main(operator: str, *dtypes: str) -> int:
+    """Runs one operator's table in each dtype; how many are wrong, or differ when run again."""
     torch.set_num_threads(1)
     # unwritten elements are NaN, and fail
     torch.use_deterministic_algorithms(True)
     make_quick()
-    if operator is None:
-        return sum(is_wrong(table[0], torch.float32) for table in TABLES.values())
     wrong = sum(wrong_cases(operator, getattr(torch, name)) for name in dtypes)
     return wrong + (wrong_where_wide() if operator == "conv_path" else 0)
 

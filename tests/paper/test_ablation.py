@@ -82,7 +82,7 @@ def test_a_grid_is_trained_told_and_kept(acmix: Call, data: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_a_grid_that_was_stopped_or_killed_ends_as_one_that_was_not(acmix: Call, data: Path, tmp_path: Path) -> None:
-    grid = written(tmp_path, epochs=4)
+    grid = written(tmp_path, epochs=4, seeds=[0])
 
     def command(output: Path) -> list[str | Path]:
         return ["paper", "ablation", grid, "--data", data, "--output", output, "--jobs", "2"]
@@ -108,7 +108,7 @@ def test_a_grid_that_was_stopped_or_killed_ends_as_one_that_was_not(acmix: Call,
         {(each.arm, each.seed): each.value for each in runs_of(read_grid(grid), place)} for place in (broken, whole)
     )
     assert ours == theirs
-    assert len(ours) == 4
+    assert len(ours) == 2
 
 
 @pytest.mark.slow

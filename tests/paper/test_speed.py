@@ -65,7 +65,7 @@ def test_the_command_measures_and_writes(
 ) -> None:
     small = [replace(case, map_size=(1, 4, 4)) for case in CASES[:1]]
     monkeypatch.setattr(speed, "shapes", lambda name: small)
-    monkeypatch.setattr(speed, "SWIN", speed.RESNET)
+    monkeypatch.setattr(speed, "NETWORKS", (speed.RESNET,))
     monkeypatch.setattr(speed, "measure_ceilings", lambda *_: CEILINGS)
     table = tmp_path / "speed.csv"
     status, said, errors = acmix("paper", "speed", "--batch-size", 4, "--img-size", 128, "--seconds", 1, "--csv", table)

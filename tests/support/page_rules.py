@@ -66,10 +66,10 @@ ADDED = {
     r"(?:acmix train|run\.sh 1) (?:(?:coco|ade20k)/\S+_)?(?:acmix_)?swin\S+": TINY_SWIN,
     r"(?:acmix train|run\.sh 1) coco/": DETECTING,
     r"(?:acmix train|run\.sh 1) ade20k/": SEGMENTING,
-    r"acmix benchmark (?:train|infer)": "--img-size 64 --batch-size 2 --seconds 30",
+    r"acmix benchmark (?:train|infer)": "--img-size 64 --batch-size 2 --seconds 15",
     # whether this machine multiplies bf16 fast enough is not what a page says
     r"acmix benchmark (?:train|infer).*bf16": "--force",
-    r"acmix benchmark ops": "--batch-size 1 --seconds 20",
+    r"acmix benchmark ops": "--batch-size 1 --seconds 12",
     r"acmix benchmark data": "--img-size 32 --seconds 1 --workers 0",
     r"acmix evaluate": "--workers 0",
     r"acmix benchmark scale --measure": f"--seconds 0.1 {TRAINING} {TINY_SWIN}",
