@@ -109,7 +109,8 @@ def draw(grid: Grid, arms: Sequence[Arm], file: Path) -> Path:
     draw_runs(left, arms)
     draw_differences(right, arms, grid.baseline)
     left.set_yticks(range(len(arms)), [arm.name for arm in arms])
-    left.invert_yaxis()
+    # the first arm on top, and half a row around
+    left.set_ylim(len(arms) - 0.5, -0.5)
     return save(figure, file)
 
 

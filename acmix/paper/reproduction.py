@@ -46,7 +46,12 @@ def summary(found: Found) -> list[str]:
         for number, each in enumerate(verdicts(found), 1)
     ]
     head = "| claim | measured | verdict | command |\n|---|---|---|---|"
-    return [*head.split("\n"), *(f"| {' | '.join(row)} |" for row in rows)]
+    return [*head.split("\n"), *(f"| {' | '.join(map(in_cell, row))} |" for row in rows)]
+
+
+def in_cell(text: str) -> str:
+    """Text that a Markdown table takes for one cell."""
+    return text.replace("|", "\\|")
 
 
 def of_grid(name: str, found: Found) -> list[str]:
@@ -74,7 +79,8 @@ def of_rates_by_block(found: Found) -> list[str]:
     """The rates by block over the seeds."""
     if found.over is None:
         return ["Not measured."]
-    return [*table(paths.HEAD, paths.table(found.over)), "", *(f"- {line}" for line in paths.verdict(found.over))]
+    rows = ([in_cell(each) for each in row] for row in paths.table(found.over))
+    return [*table(map(in_cell, paths.HEAD), rows), "", *(f"- {line}" for line in paths.verdict(found.over))]
 
 
 def of_shifts(found: Found) -> list[str]:
