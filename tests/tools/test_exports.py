@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -120,13 +121,17 @@ def test_wrong_names_for_an_export_are_one_line(files: dict[str, Path]) -> None:
 
 
 def changed(source: Path, target: Path, change: Callable[[str, bytes], bytes], **extra: bytes) -> Path:
-    """A copy of an archive with other records."""
+    """A copy of an archive with other records; one that is the same would prove nothing."""
+    differs = bool(extra)
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for name in old.namelist():
-            new.writestr(name, change(name, old.read(name)))
+            content = old.read(name)
+            new.writestr(name, change(name, content))
+            differs |= change(name, content) != content
         root = old.namelist()[0].partition("/")[0]
         for name, content in extra.items():
             new.writestr(f"{root}/{name}", content)
+    assert differs
     return target
 
 
@@ -295,7 +300,8 @@ def test_a_script_that_reaches_files_is_refused_before_it_is_read(tmp_path: Path
 )
 def test_a_script_cannot_hide_what_it_calls(files: dict[str, Path], tmp_path: Path, line: str) -> None:
     def hostile(name: str, content: bytes) -> bytes:
-        if not name.endswith("acmix/models/swin.py"):
+        # a second trace of the class in one process lies in swin/___torch_mangle_N.py
+        if not re.search(r"acmix/models/swin(/___torch_mangle_\d+)?\.py$", name) or b"-> Tensor:\n" not in content:
             return content
         head, body = content.split(b"-> Tensor:\n", 1)
         return head + b"-> Tensor:\n    " + line.encode() + b"\n" + body
