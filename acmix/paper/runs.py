@@ -67,10 +67,9 @@ class Run:
         self.seconds = f"{sum(each.get('seconds') or 0.0 for each in log.epochs):.1f}"
         if summary.get("ended") != "epochs":
             return self
-        metric = summary.get("best_metric")
+        metric = str(summary.get("best_metric"))
         value = summary.get(f"last_{metric}")
-        known = isinstance(metric, str) and metric in LABELS
-        if not known or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if metric not in LABELS or not isinstance(value, (int, float)) or not math.isfinite(value):
             self.status = FAILED
             self.said = f"{folder / 'summary.json'} has no figure of the last epoch; delete {folder} and start again"
             return self
