@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from acmix.errors import UsageError
+from acmix.names import shown
 from acmix.train.terminal import new_console
 
 app = typer.Typer(
@@ -46,6 +49,17 @@ def check_there_if_file(source: str) -> None:
 def wide() -> Console:
     """A console wide enough for a table of models, also where the terminal's width is unknown."""
     return new_console(width=max(console.width, 120))
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints a table whose first column is a name."""
+    table = Table(box=None)
+    table.add_column(head[0], no_wrap=True)
+    for column in head[1:]:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(shown, row))
+    wide().print(table)
 
 
 def is_first_process() -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from acmix.cli.app import app, check_there, console, wide
+from acmix.cli.app import app, check_there, console, print_table, wide
 from acmix.names import shown, to_json
 from acmix.train.terminal import say
 
@@ -46,14 +46,7 @@ def rates(
         say(console, f"{place}: {found.absent}")
         return
     say(console, found.title)
-    head, rows = found.table(console.encoding)
-    table = Table(box=None)
-    table.add_column(head[0], no_wrap=True)
-    for column in head[1:]:
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(shown, row))
-    wide().print(table)
+    print_table(*found.table(console.encoding))
     say(console, found.finding)
     say(console, drawn)
 

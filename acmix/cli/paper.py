@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from acmix.cli.app import app, check_there, console, wide
+from acmix.cli.app import app, check_there, console, print_table, wide
 from acmix.errors import UsageError
-from acmix.names import shown
 from acmix.train.terminal import say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    pass
 
 papers = typer.Typer(rich_markup_mode=None, help="Test the paper's claims: counts, proofs, ablations, rates, speed.")
 app.add_typer(papers, name="paper")
@@ -158,17 +157,6 @@ def paper_ablation(
     if picture is not None or not status:
         say(console, f"drawn: {draw(grid, arms, picture or place / 'ablation.png')}")
     raise typer.Exit(0 if status or not to_do(runs) else 1)
-
-
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table whose first column is a name."""
-    table = Table(box=None)
-    table.add_column(head[0], no_wrap=True)
-    for column in head[1:]:
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(shown, row))
-    wide().print(table)
 
 
 @papers.command("paths")
