@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -11,9 +11,6 @@ from rich.table import Table
 from acmix.cli.app import app, check_there, console, print_table, wide
 from acmix.errors import UsageError
 from acmix.train.terminal import say
-
-if TYPE_CHECKING:
-    pass
 
 papers = typer.Typer(rich_markup_mode=None, help="Test the paper's claims: counts, proofs, ablations, rates, speed.")
 app.add_typer(papers, name="paper")

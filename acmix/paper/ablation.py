@@ -45,8 +45,6 @@ GRACE = 120.0
 # what is said when nothing was wrong with the call
 BEGUN = "runs are done"
 
-Going = dict["subprocess.Popen[bytes]", Run]
-
 
 def ablation(grid: Grid, data: str, output: Path, *, jobs: int | None = None) -> Iterator[str]:
     """Trains what is missing of a grid, and says how far it is.
@@ -117,7 +115,7 @@ def train_all(
     grid: Grid, data: str, output: Path, runs: Sequence[Run], waiting: list[Run], jobs: int, stop: StopRequest
 ) -> Iterator[str]:
     """Keeps so many runs going until none is left, or a signal comes."""
-    going: Going = {}
+    going: dict[subprocess.Popen[bytes], Run] = {}
     began = said = time.monotonic()
     # epochs of runs that were there already are not what passes from now on
     at_start = sum(each.progress(output) for each in waiting)
@@ -130,17 +128,16 @@ def train_all(
                 going[start(grid, run, data, output, jobs)] = run
                 write_runs(runs, output / TABLE)
             time.sleep(LOOK)
-            ended = [each for each in going if each.poll() is not None]
-            for process in ended:
-                run = going.pop(process)
-                close(run, process.returncode, output)
+            ended = []
+            for process in [each for each in going if each.poll() is not None]:
+                ended.append(going.pop(process))
+                close(ended[-1], process.returncode, output)
                 write_runs(runs, output / TABLE)
             if ended or time.monotonic() - said > SAY:
                 gone = count - len(waiting) - len(going) + sum(each.progress(output) for each in going.values())
                 left = left_of(time.monotonic() - began, gone - at_start, count - gone)
-                closed = [run for run in runs if run not in waiting and run not in going.values()]
-                for each in closed[-len(ended) :] if ended else []:
-                    yield f"{each.name}: {came_to(each)}"
+                for run in ended:
+                    yield f"{run.name}: {came_to(run)}"
                 now = ", ".join(f"{each.name} {each.progress(output):.0%}" for each in going.values())
                 yield f"{count - len(waiting) - len(going)} of {count}{'; ' * bool(now)}{now}{left}"
                 said = time.monotonic()

@@ -131,7 +131,7 @@ def of_shared_stage(found: Found) -> Verdict:
     """Claim 2."""
     counts = {(row["what"], row["of"]): row["value"] for row in found.decomposed}
     pairs = [
-        (counts[f"{what}", of], counts[f"{what} by formula", of])
+        (counts[what, of], counts[f"{what} by formula", of])
         for what in ("parameters", "10⁶ multiply-adds")
         for of in ("convolution", "ACmix")
         if (what, of) in counts

@@ -64,14 +64,14 @@ def of_grid(name: str, found: Found) -> list[str]:
     told = [arms.verdict(arm, grid.baseline) for arm in compared if arm.difference is not None]
     done, failed = (sum(run.status == status for run in runs) for status in (DONE, FAILED))
     seconds = [float(run.seconds) for run in runs if run.status == DONE]
-    machine = dict.fromkeys(f"{run.device}, commit `{run.commit[:7]}`" for run in runs if run.status == DONE)
+    machine = dict.fromkeys(f" {run.device}, commit `{run.commit[:7]}`." for run in runs if run.status == DONE)
     minutes = f", {sum(seconds) / 60:.0f} minutes of training" if seconds else ""
     return [
         *table(arms.HEAD, arms.table(compared)),
         "",
         *(f"- {line}" for line in told),
         "",
-        f"{done} of {len(grid.runs())} runs ended, {failed} failed{minutes}. {'; '.join(machine)}.",
+        f"{done} of {len(grid.runs())} runs ended, {failed} failed{minutes}.{''.join(machine)}",
     ]
 
 
@@ -151,9 +151,6 @@ def filled(text: str, found: Found) -> str:
         return f"<!-- paper:{match[1]} -->\n{body}\n<!-- /paper:{match[1]} -->"
 
     return re.sub(r"<!-- paper:(\w+) -->\n.*?<!-- /paper:\1 -->", made, text, flags=re.DOTALL)
-
-
-# --- measuring ------------------------------------------------------------------------------------------------------
 
 
 def train_grids(data: Path, runs: Path, results: Path) -> bool:
