@@ -14,7 +14,7 @@ import torch
 
 from acmix.benchmark.pairs import Measurement, Speed
 from acmix.errors import UsageError
-from acmix.train.files import write_atomically
+from acmix.train.files import make_place, write_atomically
 
 COLUMNS: tuple[str, ...] = (
     "date",
@@ -186,6 +186,20 @@ def write_table(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any
         write_atomically(path, text.getvalue().encode())
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}; choose another file") from error
+
+
+def check_table(path: Path | None, columns: Sequence[str]) -> None:
+    """Makes the folder of a table that is to be written later; None is no table.
+
+    Raises:
+        UsageError: something else is there already, or no file can be written there.
+    """
+    if path is None:
+        return
+    make_place(path)
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is no regular file; choose another name")
+    read_table(path, columns)
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

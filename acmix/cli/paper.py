@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +19,17 @@ papers = typer.Typer(rich_markup_mode=None, help="Test the paper's claims: count
 app.add_typer(papers, name="paper")
 
 
+def check_files(csv: Path | None, columns: Sequence[str], picture: Path | None) -> None:
+    """Refuses files that cannot be written, or that hold something else, before any work."""
+    from acmix.benchmark.record import check_table
+    from acmix.train.plots import check_picture
+
+    check_table(csv, columns)
+    check_picture(picture)
+    if csv is not None and picture is not None and os.path.realpath(csv) == os.path.realpath(picture):
+        raise UsageError(f"{csv} is to be a table and a picture; give each a file of its own")
+
+
 @papers.callback()
 def paper() -> None:
     """Test the paper's claims: counts, proofs, ablations, rates, speed."""
@@ -26,10 +40,10 @@ def paper_params(
     csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write the figures to a file.")] = None,
 ) -> None:
     """Compare parameters and multiply-adds with the paper's."""
-    from acmix.tools.paper import params, write
-    from acmix.train.files import make_place
+    from acmix.benchmark.record import check_table, write_table
+    from acmix.tools.paper import COLUMNS, params
 
-    make_place(csv)
+    check_table(csv, COLUMNS)
     with console.status("counting") as status:
         rows = params(lambda name: status.update(f"counting {name}"))
     table = Table(box=None)
@@ -47,7 +61,7 @@ def paper_params(
         names = [row.model.removeprefix("acmix_") for row in rows if row.note == note]
         say(console, f"{', '.join(names)}: {note}")
     if csv is not None:
-        write(rows, csv)
+        write_table(csv, COLUMNS, [asdict(row) for row in rows])
         say(console, f"written: {csv}")
 
 
@@ -67,12 +81,11 @@ def paper_decompose(
 
     Exit status 1 means that the parts do not add up to the whole.
     """
-    from acmix.paper.decompose import Sizes, draw, report, take_apart, write
-    from acmix.train.files import make_place
+    from acmix.paper.decompose import COLUMNS, Sizes, draw, report, take_apart, write
 
-    for file in (csv, picture):
-        make_place(file)
-    taken = take_apart(Sizes(channels, side, conv_size, attention_size, heads, stride, dilation))
+    sizes = Sizes(channels, side, conv_size, attention_size, heads, stride, dilation)
+    check_files(csv, COLUMNS, picture)
+    taken = take_apart(sizes)
     for line in report(taken):
         say(console, line)
     if csv is not None:
@@ -106,6 +119,7 @@ def paper_ablation(
     The same command goes on with what is missing. Every run that was started is in DIR/runs.csv.
     """
     from acmix.paper.grid import read_grid, shipped
+    from acmix.paper.runs import COLUMNS, PICTURE, check_folder, read_rows
 
     if lists or not source:
         table = Table(box=None)
@@ -119,16 +133,20 @@ def paper_ablation(
         return
     grid = read_grid(source)
     place = output or Path("runs") / grid.name
+    drawn = picture or (None if status else place / PICTURE)
+    if not status:
+        check_folder(grid, place)
+    # in a folder that is still to be made there is no other file
+    check_files(csv, COLUMNS, drawn if picture or place.is_dir() else None)
+    if csv is not None:
+        read_rows(csv)
     if not status:
         from acmix.paper.ablation import ablation, in_background
-        from acmix.train.files import make_place
 
         if not data:
             raise UsageError(
                 f"--data is missing: the images that the runs train on ({grid.data or 'see `acmix train`'})"
             )
-        for file in (csv, picture):
-            make_place(file)
         if background:
             more = [*(["--jobs", str(jobs)] if jobs else []), *(["--csv", str(csv)] if csv else [])]
             more += ["--picture", str(picture)] if picture else []
@@ -151,8 +169,8 @@ def paper_ablation(
     if csv is not None:
         write_runs(runs, csv)
         say(console, f"written: {csv}")
-    if picture is not None or not status:
-        say(console, f"drawn: {draw(grid, arms, picture or place / 'ablation.png')}")
+    if drawn is not None:
+        say(console, f"drawn: {draw(grid, arms, drawn)}")
     raise typer.Exit(0 if status or not to_do(runs) else 1)
 
 
@@ -167,13 +185,11 @@ def paper_paths(
     picture: Annotated[Path | None, typer.Option("--picture", metavar="FILE.png", help="Also draw them.")] = None,
 ) -> None:
     """Compare |α| and |β| by block over runs of several seeds: does convolution dominate early, attention late?"""
-    from acmix.paper.paths import HEAD, draw, read, runs_in, table, verdict, write
-    from acmix.train.files import make_place
+    from acmix.paper.paths import COLUMNS, HEAD, draw, read, runs_in, table, verdict, write
 
     for place in places:
         check_there(place)
-    for file in (csv, picture):
-        make_place(file)
+    check_files(csv, COLUMNS, picture)
     over = read(runs_in(places, arm))
     print_table(HEAD, table(over))
     for line in verdict(over):
@@ -198,10 +214,10 @@ def paper_speed(
     Exit status 1 means that a result was wrong; such a pair has no time.
     """
     from acmix.benchmark.command import models as recipe
+    from acmix.benchmark.record import COLUMNS, check_table
     from acmix.paper.speed import HEAD, SWIN, measure, table, verdict, write
-    from acmix.train.files import make_place
 
-    make_place(csv)
+    check_table(csv, COLUMNS)
     measured = []
     for part, each in measure(
         batch_size=batch_size, img_size=img_size, seconds=seconds, say=lambda line: say(console, line)
@@ -234,7 +250,9 @@ def paper_figure(
 ) -> None:
     """Draw accuracy against multiply-adds: the paper's figures, ours on ImageNet, and ours of ablations."""
     from acmix.paper.figure import draw, points
+    from acmix.train.plots import check_picture
 
+    check_picture(picture)
     for line in points(runs or [], ablations):
         say(console, line)
     say(console, f"drawn: {draw(runs or [], ablations, picture)}")

@@ -17,7 +17,7 @@ from acmix.train.files import make_place, write_atomically
 from acmix.train.log import duration, read_summary
 from acmix.train.plots import read_log
 
-GRID, TABLE, LOG = "grid.yaml", "runs.csv", "ablation.log"
+GRID, TABLE, LOG, PICTURE = "grid.yaml", "runs.csv", "ablation.log", "ablation.png"
 WAITING, STARTED, DONE, FAILED = "waiting", "started", "done", "failed"
 
 

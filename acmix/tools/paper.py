@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass, fields
 
 from acmix.models import list_models
 from acmix.models.count import cost
@@ -88,6 +86,9 @@ class Row:
     note: str
 
 
+COLUMNS = tuple(each.name for each in fields(Row))
+
+
 def params(say: Callable[[str], object] = lambda line: None) -> list[Row]:
     """Counts every model in both forms, beside what the paper prints.
 
@@ -130,14 +131,6 @@ def in_order(names: Iterable[str]) -> list[str]:
         return family, name.endswith("_384"), size, name
 
     return sorted(names, key=place)
-
-
-def write(rows: list[Row], file: Path) -> None:
-    """Writes the rows as CSV."""
-    with open(file, "w", newline="", encoding="utf-8") as out:
-        writer = csv.DictWriter(out, [each.name for each in fields(Row)])
-        writer.writeheader()
-        writer.writerows([asdict(each) for each in rows])
 
 
 def markdown(rows: list[Row]) -> str:

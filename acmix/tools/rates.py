@@ -15,7 +15,6 @@ from acmix.layers import PathRates, path_rates
 from acmix.tools.exports import kind_of
 from acmix.train import plots
 from acmix.train.checkpoint import restore_model
-from acmix.train.files import make_place
 from acmix.train.plots import Log, read_log
 
 # Rates that lie nearer than this share of the larger one, and of 0.5, may change places with another seed: over three
@@ -87,11 +86,9 @@ class Rates:
         """Draws the rates as PNG: by block, and of a run over the epochs too.
 
         Raises:
-            UsageError: no PNG is asked for, or no file can be written there.
+            UsageError: no PNG is asked for, something else lies there, or no file can be written there.
         """
-        if file.suffix.lower() != ".png":
-            raise UsageError(f"{file}: expected a name that ends in .png")
-        make_place(file)
+        plots.check_picture(file)
         return plots.save_paths(self.log, file)
 
     def draw_where(self, file: Path | None, *, by_default: bool) -> str:

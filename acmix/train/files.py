@@ -100,9 +100,14 @@ def make_place(file: Path | None) -> None:
         return
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_dir():
+            raise UsageError(f"{file} is a folder; expected a file")
+        if not os.access(file if file.exists() else file.parent, os.W_OK):
+            raise UsageError(f"cannot write {file}: permission denied; choose another place")
+        if not file.exists():
+            # some places, such as /proc, let nobody write, whatever they say
+            tried = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+            tried.touch()
+            tried.unlink()
     except OSError as error:
         raise UsageError(f"cannot write {file}: {error.strerror}; choose another place") from None
-    if file.is_dir():
-        raise UsageError(f"{file} is a folder; expected a file")
-    if not os.access(file if file.is_file() else file.parent, os.W_OK):
-        raise UsageError(f"cannot write {file}: permission denied; choose another place")

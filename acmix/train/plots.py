@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from acmix.errors import UsageError
 from acmix.tasks.classify import TOP, tells_top5
 from acmix.tasks.evaluation import LABELS
-from acmix.train.files import write_atomically
+from acmix.train.files import make_place, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 ATTENTION, CONVOLUTION = "#2a6fdb", "#d9600c"
 TRAINING, VALIDATION, TOP5 = "#8d94a0", "#0b8a7a", "#7a56d0"
 INK, GRID = "#191c20", "#e2e3de"
+# how every such file begins
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -292,6 +294,27 @@ def finish(axes: Axes, title: str, x_label: str, *, legend: bool = True) -> None
         spine.set_color(GRID)
     if legend and axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+
+
+def check_picture(file: Path | None) -> None:
+    """Makes the folder of a picture that is to be drawn later; None is no picture.
+
+    Raises:
+        UsageError: its name is no PNG's, something else has it already, or no file can be written there.
+    """
+    if file is None:
+        return
+    if file.suffix.lower() != ".png":
+        raise UsageError(f"{file}: expected a name that ends in .png")
+    make_place(file)
+    if not file.exists():
+        return
+    if not file.is_file():
+        raise UsageError(f"{file} is no regular file; choose another name")
+    with file.open("rb") as there:
+        begins = there.read(len(PNG))
+    if begins and begins != PNG:
+        raise UsageError(f"{file} is there already and is no PNG; choose another name, or move it away")
 
 
 def save(figure: Figure, path: Path) -> Path:
