@@ -215,8 +215,10 @@ def paper_speed(
     """
     from acmix.benchmark.command import models as recipe
     from acmix.benchmark.record import COLUMNS, check_table
+    from acmix.paper.limits import check, few_of
     from acmix.paper.speed import HEAD, SWIN, measure, table, verdict, write
 
+    check(batch_size, img_size, seconds, processes)
     check_table(csv, COLUMNS)
     measured = []
     for part, each in measure(
@@ -233,7 +235,7 @@ def paper_speed(
         say(console, f"written: {csv}")
     right = all(each.speed is not None for _, each in measured)
     if processes > 1:
-        right &= recipe("train", [SWIN], processes=processes, batch_size=2 * max(1, batch_size // 8), img_size=img_size)
+        right &= recipe("train", [SWIN], processes=processes, batch_size=few_of(batch_size), img_size=img_size)
     raise typer.Exit(0 if right else 1)
 
 

@@ -23,62 +23,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from acmix.benchmark.record import write_table
-from acmix.errors import UsageError
 from acmix.layers import ACmix2d
+from acmix.paper.sizes import Sizes
 from acmix.train.plots import ATTENTION, CONVOLUTION, INK, new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLUMNS = ("what", "of", "value")
-# numbers of one tensor: a gigabyte in float64
-MOST = 2**27
 WIDTHS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What is decomposed.
-
-    Args:
-        channels: C, in and out.
-        side: H = W.
-        conv_size: K of the convolution; odd.
-        attention_size: K of the attention's neighbourhood; odd.
-        heads: N.
-        stride, dilation: of the convolution that is taken apart.
-    """
-
-    channels: int = 64
-    side: int = 14
-    conv_size: int = 3
-    attention_size: int = 7
-    heads: int = 4
-    stride: int = 1
-    dilation: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("conv_size", "attention_size"):
-            side = getattr(self, name)
-            if side < 1 or side % 2 == 0:
-                raise UsageError(f"{name}={side}; expected an odd number, so that there is a middle")
-        for name in ("channels", "side", "heads", "stride", "dilation"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)}; expected at least 1")
-        pixels, c = self.side**2, self.channels
-        numbers = max(
-            2 * self.conv_size**2 * c * pixels,  # the maps of stage I
-            self.conv_size**2 * c**2,  # the kernel
-            2 * self.heads * pixels**2,  # the weights of an attention over the whole map
-            self.attention_size**2 * c * pixels,  # neighbourhoods
-        )
-        if numbers > MOST:
-            raise UsageError(
-                f"{c} channels on a map of {self.side}×{self.side} with K = {self.conv_size} and {self.attention_size} "
-                f"would need {numbers:.1e} numbers at once; expected sizes with at most {MOST:.0e}"
-            )
-        if self.channels % self.heads:
-            raise UsageError(f"{self.channels} channels are no multiple of {self.heads} heads")
 
 
 def stage_one(x: Tensor, kernel: Tensor) -> Tensor:
@@ -308,7 +261,7 @@ def report(taken: Taken) -> list[str]:
         told = ", ".join(f"{taken.differences[what, dtype]:.1e} in {named(dtype)}" for dtype in BOUNDS)
         lines.append(f"{what} in two stages, largest difference ÷ largest number: {told}")
     lines.append("")
-    rows = [("stride 1", "stage", "parameters", "", "multiply-adds a pixel", "10⁶ for the map")]
+    rows = [("counted at stride 1", "stage", "parameters", "", "multiply-adds a pixel", "10⁶ for the map")]
     rows += [
         (
             each.what,

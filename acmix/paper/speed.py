@@ -21,23 +21,22 @@ from torch import Tensor
 
 from acmix import ops
 from acmix.benchmark.contestants import compare_networks, contestants, peer_of
-from acmix.benchmark.machine import Ceilings, check_batch_size, check_seconds, default_device, measure_ceilings
+from acmix.benchmark.machine import Ceilings, default_device, measure_ceilings
 from acmix.benchmark.operators import PHASES, shapes
 from acmix.benchmark.pairs import Candidate, Measurement, Subject, compare
 from acmix.benchmark.peers import grouped_convolution, output_sides, rolled
 from acmix.benchmark.record import WRONG, rows, write_rows
 from acmix.benchmark.released_form import released
 from acmix.benchmark.steps import Contestant, Setting
-from acmix.errors import UsageError
 from acmix.ops import pair
 from acmix.ops.conv_path.cases import Case
+from acmix.paper.limits import check, few_of
 from acmix.testing.judge import Truth, doubled, truth_of
 
 RESNET, SWIN = "acmix_resnet26", "acmix_swin_tiny_patch4_window7_224"
 NETWORKS = (RESNET, SWIN)
 # what a way may be worse by than the reference: it rounds in other places
 SLACK = 4.0
-LEAST_SIDE = 128
 
 Tensors = dict[str, Tensor]
 
@@ -219,13 +218,7 @@ def measure(
     Raises:
         UsageError: a batch or time that cannot be.
     """
-    check_batch_size(batch_size)
-    check_seconds(seconds)
-    if img_size < LEAST_SIDE:
-        raise UsageError(
-            f"--img-size {img_size}; the released form mirrors half a neighbourhood of 7 pixels, so that its last maps "
-            f"need 4 pixels a side: expected at least {LEAST_SIDE}"
-        )
+    check(batch_size, img_size, seconds)
     device = default_device()
     ceilings = measure_ceilings(device, ("fp32",))
     swin = [
@@ -234,8 +227,7 @@ def measure(
         if isinstance(shape, Case) and shape.stride == 1 and not any(pair(shape.shift)) and shape.bias
     ]
     yield from (("shifts", each) for each in compare_ways(swin, batch_size, seconds / 10, device, ceilings))
-    # mixup of a training step takes pairs of images
-    few = 2 * max(1, batch_size // 8)
+    few = few_of(batch_size)
     yield from (("networks", each) for each in compare_forms(few, img_size, seconds, device, ceilings, say))
 
 

@@ -11,7 +11,6 @@ import torch
 from acmix.errors import UsageError
 from acmix.paper.decompose import (
     BOUNDS,
-    Sizes,
     counted,
     difference_of_attention,
     difference_of_convolution,
@@ -19,6 +18,7 @@ from acmix.paper.decompose import (
     shifted,
     stages,
 )
+from acmix.paper.sizes import LARGEST, Sizes
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -71,7 +71,12 @@ def test_stage_one_grows_with_the_square_of_the_width() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"conv_size": 4}, {"attention_size": 0}, {"channels": 10}, {"stride": 0}, {"side": 0}, {"heads": 0}]
+    "wrong",
+    [
+        *({"conv_size": 4}, {"attention_size": 0}, {"channels": 10}, {"stride": 0}, {"side": 0}, {"heads": 0}),
+        *({"stride": 15}, {"dilation": 15}, {"stride": 10**22}, {"dilation": 2**63 - 1}),
+        *({"conv_size": 13, "channels": 4}, {"attention_size": 67, "channels": 4, "side": 1}),
+    ],
 )
 def test_sizes_that_cannot_be_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=r"expected|no multiple"):
@@ -79,7 +84,7 @@ def test_sizes_that_cannot_be_are_refused(wrong: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "large", [{"channels": 4_000_000}, {"side": 100_000}, {"conv_size": 9999}, {"channels": 10**30}]
+    "large", [{"channels": 4_000_000}, {"side": 100_000}, {"conv_size": 9999}, {"channels": 10**30}, {"heads": 10**400}]
 )
 def test_sizes_beyond_memory_are_refused_at_once(large: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="numbers at once"):
@@ -105,3 +110,14 @@ def test_the_command_proves_counts_and_draws(acmix: Call, tmp_path: Path) -> Non
     status, said, errors = acmix("paper", "decompose", "--conv-size", 4)
     assert (status, said) == (2, "")
     assert "conv_size=4; expected an odd number" in errors
+
+
+def test_the_largest_sizes_are_counted_to_the_end(acmix: Call, tmp_path: Path) -> None:
+    sizes = ["--channels", 4, "--heads", 2, "--side", 3, "--stride", 3, "--dilation", 3]
+    status, said, errors = acmix(
+        *("paper", "decompose", *sizes, "--conv-size", LARGEST["conv_size"], "--attention-size", 31),
+        *("--picture", tmp_path / "large.png"),
+    )
+    assert (status, errors) == (0, "")
+    assert "counted at stride 1" in said
+    assert "1024" in said

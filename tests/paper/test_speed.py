@@ -78,3 +78,26 @@ def test_the_command_measures_and_writes(
     status, said, errors = acmix("paper", "speed", "--img-size", 32)
     assert (status, said, errors.count("\n")) == (2, "", 1)
     assert "expected at least 128" in errors
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--img-size", "99999999"], "--img-size 99999999 does not fit into this machine's"),
+        (["--img-size", "127"], "--img-size 127"),
+        (["--img-size", "9" * 400], "does not fit into this machine's"),
+        (["--batch-size", "9" * 400], "does not fit into this machine's"),
+        (["--batch-size", "0"], "batch size 0; expected at least one image"),
+        (["--gpus", "0"], "--gpus 0; expected at least 1"),
+        (["--gpus", "100000"], "100000 processes"),
+        (["--seconds", "nan"], "--seconds nan; expected"),
+        (["--seconds", "1e300"], "--seconds 1e+300; expected"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_at_once(
+    options: list[str], said: str, acmix: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "measure_ceilings", lambda *_: pytest.fail("it measured"))
+    status, output, errors = acmix("paper", "speed", *options)
+    assert (status, output, errors.count("\n")) == (2, "", 1)
+    assert said in errors
