@@ -16,6 +16,7 @@ from pathlib import Path
 
 from acmix.data.worker import cores
 from acmix.errors import UsageError
+from acmix.paper.ahead import check_arms
 from acmix.paper.grid import Grid
 from acmix.paper.runs import (
     DONE,
@@ -89,6 +90,8 @@ def checked(grid: Grid, data: str, output: Path, jobs: int | None) -> str:
     place = os.path.abspath(data) if os.path.exists(data) else data
     grid.check(place)
     check_folder(grid, output)
+    if to_do(runs_of(grid, output)):
+        check_arms(grid, place, output)
     return place
 
 

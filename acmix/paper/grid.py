@@ -111,9 +111,16 @@ class Grid(BaseModel):
         """The configuration of a run.
 
         Raises:
-            UsageError: a setting that does not exist or does not fit.
+            UsageError: a setting that does not exist or does not fit, with the arm.
         """
-        return configuration.load(self.config, self.overrides(arm, seed, data))
+        try:
+            return configuration.load(self.config, self.overrides(arm, seed, data))
+        except UsageError as error:
+            raise self.of_arm(arm, error) from None
+
+    def of_arm(self, arm: str, error: UsageError) -> UsageError:
+        """An error with the arm that it is of."""
+        return UsageError(f"grid {self.name}: arm {arm!r}: {error}")
 
     def check(self, data: str) -> None:
         """Refuses arms that do not fit their configuration, or whose budget or data differ from the baseline's.

@@ -189,15 +189,15 @@ def test_a_table_of_somebody_else_is_left_alone(content: bytes, acmix: Call, tmp
 
 @pytest.mark.slow
 def test_a_run_that_fails_is_said_and_stays_in_the_table(acmix: Call, data: Path, tmp_path: Path) -> None:
-    # the settings are sound; the network is not
-    grid = written(tmp_path, seeds=[0], arms={"both": [], "odd": ["model.args.num_heads=[5, 5]"]})
+    # the settings and the network are sound; the steps are not
+    grid = written(tmp_path, seeds=[0], arms={"both": [], "odd": ["optimizer.lr=1e30"]})
     output = tmp_path / "runs"
     status, said, errors = acmix("paper", "ablation", grid, "--data", data, "--output", output)
     assert status == 1
     assert "Traceback" not in said + errors
     found = {row["arm"]: row for row in rows(output / TABLE)}
     assert (found["both"]["status"], found["odd"]["status"]) == ("done", "failed")
-    assert "num_heads" in found["odd"]["said"]
+    assert "not finite" in found["odd"]["said"]
     assert found["odd"]["said"] in " ".join(said.split())
     status, said, _ = acmix("paper", "ablation", grid, "--output", output, "--status")
     assert status == 0
@@ -232,6 +232,11 @@ def test_in_the_background(acmix: Call, data: Path, tmp_path: Path) -> None:
         (["--data", "DATA", "--output", "FILE/x", "--background"], "cannot write"),
         (["--data", "DATA", "--jobs", "-1", "--background"], "--jobs -1; expected at least 1"),
         (["--data", "DATA", "--csv", "FILE/x.csv"], "cannot write"),
+        (["--data", "nowhere"], "no data folder nowhere"),
+        (["--data", "nowhere", "--background"], "no data folder nowhere"),
+        (["--data", "DATA/train"], "has no train/ folder"),
+        (["--data", "DATA/train", "--background"], "has no train/ folder"),
+        (["--data", "FILE"], "is a file; expected a folder with train/ and val/"),
     ],
 )
 def test_bad_calls_are_one_line(options: list[str], said: str, acmix: Call, data: Path, tmp_path: Path) -> None:
@@ -242,13 +247,36 @@ def test_bad_calls_are_one_line(options: list[str], said: str, acmix: Call, data
     (tmp_path / "file").write_text("dear")
     places = {"DATA": data, "MINE": tmp_path / "mine", "OTHER": tmp_path / "other", "FILE": tmp_path / "file"}
     given = [str(places.get(each, each)) for each in options]
-    given = [each.replace("FILE/", f"{tmp_path / 'file'}/") for each in given]
+    given = [each.replace("FILE/", f"{tmp_path / 'file'}/").replace("DATA/", f"{data}/") for each in given]
     default = [] if "--output" in given else ["--output", str(tmp_path / "runs")]
     status, output, errors = acmix("paper", "ablation", written(tmp_path), *given, *default)
     assert (status, output) == (2, "")
     assert said in errors
     assert errors.count("\n") == 1
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("model.args.bogus=3", "bogus"),
+        ("model.args.rates=bogus", "rates"),
+        ("model.args.num_heads=[5, 5]", "num_heads"),
+        ("model.arg.path=attention", "model.arg"),
+        ("schedule.min_lr=1", "schedule.min_lr=1 is above optimizer.lr"),
+        ("model.num_classes=3", "model.num_classes"),
+    ],
+)
+def test_every_arm_is_looked_at_before_the_first_run(
+    setting: str, said: str, acmix: Call, data: Path, tmp_path: Path
+) -> None:
+    grid = written(tmp_path, arms={"both": [], "odd": [setting]})
+    status, output, errors = acmix("paper", "ablation", grid, "--data", data, "--output", tmp_path / "runs")
+    assert (status, output, errors.count("\n")) == (2, "", 1)
+    assert "arm 'odd'" in errors
+    assert said in errors
+    assert not (tmp_path / "runs").exists()
 
 
 def test_shipped_grids_are_listed(acmix: Call) -> None:
