@@ -1,7 +1,8 @@
 """Trains a grid of runs, some at a time.
 
-Each run is an `acmix train` of its own in a process of its own. It resumes to the bit, so a grid that was stopped, or
-killed, goes on with the same command. Every run that was started is in the table.
+Each run is an `acmix train` of its own in a process of its own. It resumes to the bit, with the threads that the grid
+was begun with, so a grid that was stopped, or killed, goes on with the same command. Every run that was started is in
+the table.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from acmix.paper.runs import (
     to_do,
     write_runs,
 )
+from acmix.paper.threads import environment, in_words, keep, threads_of
 from acmix.train.files import make_place
 from acmix.train.lock import held
 from acmix.train.log import duration
@@ -67,16 +69,21 @@ def ablation(grid: Grid, data: str, output: Path, *, jobs: int | None = None) ->
         runs = runs_of(grid, output)
         waiting = to_do(runs)
         done = len(runs) - len(waiting)
-        jobs = min(cores() if jobs is None else jobs, max(1, len(waiting)))
+        # of all runs, so that it does not hang on how many are left
+        threads, is_begun = threads_of(runs, output, min(jobs or cores(), len(runs)))
+        keep(threads, output)
+        jobs = min(jobs or max(1, cores() // threads), max(1, len(waiting)))
         write_runs(runs, output / TABLE)
         yield f"{grid.name}: {grid.question}"
         yield (
             f"{len(grid.arms)} arms × {len(grid.seeds)} seeds: {done} of {len(runs)} {BEGUN}; {jobs} at a time "
-            f"with {threads_of(jobs)} each"
+            f"with {in_words(threads)} each{', as it was begun' * is_begun}"
         )
-        yield from train_all(grid, place, output, runs, waiting, jobs, stop)
+        yield from train_all(grid, place, output, runs, waiting, jobs, threads, stop)
     if stop.signal:
-        raise Stopped(stop.signal, "the runs have saved; the same command goes on")
+        said = "the runs have saved; the same command goes on"
+        yield said
+        raise Stopped(stop.signal, said)
 
 
 def checked(grid: Grid, data: str, output: Path, jobs: int | None) -> str:
@@ -115,7 +122,14 @@ def check_begun(grid: Grid, data: str, output: Path) -> None:
 
 
 def train_all(
-    grid: Grid, data: str, output: Path, runs: Sequence[Run], waiting: list[Run], jobs: int, stop: StopRequest
+    grid: Grid,
+    data: str,
+    output: Path,
+    runs: Sequence[Run],
+    waiting: list[Run],
+    jobs: int,
+    threads: int,
+    stop: StopRequest,
 ) -> Iterator[str]:
     """Keeps so many runs going until none is left, or a signal comes."""
     going: dict[subprocess.Popen[bytes], Run] = {}
@@ -128,7 +142,7 @@ def train_all(
             while waiting and len(going) < jobs:
                 run = waiting.pop(0)
                 run.status = STARTED
-                going[start(grid, run, data, output, jobs)] = run
+                going[start(grid, run, data, output, threads)] = run
                 write_runs(runs, output / TABLE)
             time.sleep(LOOK)
             ended = []
@@ -144,6 +158,8 @@ def train_all(
                 now = ", ".join(f"{each.name} {each.progress(output):.0%}" for each in going.values())
                 yield f"{count - len(waiting) - len(going)} of {count}{'; ' * bool(now)}{now}{left}"
                 said = time.monotonic()
+        if stop.signal:
+            yield "stopping: the runs save where they are"
     finally:
         end(list(going))
 
@@ -160,22 +176,14 @@ def left_of(passed: float, done: float, left: float) -> str:
     return f"; about {duration(passed / done * left)} left" if done > 0 and left > 0 else ""
 
 
-def threads_of(jobs: int) -> str:
-    """How many threads a run gets, in words."""
-    threads = max(1, cores() // jobs)
-    return "1 thread" if threads == 1 else f"{threads} threads"
-
-
-def start(grid: Grid, run: Run, data: str, output: Path, jobs: int) -> subprocess.Popen[bytes]:
+def start(grid: Grid, run: Run, data: str, output: Path, threads: int) -> subprocess.Popen[bytes]:
     """Starts or resumes a run in a process of its own."""
     folder = output / run.name
     folder.parent.mkdir(parents=True, exist_ok=True)
     wait_until_free(folder)
     command = [sys.executable, "-m", "acmix", "train", grid.config, "--output", str(folder)]
-    threads = str(max(1, cores() // jobs))
     # it saves and ends where this process is killed
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    environment[LAUNCHER_PROCESS] = str(os.getpid())
+    given = {**os.environ, **environment(threads), LAUNCHER_PROCESS: str(os.getpid())}
     # of its own group, so that a Ctrl-C asks it once, through us
     with open(printed(folder), "ab") as file:
         return subprocess.Popen(
@@ -183,7 +191,7 @@ def start(grid: Grid, run: Run, data: str, output: Path, jobs: int) -> subproces
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
-            env=environment,
+            env=given,
             start_new_session=True,
         )
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from acmix.paper.grid import read_grid
@@ -88,8 +89,8 @@ def test_a_grid_is_trained_told_and_kept(acmix: Call, data: Path, tmp_path: Path
 def test_a_grid_that_was_stopped_or_killed_ends_as_one_that_was_not(acmix: Call, data: Path, tmp_path: Path) -> None:
     grid = written(tmp_path, epochs=4, seeds=[0])
 
-    def command(output: Path) -> list[str | Path]:
-        return ["paper", "ablation", grid, "--data", data, "--output", output, "--jobs", "2"]
+    def command(output: Path, jobs: int = 2) -> list[str | Path]:
+        return ["paper", "ablation", grid, "--data", data, "--output", output, "--jobs", str(jobs)]
 
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -102,17 +103,29 @@ def test_a_grid_that_was_stopped_or_killed_ends_as_one_that_was_not(acmix: Call,
         while time.monotonic() < until and not any(broken.glob("*/*/log.jsonl")):
             time.sleep(0.1)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=120)
+        said, errors = process.communicate(timeout=120)
         assert process.returncode == 128 + number
+        assert b"stopping: the runs save where they are" in said
+        assert b"the runs have saved; the same command goes on" in said
         assert b"Traceback" not in errors
         assert all(row["status"] in ("started", "done", "failed") for row in rows(broken / TABLE))
-    assert acmix(*command(broken))[0] == 0
+    # one at a time has the machine's cores, and yet the threads that the runs were begun with
+    status, told, _ = acmix(*command(broken, jobs=1))
+    assert status == 0
+    assert "each, as it was begun" in told
     assert acmix(*command(whole))[0] == 0
     ours, theirs = (
-        {(each.arm, each.seed): each.value for each in runs_of(read_grid(grid), place)} for place in (broken, whole)
+        {(each.arm, each.seed): (each.value, each.device) for each in runs_of(read_grid(grid), place)}
+        for place in (broken, whole)
     )
     assert ours == theirs
     assert len(ours) == 2
+    for arm, seed in ours:
+        weights = [
+            torch.load(place / arm / f"seed_{seed}" / "checkpoints" / "last.pt", weights_only=True)["model"]
+            for place in (broken, whole)
+        ]
+        torch.testing.assert_close(*weights, rtol=0, atol=0)
 
 
 @pytest.mark.slow
