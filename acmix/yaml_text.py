@@ -18,6 +18,10 @@ import yaml
 MOST_BYTES, MOST_VALUES, MOST_DEPTH = 2**20, 70_000, 50
 
 
+class TooLarge(yaml.YAMLError):
+    """A file is no YAML of ours for its size alone."""
+
+
 class Loader(yaml.SafeLoader):
     """YAML 1.1 as PyYAML reads it, but for numbers, each key once in a mapping, no {key:value}, and with bounds."""
 
@@ -146,13 +150,19 @@ def read(path: Path) -> Any:
     Raises:
         OSError: it cannot be read.
         UnicodeDecodeError: it is no text.
-        yaml.YAMLError: it is no YAML, or larger than any file of settings.
+        TooLarge: it is larger than any file of settings.
+        yaml.YAMLError: it is no YAML.
     """
     with path.open("rb") as file:
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
-        raise yaml.YAMLError(f"it is larger than {MOST_BYTES // 2**20} MiB")
+        raise TooLarge(f"it is larger than {MOST_BYTES // 2**20} MiB, more than a file of settings may be")
     return parse(content.decode("utf-8"))
+
+
+def in_words(error: Exception, path: Path) -> str:
+    """An error of `read` on one line, with the file's name where PyYAML has none."""
+    return " ".join(str(error).split()).replace('"<unicode string>"', f'"{path.name}"')
 
 
 def quoted(text: str) -> str:

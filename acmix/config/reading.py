@@ -24,7 +24,7 @@ from acmix.config.presets import augment_preset
 from acmix.config.schema import Config
 from acmix.errors import UsageError
 from acmix.near import did_you_mean
-from acmix.yaml_text import Dumper, parse, read
+from acmix.yaml_text import Dumper, TooLarge, in_words, parse, read
 
 # endings of files that hold weights, and never settings
 CHECKPOINTS = (".pt", ".pth", ".safetensors")
@@ -65,7 +65,8 @@ def read_tree(path: Path) -> dict[str, Any]:
                 f"{path} is a checkpoint, no configuration; to go on with a run, give its folder; to begin with these "
                 f"weights, add model.checkpoint={path} after a configuration"
             ) from None
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        is_large = isinstance(error, TooLarge)
+        raise UsageError(f"{path}{'' if is_large else ' is not YAML'}: {in_words(error, path)}") from None
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise UsageError(f"{path} holds a {type(tree).__name__}; expected a mapping of sections")

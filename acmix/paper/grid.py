@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator, model_validator
 
 from acmix import config as configuration
 from acmix.config import Config
@@ -55,7 +55,7 @@ class Grid(BaseModel):
     question: str
     config: str
     settings: tuple[str, ...] = ()
-    seeds: Annotated[tuple[int, ...], Field(min_length=1, max_length=MOST_SEEDS)]
+    seeds: Annotated[tuple[StrictInt, ...], Field(min_length=1, max_length=MOST_SEEDS)]
     baseline: str
     arms: Annotated[dict[str, tuple[str, ...]], Field(min_length=1, max_length=MOST_ARMS)]
     data: str = ""
@@ -169,6 +169,12 @@ def read_grid(source: str | os.PathLike[str]) -> Grid:
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))
+        if problem["loc"][-1:] == ("[key]",) or problem["type"] == "invalid_key":
+            # of a key within a section pydantic says which it is, and of one at the top only its text
+            within = ".".join(map(str, problem["loc"][:-2]))
+            name = repr(problem["input"]) if within else key
+            where = f"{path}: {within}: " if within else f"{path}: "
+            raise UsageError(f"{where}the key {name} is no text; put it in quotes") from None
         if problem["type"] == "extra_forbidden":
             hint = did_you_mean(key, list(Grid.model_fields), otherwise=f"expected {', '.join(Grid.model_fields)}")
             raise UsageError(f"{path}: unknown key {key!r}; {hint}") from None

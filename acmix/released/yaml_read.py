@@ -104,12 +104,12 @@ def _given_by(name: Any, base: Path | None, above: tuple[Path, ...]) -> dict[str
     path = (base / name).resolve()
     if path in above:
         raise UsageError(f"BASE={name!r} refers back to {path}; remove one of the two references")
-    from acmix.yaml_text import read
+    from acmix.yaml_text import in_words, read
 
     try:
         tree = read(path) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"BASE={name!r}: {path} cannot be read as YAML: {' '.join(str(error).split())}") from None
+        raise UsageError(f"BASE={name!r}: {path} cannot be read as YAML: {in_words(error, path)}") from None
     if not isinstance(tree, dict):
         raise UsageError(f"BASE={name!r}: {path} holds a {type(tree).__name__}; expected a mapping of sections")
     return _given(tree, path.parent, (*above, path))

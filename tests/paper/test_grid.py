@@ -21,10 +21,10 @@ GRID: dict[str, Any] = {
 }
 
 
-def written(folder: Path, **changes: Any) -> Path:
+def written(folder: Path, changes: dict[Any, Any] | None = None, **more: Any) -> Path:
     """A grid's file."""
     file = folder / "small.yaml"
-    file.write_text(yaml.safe_dump({**GRID, **changes}, sort_keys=False))
+    file.write_text(yaml.safe_dump({**GRID, **(changes or {}), **more}, sort_keys=False))
     return file
 
 
@@ -65,13 +65,33 @@ def test_runs_come_seed_by_seed(tmp_path: Path) -> None:
         ({"arms": {"both": [], "a/b": []}}, "'a/b' is no name"),
         ({"arms": {"both": "x"}}, "arms.both: expected a list"),
         ({"question": None}, "question"),
+        ({"seeds": [True, False]}, "seeds.0: expected a whole number"),
+        ({"seeds": [0, 1.0]}, "seeds.1: expected a whole number"),
+        ({"seeds": [0, "1"]}, "seeds.1: expected a whole number"),
+        ({"arms": {"both": [], 1: []}}, "arms: the key 1 is no text; put it in quotes"),
+        ({"arms": {"both": [], True: []}}, "arms: the key True is no text; put it in quotes"),
+        ({1: []}, "the key 1 is no text; put it in quotes"),
     ],
 )
-def test_what_is_no_grid_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_what_is_no_grid_is_refused(changes: dict[Any, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as error:
-        read_grid(written(tmp_path, **changes))
+        read_grid(written(tmp_path, changes))
     assert said in str(error.value)
     assert str(error.value).startswith(str(tmp_path / "small.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("arms: [}", r'small.yaml is not YAML: .* in "small.yaml", line 1, column 8'),
+        ("a: 1\na: 2", r"the key 'a' stands twice in \"small.yaml\", line 1"),
+        ("#" * (2**20 + 1), "small.yaml: it is larger than 1 MiB, more than a file of settings may be"),
+    ],
+)
+def test_what_is_no_yaml_is_said_of_its_file(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(text)
+    with pytest.raises(UsageError, match=said):
+        read_grid(tmp_path / "small.yaml")
 
 
 def test_an_unknown_name_says_which_there_are() -> None:
