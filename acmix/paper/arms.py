@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from acmix.paper.grid import Grid
 from acmix.paper.runs import FAILED, Run
-from acmix.paper.statistics import Paired, Spread, paired, spread
+from acmix.paper.statistics import Paired, Spread, paired, signed, spread
 from acmix.train.files import make_place
 from acmix.train.plots import ATTENTION, INK, finish, new_figure, save
 
@@ -70,12 +70,12 @@ def table(arms: Sequence[Arm]) -> list[tuple[str, ...]]:
         told = arm.difference
         cells: tuple[str, ...] = ("baseline", "", "", "", "")
         if told is not None:
-            interval = "" if math.isnan(told.low) else f"{told.low:+.2f} to {told.high:+.2f}"
+            interval = "" if math.isnan(told.low) else f"{signed(told.low)} to {signed(told.high)}"
             numbers = (
-                "" if math.isnan(each) else form.format(each)
-                for form, each in (("{:+.2f}", told.effect), ("{:.3f}", told.p))
+                "" if math.isnan(each) else form(each)
+                for form, each in ((signed, told.effect), ("{:.3f}".format, told.p))
             )
-            cells = ("" if math.isnan(told.mean) else f"{told.mean:+.2f}", interval, *numbers, str(told.count))
+            cells = ("" if math.isnan(told.mean) else signed(told.mean), interval, *numbers, str(told.count))
         rows.append((arm.name, str(arm.spread) if arm.values else "no run ended", *cells))
     return rows
 
@@ -86,15 +86,16 @@ def verdict(arm: Arm, baseline: str) -> str:
     failed = f" {len(arm.failed)} of its runs failed." if arm.failed else ""
     if told is None:
         return f"{arm.name} is what the others are compared with.{failed}"
+    if told.count > 1 and told.is_same:
+        return f"{arm.name} gave the same results as {baseline} at every seed.{failed}"
     if told.count < 2 or math.isnan(told.low):
         return f"{arm.name}: too few seeds to tell it from {baseline}.{failed}"
     if not told.is_told_apart:
         widest = max(abs(told.low), abs(told.high))
-        return (
-            f"{arm.name} and {baseline} are not told apart; {arm.name} may be up to {widest:.2f} points away.{failed}"
-        )
+        apart = f"{arm.name} may be up to {signed(widest)[1:]} points away"
+        return f"{arm.name} and {baseline} are not told apart; {apart}.{failed}"
     way = "better" if told.mean > 0 else "worse"
-    return f"{arm.name} is {way} than {baseline}, by {abs(told.mean):.2f} points.{failed}"
+    return f"{arm.name} is {way} than {baseline}, by {signed(abs(told.mean))[1:]} points.{failed}"
 
 
 def draw(grid: Grid, arms: Sequence[Arm], file: Path) -> Path:

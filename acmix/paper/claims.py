@@ -15,6 +15,7 @@ from acmix.benchmark.record import WRONG
 from acmix.paper import arms, paths
 from acmix.paper.grid import Grid, read_grid
 from acmix.paper.runs import COLUMNS, Run, read_rows
+from acmix.paper.statistics import signed
 
 # the grid whose both-paths arm tells the rates by block
 OF_PATHS = "fashion_paths_swin"
@@ -92,7 +93,7 @@ def against(found: Found, name: str, others: Sequence[str]) -> tuple[list[str], 
         state = HELD if over.high < 0 else NOT_HELD if over.low > 0 else OPEN
         states.add(state)
         # the baseline's lead, so that the sign is the claim's
-        told.append(f"over {arm.name} {-over.mean:+.2f} ({-over.high:+.2f} to {-over.low:+.2f})")
+        told.append(f"over {arm.name} {signed(-over.mean)} ({signed(-over.high)} to {signed(-over.low)})")
     return told, worst(states)
 
 

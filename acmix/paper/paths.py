@@ -20,7 +20,7 @@ from acmix.errors import UsageError
 from acmix.layers import PathRates
 from acmix.paper.grid import read_grid
 from acmix.paper.runs import DONE, GRID, runs_there
-from acmix.paper.statistics import Interval, interval, spread
+from acmix.paper.statistics import Interval, interval, signed, spread
 from acmix.tools.rates import Rates, rates_of, short_name
 from acmix.train.files import make_place
 from acmix.train.plots import ATTENTION, CONVOLUTION, INK, finish, new_figure, save, stage_starts
@@ -131,8 +131,8 @@ def table(over: Over) -> list[tuple[str, ...]]:
             (
                 short_name(block) or "(the layer)",
                 *(around(values) for values in (alphas, betas)),
-                f"{found.mean:+.3f}",
-                "" if math.isnan(found.low) else f"{found.low:+.3f} to {found.high:+.3f}",
+                signed(found.mean, 3),
+                "" if math.isnan(found.low) else f"{signed(found.low, 3)} to {signed(found.high, 3)}",
                 str(len(logs)),
             )
         )
@@ -142,7 +142,9 @@ def table(over: Over) -> list[tuple[str, ...]]:
 def around(values: Sequence[float]) -> str:
     """Mean ± deviation of rates."""
     found = spread(values)
-    return f"{found.mean:.3f}" + ("" if math.isnan(found.deviation) else f" ± {found.deviation:.3f}")
+    # both are at least 0
+    mean, reach = (signed(each, 3).lstrip("+") for each in (found.mean, found.deviation))
+    return mean + ("" if math.isnan(found.deviation) else f" ± {reach}")
 
 
 def halves(rates: Sequence[PathRates]) -> tuple[float, float]:

@@ -14,6 +14,15 @@ from acmix.errors import UsageError
 from acmix.extras import install
 
 CONFIDENCE = 0.95
+# what sums of figures differ by where they are the same
+ROUNDING = 1e-9
+
+
+def signed(value: float, decimals: int = 2) -> str:
+    """A number with its sign: of one that so few decimals would hide, three significant digits, as of -0.00071."""
+    if abs(value) < ROUNDING:
+        value = 0.0
+    return f"{value:+.{decimals}f}" if value == 0 or abs(value) >= 0.5 * 10**-decimals else f"{value:+.3g}"
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class Spread:
     deviation: float
 
     def __str__(self) -> str:
-        around = "" if math.isnan(self.deviation) else f" ± {self.deviation:.2f}"
+        around = "" if math.isnan(self.deviation) else f" ± {signed(self.deviation)[1:]}"
         return f"{self.mean:.2f}{around} ({self.count})"
 
 
@@ -44,8 +53,8 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
-        reach = "" if math.isnan(self.low) else f" ({self.low:+.2f} to {self.high:+.2f})"
-        return f"{self.mean:+.2f}{reach}"
+        reach = "" if math.isnan(self.low) else f" ({signed(self.low)} to {signed(self.high)})"
+        return f"{signed(self.mean)}{reach}"
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,11 @@ class Paired:
     def is_told_apart(self) -> bool:
         """Whether the interval leaves 0 out."""
         return self.low > 0 or self.high < 0
+
+    @property
+    def is_same(self) -> bool:
+        """Whether both gave the same figures, seed by seed."""
+        return self.low == self.high == 0.0
 
 
 def spread(values: Sequence[float]) -> Spread:

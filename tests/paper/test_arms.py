@@ -61,3 +61,14 @@ def test_the_table_and_the_picture(tmp_path: Path) -> None:
     assert rows[-1] == ("none", "no run ended", "", "", "", "", "0")
     file = draw(GRID, arms, tmp_path / "new" / "arms.png")
     assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_arms_with_the_same_results_are_said_to_have_them() -> None:
+    copies = [Run("small", "equal", each.seed, DONE, "top-1", each.value) for each in runs() if each.arm == "both"]
+    others = [each for each in runs() if each.arm != "equal"]
+    found = {arm.name: arm for arm in compared(GRID, [*others, *copies])}
+    assert verdict(found["equal"], "both") == "equal gave the same results as both at every seed."
+    nearly = [Run("small", "equal", each.seed, DONE, "top-1", f"{float(each.value) + 1e-4}") for each in copies]
+    found = {arm.name: arm for arm in compared(GRID, [*others, *nearly])}
+    assert verdict(found["equal"], "both") == "equal is better than both, by 0.0001 points."
+    assert table([*found.values()])[2][2:4] == ("+0.0001", "+0.0001 to +0.0001")

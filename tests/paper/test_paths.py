@@ -134,3 +134,13 @@ def test_runs_of_two_networks_are_refused(acmix: Call, runs: list[Path], tmp_pat
     assert errors.count("\n") == 1
     status, said, errors = acmix("paper", "paths", tmp_path / "nowhere")
     assert (status, said, errors.count("\n")) == (2, "", 1)
+
+
+def test_a_lead_is_told_in_digits_that_show_it() -> None:
+    every = [[PathRates(0.5 - 1e-4 * (2 + 0.1 * seed), 0.5)] * 4 for seed in range(3)]
+    over = Over(["a", "b", "c"], BLOCKS, every, [])
+    said = verdict(over)
+    assert said[-1].endswith("convolution leads in the first half and convolution leads in the second half.")
+    assert "-0.00042 (-0.00047 to -0.00037) in the first half" in said[0]
+    assert "-0.00 " not in " ".join(said)
+    assert "-0.000 " not in " ".join(rows_of(over)[0])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from acmix.paper.statistics import paired, spread
+from acmix.paper.statistics import Interval, paired, signed, spread
 
 
 def test_mean_and_deviation() -> None:
@@ -43,3 +43,12 @@ def test_too_few_and_equal_differences() -> None:
     assert (same.mean, same.p, same.effect, same.is_told_apart) == (0.0, 1.0, 0.0, False)
     shifted = paired([2.0, 3.0], [1.0, 2.0])
     assert (shifted.low, shifted.high, shifted.is_told_apart) == (1.0, 1.0, True)
+
+
+def test_no_number_is_hidden_by_its_decimals() -> None:
+    assert [signed(each) for each in (1.234, -0.005, 0.0, -0.0)] == ["+1.23", "-0.01", "+0.00", "+0.00"]
+    assert [signed(each) for each in (-0.0007123, 0.0049, -1e-17)] == ["-0.000712", "+0.0049", "+0.00"]
+    assert signed(-0.0049, 3) == "-0.005"
+    assert signed(math.inf) == "+inf"
+    assert str(Interval(-0.0007, -0.0012, -0.0002)) == "-0.0007 (-0.0012 to -0.0002)"
+    assert str(spread([90.0, 90.0001])) == "90.00 ± 7.07e-05 (2)"
