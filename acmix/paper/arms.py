@@ -125,7 +125,12 @@ def draw_runs(axes: Axes, arms: Sequence[Arm]) -> None:
                 [arm.spread.mean], [row], "|", color=INK, markersize=18, markeredgewidth=2,
                 label="mean" if row == 0 else None,
             )  # fmt: skip
-    finish(axes, "Every run", x_label="validation top-1, %")
+    finish(axes, "Every run", x_label="validation top-1, %", legend=False)
+    # beside the title, where no run lies
+    axes.legend(
+        loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False, fontsize=9, labelcolor=INK,
+        borderaxespad=0.0, columnspacing=1.5,
+    )  # fmt: skip
 
 
 def draw_differences(axes: Axes, arms: Sequence[Arm], baseline: str) -> None:

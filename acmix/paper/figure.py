@@ -16,6 +16,7 @@ from acmix.errors import UsageError
 from acmix.models.build import build_model
 from acmix.models.count import cost_of
 from acmix.paper.grid import read_grid, shipped
+from acmix.paper.labels import write_names
 from acmix.paper.runs import read_rows
 from acmix.paper.statistics import spread
 from acmix.tools.paper import PUBLISHED, in_order
@@ -150,20 +151,25 @@ def draw(runs: Sequence[Path], ablations: Path | None, file: Path) -> Path:
 
 def draw_imagenet(axes: Axes, trained: Sequence[Point]) -> None:
     """An arrow from each plain network to its ACmix form, and our own runs."""
+    names: list[tuple[str, tuple[float, float]]] = []
+    arrows = []
     for at, point in enumerate(published()):
+        place = (point.gmacs, point.top1)
         if point.plain is not None:
             axes.annotate(
                 "", (point.gmacs, point.top1), point.plain,
                 arrowprops={"arrowstyle": "-|>", "color": CONVOLUTION, "shrinkA": 3, "shrinkB": 3},
             )  # fmt: skip
             axes.plot(*point.plain, "o", color=TRAINING, label=None if at else "plain, published")
+            arrows.append((point.plain, place))
         axes.plot(point.gmacs, point.top1, "o", color=CONVOLUTION, label=None if at else "ACmix, published")
-        name = point.name.removeprefix("acmix_").removesuffix("_patch4_window7_224")
-        axes.annotate(name, (point.gmacs, point.top1), (5, 3), textcoords="offset points", fontsize=8, color=INK)
+        names.append((point.name.removeprefix("acmix_").removesuffix("_patch4_window7_224"), place))
     for at, point in enumerate(trained):
         axes.plot(point.gmacs, point.top1, "*", markersize=12, color=ATTENTION, label=None if at else "ACmix, ours")
     told = "" if trained else " (ours: not trained)"
     finish(axes, f"ImageNet-1k, top-1 in %{told}", x_label="10⁹ multiply-adds")
+    axes.margins(0.1)
+    write_names(axes, names, [*(plain for plain, _ in arrows), *((each.gmacs, each.top1) for each in trained)], arrows)
 
 
 def draw_arms(axes: Axes, arms: Sequence[Point]) -> None:
@@ -177,10 +183,11 @@ def draw_arms(axes: Axes, arms: Sequence[Point]) -> None:
             [point.gmacs for point in of_grid], [point.top1 for point in of_grid],
             yerr=[point.deviation for point in of_grid], fmt="o", capsize=3, color=colour, label=grid,
         )  # fmt: skip
-        for point in of_grid:
-            axes.annotate(
-                point.name, (point.gmacs, point.top1), (5, 3), textcoords="offset points", fontsize=8, color=INK
-            )
     finish(axes, "Ablations, top-1 in %: mean ± deviation over seeds", x_label="10⁹ multiply-adds")
     # less than 10⁹ of them: no whole numbers
     axes.xaxis.set_major_locator(AutoLocator())
+    axes.margins(x=0.25)
+    reach = [((each.gmacs, each.top1 - each.deviation), (each.gmacs, each.top1 + each.deviation)) for each in arms]
+    write_names(
+        axes, [(each.name, (each.gmacs, each.top1)) for each in sorted(arms, key=lambda arm: -arm.top1)], lines=reach
+    )

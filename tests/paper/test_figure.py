@@ -13,6 +13,7 @@ from acmix.config import as_yaml
 from acmix.models.count import cost
 from acmix.paper import figure
 from acmix.paper.runs import DONE, Run, write_runs
+from acmix.train.plots import new_figure
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -71,3 +72,20 @@ def test_what_cannot_be_drawn_is_one_line(options: list[str], said: str, acmix: 
     assert (status, output, errors.count("\n")) == (2, "", 1)
     assert said in errors
     assert not (tmp_path / "f.png").exists()
+
+
+@pytest.mark.parametrize("width", [7.5, 6.0])
+def test_names_lie_on_nothing_and_inside_the_axes(width: float) -> None:
+    drawn = new_figure(width=width, height=5.2)
+    axes = drawn.subplots()
+    figure.draw_imagenet(axes, [])
+    drawn.draw_without_rendering()
+    names = {text.get_text(): text.get_window_extent() for text in axes.texts if text.get_text()}
+    assert len(names) == len(figure.published())
+    places = [place for point in figure.published() for place in ((point.gmacs, point.top1), point.plain) if place]
+    dots = [axes.transData.transform(place) for place in places]
+    for name, box in names.items():
+        assert axes.bbox.contains(box.x0, box.y0)
+        assert axes.bbox.contains(box.x1, box.y1)
+        assert not any(box.overlaps(other) for each, other in names.items() if each != name)
+        assert not any(box.contains(x, y) for x, y in dots)
