@@ -247,7 +247,8 @@ def paper_figure(
         typer.Option("--run", metavar="RUN", help="Our own run on ImageNet, finished; may be given several times."),
     ] = None,
     ablations: Annotated[
-        Path | None, typer.Option("--ablations", metavar="CSV", help="A table that `paper ablation --csv` wrote.")
+        Path | None,
+        typer.Option("--ablations", metavar="CSV", help="A table that `paper ablation --csv` wrote, of shipped grids."),
     ] = None,
 ) -> None:
     """Draw accuracy against multiply-adds: the paper's figures, ours on ImageNet, and ours of ablations."""

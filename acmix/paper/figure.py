@@ -106,6 +106,29 @@ def of_ablations(table: Path | None) -> list[Point]:
     return found
 
 
+def left_out(table: Path | None) -> Iterator[str]:
+    """A line for what a table of runs holds and the figure does not.
+
+    Raises:
+        UsageError: as `of_ablations`.
+    """
+    if table is None:
+        return
+    rows, known = read_rows(table), shipped()
+    others = dict.fromkeys(
+        f"{row['grid']}: {row['arm']}"
+        for row in rows
+        if row["grid"] not in known or row["arm"] not in read_grid(row["grid"]).arms
+    )
+    if others:
+        yield (
+            f"not drawn of {table}: {', '.join(others)}; the figure has the arms of the grids that "
+            "`acmix paper ablation --list` names, as a table alone does not tell multiply-adds"
+        )
+    elif not any(row["value"] for row in rows):
+        yield f"not drawn of {table}: anything; it holds no run that ended"
+
+
 def gmacs_of(settings: Config) -> float:
     """10⁹ multiply-adds of an image, counted."""
     return counted(settings.model_dump_json())
@@ -121,7 +144,7 @@ def counted(settings: str) -> float:
 
 
 def points(runs: Sequence[Path], ablations: Path | None) -> Iterator[str]:
-    """A line for each point, as figures."""
+    """A line for each point, as figures, and for what is no point."""
     trained = ours(runs)
     for point in [*published(), *trained, *of_ablations(ablations)]:
         reach = f" ± {point.deviation:.2f}" if point.deviation else ""
@@ -129,6 +152,7 @@ def points(runs: Sequence[Path], ablations: Path | None) -> Iterator[str]:
         form = ".1f" if point.group == "published" else ".2f"
         cost = f"{point.gmacs:.3g}·10⁹ multiply-adds"
         yield f"{point.group}: {point.name}: {point.top1:{form}}{reach} % at {cost}{beside}"
+    yield from left_out(ablations)
     if not trained:
         yield "ours on ImageNet-1k: not trained"
 

@@ -12,7 +12,7 @@ from acmix import config as configuration
 from acmix.config import as_yaml
 from acmix.models.count import cost
 from acmix.paper import figure
-from acmix.paper.runs import DONE, Run, write_runs
+from acmix.paper.runs import DONE, STARTED, Run, write_runs
 from acmix.train.plots import new_figure
 
 Call = Callable[..., tuple[int, str, str]]
@@ -72,6 +72,23 @@ def test_what_cannot_be_drawn_is_one_line(options: list[str], said: str, acmix: 
     assert (status, output, errors.count("\n")) == (2, "", 1)
     assert said in errors
     assert not (tmp_path / "f.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("runs", "said"),
+    [
+        ([Run("mine", "both", 0, DONE, "top-1", "50.0")], "mine: both; the figure has the arms of the grids that"),
+        ([Run("fashion_rates", "mine", 0, DONE, "top-1", "50.0")], "fashion_rates: mine; the figure has"),
+        ([Run("fashion_rates", "one", 0, STARTED)], "anything; it holds no run that ended"),
+        ([], "anything; it holds no run that ended"),
+    ],
+)
+def test_what_is_not_drawn_of_a_table_is_said(runs: list[Run], said: str, acmix: Call, tmp_path: Path) -> None:
+    table = tmp_path / "runs.csv"
+    write_runs(runs, table)
+    status, output, errors = acmix("paper", "figure", tmp_path / "f.png", "--ablations", table)
+    assert (status, errors) == (0, "")
+    assert f"not drawn of {table}: {said}" in output
 
 
 @pytest.mark.parametrize("width", [7.5, 6.0])
