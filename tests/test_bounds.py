@@ -53,7 +53,7 @@ def test_yaml_without_bound_is_refused_at_once(text: str, said: str, tmp_path: P
 
 def test_a_file_larger_than_settings_are_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_bytes(b"#" * (yaml_text.MOST_BYTES + 1))
-    with pytest.raises(UsageError, match="x.yaml: it is larger than 1 MiB, more than a file of settings may be"):
+    with pytest.raises(UsageError, match=r"x\.yaml: it is larger than 1 MiB, more than a file of settings may be"):
         config.load(tmp_path / "x.yaml")
 
 

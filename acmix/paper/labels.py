@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from acmix.train.plots import INK
 
@@ -38,7 +38,7 @@ def write_names(
     """
     from matplotlib.transforms import Bbox
 
-    figure = axes.figure
+    figure: Any = axes.figure
     # limits, and the places of axes and legend, are known from here on
     axes.set_xlim(axes.get_xlim())
     axes.set_ylim(axes.get_ylim())
@@ -66,7 +66,8 @@ def write_names(
         # a name's own box reaches below its line
         below = (size.y0 - origin[1]) / unit
         text.set_position((best[0], best[1] - below))
-        taken.append(Bbox.from_bounds(*(origin + [each * unit for each in best]), size.width, size.height))
+        left, low = origin[0] + best[0] * unit, origin[1] + best[1] * unit
+        taken.append(Bbox.from_bounds(left, low, size.width, size.height))
         across = max(best[0], -best[0] - size.width / unit, 0.0)
         if math.hypot(across, max(best[1], -best[1] - size.height / unit, 0.0)) > NEAR:
             tie(axes, point, taken[-1])
