@@ -17,8 +17,9 @@ from acmix.paper.grid import Grid, read_grid
 from acmix.paper.runs import COLUMNS, Run, read_rows
 from acmix.paper.statistics import signed
 
-# the grid whose both-paths arm tells the rates by block
-OF_PATHS = "fashion_paths_swin"
+# by the form of the network: the grid whose both-paths arm tells the rates by block
+OF_PATHS = {"swin": "fashion_paths_swin", "resnet": "fashion_paths_resnet"}
+FORMS = {"swin": "Swin", "resnet": "ResNet"}
 HELD, NOT_HELD, OPEN = "held", "did not hold", "not testable here"
 MISSING = "not measured"
 
@@ -30,13 +31,13 @@ class Found:
     Args:
         decomposed: of `paper_decompose.csv`.
         runs: of `ablations.csv`.
-        over: of `paper_rates.csv`; None where it is missing.
+        over: of `paper_rates_swin.csv` and `paper_rates_resnet.csv`, by form; those that are there.
         speed: of `paper_speed.csv`.
     """
 
     decomposed: list[Row]
     runs: list[Run]
-    over: paths.Over | None
+    over: dict[str, paths.Over]
     speed: list[Row]
 
     def of(self, grid: Grid) -> list[Run]:
@@ -46,11 +47,11 @@ class Found:
 
 def read(results: Path) -> Found:
     """What lies in a folder of results."""
-    rates = results / "paper_rates.csv"
+    rates = {form: results / f"paper_rates_{form}.csv" for form in OF_PATHS}
     return Found(
         rows_of(results / "paper_decompose.csv"),
         [as_run(row) for row in read_rows(results / "ablations.csv")],
-        paths.read_table(rates) if rates.is_file() else None,
+        {form: paths.read_table(file) for form, file in rates.items() if file.is_file()},
         rows_of(results / "paper_speed.csv"),
     )
 
@@ -151,9 +152,9 @@ def of_shared_stage(found: Found) -> Verdict:
 def of_paths(found: Found) -> Verdict:
     """Claim 3."""
     told, states = [], []
-    for form in ("swin", "resnet"):
-        words, state = against(found, f"fashion_paths_{form}", ("attention", "convolution"))
-        told.append(f"{'Swin' if form == 'swin' else 'ResNet'}: {', '.join(words)}")
+    for form, grid in OF_PATHS.items():
+        words, state = against(found, grid, ("attention", "convolution"))
+        told.append(f"{FORMS[form]}: {', '.join(words)}")
         states.append(state)
     return Verdict(
         "Both paths are at least as good as attention alone and as convolution alone, at an equal budget",
@@ -207,9 +208,18 @@ def speed_of(rows: Sequence[Row]) -> str:
 
 def of_depth(found: Found) -> Verdict:
     """Claim 6."""
-    claim, command = "β dominates early blocks, α late ones", f"acmix paper paths runs/{OF_PATHS}"
-    if found.over is None:
-        return Verdict(claim, MISSING, MISSING, command)
-    depth = paths.depth(found.over)
-    told = f"log |α/β|: {depth.early} in the first half, {depth.late} in the second"
-    return Verdict(claim, told, {True: HELD, False: NOT_HELD, None: OPEN}[depth.holds], command)
+    told, states = [], []
+    for form in OF_PATHS:
+        if form not in found.over:
+            told.append(f"{FORMS[form]}: {MISSING}")
+            states.append(MISSING)
+            continue
+        depth = paths.depth(found.over[form])
+        told.append(f"{FORMS[form]}: {depth.early} in the first half, {depth.late} in the second")
+        states.append({True: HELD, False: NOT_HELD, None: OPEN}[depth.holds])
+    return Verdict(
+        "β dominates early blocks, α late ones",
+        f"log |α/β|, {'; '.join(told)}",
+        worst(states),
+        "; ".join(f"acmix paper paths runs/{name}" for name in OF_PATHS.values()),
+    )

@@ -5,7 +5,7 @@ python benchmarks/paper.py --tables                                        measu
 
 Parts: decompose, ablations, paths, speed, figure. `ablations` fetches Fashion-MNIST and the digits into DIR where they
 are missing, and goes on with the runs that lie in --runs. Writes into benchmarks/results/: paper_decompose.csv,
-ablations.csv, paper_rates.csv, paper_speed.csv, and the drawings beside them.
+ablations.csv, paper_rates_*.csv, paper_speed.csv, and the drawings beside them.
 """
 
 from __future__ import annotations
@@ -75,12 +75,13 @@ def of_grid(name: str, found: Found) -> list[str]:
     ]
 
 
-def of_rates_by_block(found: Found) -> list[str]:
+def of_rates_by_block(form: str, found: Found) -> list[str]:
     """The rates by block over the seeds."""
-    if found.over is None:
+    over = found.over.get(form)
+    if over is None:
         return ["Not measured."]
-    rows = ([in_cell(each) for each in row] for row in paths.table(found.over))
-    return [*table(map(in_cell, paths.HEAD), rows), "", *(f"- {line}" for line in paths.verdict(found.over))]
+    rows = ([in_cell(each) for each in row] for row in paths.table(over))
+    return [*table(map(in_cell, paths.HEAD), rows), "", *(f"- {line}" for line in paths.verdict(over))]
 
 
 def of_shifts(found: Found) -> list[str]:
@@ -130,7 +131,7 @@ def of_hours(found: Found) -> list[str]:
 TABLES: dict[str, Callable[[Found], list[str]]] = {
     "summary": summary,
     **{name: lambda found, name=name: of_grid(name, found) for name in GRIDS},
-    "rates": of_rates_by_block,
+    **{f"rates_{form}": lambda found, form=form: of_rates_by_block(form, found) for form in OF_PATHS},
     "shifts": of_shifts,
     "networks": of_networks,
     "hours": of_hours,
@@ -193,10 +194,11 @@ def main(root: Path) -> int:
     if "ablations" in chosen:
         right &= train_grids(told.data, told.runs, results)
     if "paths" in chosen:
-        over = paths.read(paths.runs_in([told.runs / OF_PATHS]))
-        print("\n".join(paths.verdict(over)))
-        paths.write(over, results / "paper_rates.csv")
-        paths.draw(over, results / "paper_rates.png")
+        for form, grid in OF_PATHS.items():
+            over = paths.read(paths.runs_in([told.runs / grid]))
+            print("\n".join(paths.verdict(over)))
+            paths.write(over, results / f"paper_rates_{form}.csv")
+            paths.draw(over, results / f"paper_rates_{form}.png")
     if "speed" in chosen:
         measured = []
         for part, each in speed.measure():

@@ -42,6 +42,11 @@ def over(*rates: tuple[float, float]) -> Over:
     return Over(["a", "b", "c"], [f"layers.{at}" for at in range(len(rates))], every, [])
 
 
+def in_both(found: Over) -> dict[str, Over]:
+    """The same rates in both forms."""
+    return {"swin": found, "resnet": found}
+
+
 def shifts(*speed_ups: str) -> list[dict[str, str]]:
     """Rows of explicit shifts beside the grouped convolution."""
     common = {"line": "paper_shifts", "peer": "explicit shifts", "candidate": "grouped convolution, learned"}
@@ -61,7 +66,7 @@ KERNELS = runs("fashion_kernels", learned_from_shifts=80, frozen_shifts=79, lear
 
 def of(**found: Any) -> list[str]:
     """The six verdicts."""
-    nothing: dict[str, Any] = {"decomposed": [], "runs": [], "over": None, "speed": []}
+    nothing: dict[str, Any] = {"decomposed": [], "runs": [], "over": {}, "speed": []}
     return [each.verdict for each in verdicts(Found(**{**nothing, **found}))]
 
 
@@ -70,7 +75,7 @@ def test_nothing_measured_is_no_verdict() -> None:
 
 
 def test_claims_that_hold() -> None:
-    found = of(runs=[*PATHS, *RATES, *KERNELS], over=over((0.3, 0.9), (0.9, 0.3)), speed=shifts("1.2", "1.5"))
+    found = of(runs=[*PATHS, *RATES, *KERNELS], over=in_both(over((0.3, 0.9), (0.9, 0.3))), speed=shifts("1.2", "1.5"))
     assert found[2:] == [HELD] * 4
 
 
@@ -81,7 +86,7 @@ def test_claims_that_hold() -> None:
         (3, {"runs": runs("fashion_rates", learned=80, one=80.5, half=79)}),
         (4, {"runs": KERNELS, "speed": shifts("0.8", "0.9")}),
         (4, {"runs": KERNELS, "speed": shifts("0.9", "1.1")}),
-        (5, {"over": over((0.9, 0.3), (0.3, 0.9))}),
+        (5, {"over": {"swin": over((0.3, 0.9), (0.9, 0.3)), "resnet": over((0.9, 0.3), (0.3, 0.9))}}),
     ],
 )
 def test_claims_that_do_not_hold(place: int, found: dict[str, Any]) -> None:
@@ -90,13 +95,17 @@ def test_claims_that_do_not_hold(place: int, found: dict[str, Any]) -> None:
 
 def test_what_seeds_do_not_tell_is_left_open() -> None:
     noisy = [Run("fashion_rates", "one", seed, DONE, "top-1", f"{80 + 3 * seed:.6f}") for seed in range(3)]
-    found = of(runs=[*(run for run in RATES if run.arm != "one"), *noisy], over=over((0.5, 0.5), (0.9, 0.3)))
+    found = of(runs=[*(run for run in RATES if run.arm != "one"), *noisy], over=in_both(over((0.5, 0.5), (0.9, 0.3))))
     assert (found[3], found[5]) == (OPEN, OPEN)
 
 
 def test_a_part_of_the_seeds_is_no_verdict() -> None:
     assert of(runs=PATHS[:-1])[2] == MISSING
     assert of(runs=[run for run in RATES if run.seed < 2])[3] == MISSING
+
+
+def test_rates_of_one_form_are_no_verdict() -> None:
+    assert of(over={"swin": over((0.3, 0.9), (0.9, 0.3))})[5] == MISSING
 
 
 def test_a_time_that_was_refused_is_no_verdict() -> None:
