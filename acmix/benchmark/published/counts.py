@@ -7,11 +7,12 @@ python benchmarks/models.py     ->  benchmarks/results/models.csv and paper_para
 from __future__ import annotations
 
 import argparse
-import csv
+from dataclasses import asdict
 from pathlib import Path
 
 from acmix import list_models
 from acmix.benchmark.published.cells import UNKNOWN, put_between, table
+from acmix.benchmark.record import write_table
 from acmix.models.count import cost
 from acmix.tools import paper
 
@@ -55,11 +56,8 @@ def main(root: Path) -> int:
     """
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     results, counted, params = root / "benchmarks" / "results", rows(), paper.params()
-    with (results / "models.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(counted)
-    paper.write(params, results / "paper_params.csv")
+    write_table(results / "models.csv", COLUMNS, counted)
+    write_table(results / "paper_params.csv", paper.COLUMNS, [asdict(each) for each in params])
     for page, marker, text in (
         ("README.md", "models", markdown(counted)),
         ("docs/models.md", "paper", paper.markdown(params)),
