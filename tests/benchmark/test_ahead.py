@@ -70,6 +70,7 @@ def test_a_step_adds_up_its_nodes() -> None:
     assert ledger.rows["passes over memory"][:2] == [512, 512]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["acmix_swin_tiny_patch4_window7_224", "acmix_resnet26", "acmix_san10"])
 def test_a_step_of_a_network_counts_its_operators(name: str) -> None:
     """PyTorch leaves out arguments that are given as their defaults; both directions of every operator are counted."""

@@ -68,6 +68,7 @@ def test_progress_is_on_standard_error_alone(capfd: pytest.CaptureFixture[str]) 
     assert said.err.splitlines() == ["checking · 0 s passed, at most 5 s left"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["train", "infer", "ops"])
 def test_a_format_that_is_emulated_is_left_out_with_the_reason(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "measured_ceilings", ceilings_are(SLOW))

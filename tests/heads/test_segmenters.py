@@ -60,6 +60,7 @@ def loss_of(out: Any) -> torch.Tensor:
     return torch.stack([each.square().mean() for each in (out.values() if isinstance(out, dict) else [out])]).sum()
 
 
+@pytest.mark.slow
 @every_head
 @every_family
 def test_it_labels_images_of_any_size_and_every_parameter_learns(head, name):

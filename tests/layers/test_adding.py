@@ -217,6 +217,7 @@ def test_one_number_is_a_shift():
     assert torch.equal(layer(x, 2), layer(x, (2, 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_recorded_graph_of_operators_has_gradients(name):
     made, x = network(name), torch.randn(2, 3, 32, 32)

@@ -39,6 +39,7 @@ def test_one_view_alone_has_its_gradient() -> None:
         assert torch.equal(found, expected)
 
 
+@pytest.mark.slow
 def test_every_other_derivative() -> None:
     x = torch.randn(2, 5, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda each: used(each, 1, apart=False), x)

@@ -272,6 +272,7 @@ def test_a_folder_without_its_public_function_fails(toy):
         dispatch.find_operators(package)
 
 
+@pytest.mark.slow
 def test_a_name_stays_the_function_after_all_of_its_folder_has_been_imported():
     code = """
 import pkgutil, importlib, inspect, acmix.ops

@@ -36,6 +36,7 @@ def test_published_alone_says_that_ours_is_not_trained(acmix: Call, tmp_path: Pa
     assert file.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_runs_and_ablations_are_counted(acmix: Call, tmp_path: Path) -> None:
     table = tmp_path / "runs.csv"
     write_runs(
@@ -74,6 +75,7 @@ def test_what_cannot_be_drawn_is_one_line(options: list[str], said: str, acmix: 
     assert not (tmp_path / "f.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("runs", "said"),
     [

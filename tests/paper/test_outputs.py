@@ -54,6 +54,7 @@ def test_a_file_of_somebody_else_is_left_alone(
     assert file.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_picture_and_a_table_of_ours_are_made_anew(
     calls: dict[str, list[str | Path]], acmix: Call, tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ def test_every_way_computes_the_same(case: Case) -> None:
             torch.testing.assert_close(value.double(), exact[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_pairs_are_timed_and_a_wrong_way_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     found = list(speed.compare_ways(CASES[:1], 1, 0.01, CPU, CEILINGS))
     forward = [(each.peer, each.candidate) for each in found if each.subject.phase == PHASES[0]]

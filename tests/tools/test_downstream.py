@@ -122,6 +122,7 @@ def test_evaluate_prints_the_twelve_lines_and_the_table_by_class(acmix: Any, det
     assert {"box_ap", "box_ap_small", "mask_ar100", "images"} <= set(told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["detect", "segment"])
 def test_evaluate_takes_a_split_of_another_name(
     task: str, acmix: Any, detector: Path, segmenter: Path, coco: Path, ade: Path, tmp_path: Path

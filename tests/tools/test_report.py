@@ -247,6 +247,7 @@ def test_the_page_says_that_the_data_is_gone_and_takes_it_from_elsewhere(run, da
     assert len(read(report(run, data=str(elsewhere), samples=4)).all("img")) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
 def test_the_page_says_that_the_checkpoint_is_missing_or_damaged(run, damage):
     best = run / "checkpoints" / "best.pt"
@@ -259,6 +260,7 @@ def test_the_page_says_that_the_checkpoint_is_missing_or_damaged(run, damage):
     assert "97.78" in words
 
 
+@pytest.mark.slow
 def test_the_page_says_that_the_data_has_other_classes(run, tmp_path):
     other = make_image_folder(tmp_path / "other", CLASSES, 1, 1, size=40)
     assert "was trained on other classes than those of" in read(report(run, data=str(other))).words
@@ -282,6 +284,7 @@ def test_an_unfinished_baseline_run_is_reported_too(tmp_path, data):
     assert "226,412" in words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ended", "why"),
     [

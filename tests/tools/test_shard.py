@@ -300,6 +300,7 @@ class Failing:
         raise RuntimeError("of its own")
 
 
+@pytest.mark.slow
 def test_an_error_of_the_work_is_no_killed_process():
     with pytest.raises(RuntimeError, match="of its own"):
         list(done(Failing(), "writing train", [1, 1], 1))

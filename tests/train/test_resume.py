@@ -36,6 +36,7 @@ def lines(then: Config, now: Config, step: int = 10) -> list[str]:
     return describe_changes(then, now, step, steps_per_epoch=5, global_batch_size=8)
 
 
+@pytest.mark.slow
 def test_a_run_that_has_ended_goes_on_and_says_what_changed(
     forty: Path, copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,7 @@ def shards(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shards(data, tmp_path_factory.mktemp("shards"), samples=3)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_within_an_epoch_goes_on_to_the_same_bits(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,7 @@ def test_a_server_that_stumbles_is_asked_again(shards):
     assert set(answers.values()) == {2, 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_server_that_fails_for_good_ends_the_run_with_one_line(shards, workers):
     with served(shards, lambda request: request.path.endswith(".tar") and not request.send_error(500)) as url:
