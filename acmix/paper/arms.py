@@ -73,11 +73,16 @@ def table(arms: Sequence[Arm]) -> list[tuple[str, ...]]:
             interval = "" if math.isnan(told.low) else f"{signed(told.low)} to {signed(told.high)}"
             numbers = (
                 "" if math.isnan(each) else form(each)
-                for form, each in ((signed, told.effect), ("{:.3f}".format, told.p))
+                for form, each in ((signed, told.effect), (in_words, told.p))
             )
             cells = ("" if math.isnan(told.mean) else signed(told.mean), interval, *numbers, str(told.count))
         rows.append((arm.name, str(arm.spread) if arm.values else "no run ended", *cells))
     return rows
+
+
+def in_words(p: float) -> str:
+    """A probability, which is never printed as none."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def verdict(arm: Arm, baseline: str) -> str:

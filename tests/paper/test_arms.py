@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from acmix.paper.arms import HEAD, compared, draw, table, verdict
+from acmix.paper.arms import HEAD, compared, draw, in_words, table, verdict
 from acmix.paper.grid import Grid
 from acmix.paper.runs import DONE, FAILED, Run
 
@@ -72,3 +72,8 @@ def test_arms_with_the_same_results_are_said_to_have_them() -> None:
     found = {arm.name: arm for arm in compared(GRID, [*others, *nearly])}
     assert verdict(found["equal"], "both") == "equal is better than both, by 0.0001 points."
     assert table([*found.values()])[2][2:4] == ("+0.0001", "+0.0001 to +0.0001")
+
+
+@pytest.mark.parametrize(("p", "said"), [(0.0431, "0.043"), (0.0004, "<0.001"), (0.0, "<0.001"), (1.0, "1.000")])
+def test_a_probability_is_never_printed_as_none(p: float, said: str) -> None:
+    assert in_words(p) == said
