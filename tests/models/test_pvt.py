@@ -111,17 +111,19 @@ def test_without_a_class_token_there_is_none_to_put_back():
 @pytest.mark.parametrize("factor", [1, 2])
 def test_pieces_are_q_and_what_each_pixel_s_patch_has(factor, grid):
     rows, columns = (-(-side // factor) for side in grid)
-    q = torch.randn(2, *grid, 1, 2, dtype=torch.float64, requires_grad=True)
-    patches = torch.randn(2, rows, columns, 2, 2, dtype=torch.float64, requires_grad=True)
+    q = torch.randn(2, *grid, 1, 2, dtype=torch.float64)
+    patches = torch.randn(2, rows, columns, 2, 2, dtype=torch.float64)
     found = joined(q, patches, factor)
     for y in range(grid[0]):
         for x in range(grid[1]):
             expected = torch.cat([q[:, y, x], patches[:, y // factor, x // factor]], 1)
             assert torch.equal(found[:, y, x], expected)
+    # one image and one channel tell as much of derivatives, and take a tenth of the time
+    few = tuple(each[:1, ..., :1].clone().requires_grad_() for each in (q, patches))
     assert torch.autograd.gradcheck(
-        lambda q, patches: joined(q, patches, factor), (q, patches), check_batched_grad=True, check_forward_ad=True
+        lambda q, patches: joined(q, patches, factor), few, check_batched_grad=True, check_forward_ad=True
     )
-    assert torch.autograd.gradgradcheck(lambda q, patches: joined(q, patches, factor), (q, patches))
+    assert torch.autograd.gradgradcheck(lambda q, patches: joined(q, patches, factor), few)
 
 
 @pytest.mark.parametrize("batch", [0, 1, 2])
