@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from acmix.data.dataset import open_dataset
 from acmix.errors import UsageError
 from tests.support.images import lay_down, make_image_folder
 
-pytest.importorskip("webdataset")
-pytest.importorskip("datasets")
+# not imported here: every process that collects tests would pay for it
+missing = [name for name in ("webdataset", "datasets") if find_spec(name) is None]
+pytestmark = pytest.mark.skipif(bool(missing), reason=f"needs {' and '.join(missing)}")
 CLASSES = 3
 SHARDS = 4
 

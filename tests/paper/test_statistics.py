@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from acmix.paper.statistics import Interval, paired, signed, spread
 
@@ -21,6 +20,9 @@ def test_mean_and_deviation() -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 5, 20])
 def test_a_paired_comparison_is_scipy_s(count: int) -> None:
+    # a second and a half, which every process that collects tests would pay for
+    from scipy import stats
+
     draw = np.random.default_rng(count)
     baseline = draw.normal(90, 1, count)
     arm = baseline + draw.normal(0.5, 0.3, count)
