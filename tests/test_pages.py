@@ -42,6 +42,7 @@ from tests.support.page_rules import (
     SMALL_SWIN,
     TINY_SWIN,
     TRAINING,
+    TRANSLATIONS,
 )
 from tests.support.pages import PAGES, Block, blocks, commands
 from tests.support.paths import DATA, ROOT
@@ -117,6 +118,18 @@ def test_every_command_runs_or_is_left_out_for_a_reason(page: str, line: str) ->
     if why := why_left_out(line):
         pytest.skip(f"{bare(line)}: {why}")
     assert any(re.search(pattern, bare(line)) for pattern in RUN), f"{page}: no rule for {line}"
+
+
+def without_comments(page: str) -> set[str]:
+    """A page's commands and its lines of Python."""
+    python = {bare(line).rstrip() for block in of_page(page, "python") for line in block.text.splitlines()}
+    return python | {bare(line) for block in of_page(page, "bash") for line in commands(block.text)}
+
+
+@pytest.mark.parametrize(("page", "original"), TRANSLATIONS.items())
+def test_a_translation_has_no_code_but_that_of_its_original(page: str, original: str) -> None:
+    assert without_comments(page)
+    assert without_comments(page) <= without_comments(original)
 
 
 def test_no_rule_is_left_over() -> None:
@@ -197,7 +210,7 @@ def program(path: Path, text: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in TRANSLATIONS])
 def test_every_block_of_a_page_runs(
     page: str, supplies: Path, run_of_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,7 +234,7 @@ def test_every_block_of_a_page_runs(
             for line in commands(block.text):
                 if not why_left_out(line):
                     expect_success(f"{page}:{block.line}: {small(line)}", ended(small(line)))
-    if page.startswith("README"):
+    if page == "README.md":
         assert shape(names["logits"]) == (2, 10)
         maps: Any = names["maps"]
         assert [shape(each) for each in maps] == [(1, 96, 80, 50), (1, 192, 40, 25), (1, 384, 20, 13), (1, 768, 10, 7)]
