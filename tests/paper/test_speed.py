@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from acmix import ops
+from acmix.benchmark import contestants
 from acmix.benchmark.machine import Ceilings
 from acmix.benchmark.operators import PHASES
 from acmix.ops.conv_path.cases import Case
@@ -68,6 +70,9 @@ def test_the_command_measures_and_writes(
     monkeypatch.setattr(speed, "shapes", lambda name: small)
     monkeypatch.setattr(speed, "NETWORKS", (speed.RESNET,))
     monkeypatch.setattr(speed, "measure_ceilings", lambda *_: CEILINGS)
+    # the same network with a bottleneck a stage and narrower ones: every layer is there, and a step takes a twentieth
+    build = partial(contestants.build, layers=(1, 1, 1, 1), width=16)
+    monkeypatch.setattr(contestants, "build", build)
     table = tmp_path / "speed.csv"
     status, said, errors = acmix("paper", "speed", "--batch-size", 4, "--img-size", 128, "--seconds", 1, "--csv", table)
     assert (status, errors) == (0, "")
