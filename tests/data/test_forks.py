@@ -115,7 +115,7 @@ from acmix.data.readers import Loader
 
 if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv[1])
-    loader = Loader(TensorDataset(torch.arange(8)), num_workers=2, worker_init_fn=worker.start_worker)
+    loader = Loader(TensorDataset(torch.arange(8)), num_workers=1, worker_init_fn=worker.start_worker)
     reading = iter(loader)
     found = [int(next(reading)[0])]
     time.sleep(1)
