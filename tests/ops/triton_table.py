@@ -3,7 +3,9 @@
 python -m tests.ops.triton_table conv_path float32 float16     ->  a line a case, status 1 where one is wrong
 
 float32 takes the whole table of cases. float16 has the same index arithmetic and differs in casts and products, whose
-shapes follow a head's channels, the pieces and the kernel: it takes the first case of each of these shapes.
+shapes follow the block of a head's channels, the pieces and the kernel: it takes a case of each of these shapes.
+
+The slowest cases are smaller here; see `FEWER`.
 
 A process of its own, because Triton asks for TRITON_INTERPRET when it is first imported, and other tests import it.
 """
@@ -23,12 +25,43 @@ import torch
 from triton.runtime import interpreter
 
 from acmix.ops import dispatch
+from acmix.ops.cases import Case
+from acmix.ops.triton_launch import power_of_two
 from acmix.testing.judge import errors_of, results_of
 from tests.support.cases import refused_by
 
+# The interpreter runs one program after another, so these cases have fewer images and heads here, or a smaller map or
+# neighbourhood. Each keeps its masks, its rests of tiles and its ways to mirror; how programs are counted over images
+# and heads is shown by those that are left as they are, with a stride ("stride 2, even and odd side"), with a dilation
+# ("dilation 2"), with heads of another number ("odd channels") and for every layout.
+FEWER: dict[str, dict[str, dict[str, Any]]] = {
+    "local_attention": {
+        # two tiles of queries and of keys both ways, each with a rest
+        "as ResNet has it": dict(map_size=(1, 9, 10), heads=1),
+        "stride beyond the map": dict(map_size=(1, 2, 3)),
+        "dilation beyond the map": dict(heads=1),
+        "24 heads": dict(heads=5),
+        "5×3 on 3×2, dilation 2": dict(map_size=(1, 3, 2), heads=1),
+        "3×5 on 5×1, stride 3": dict(map_size=(1, 5, 1), heads=1),
+    },
+    "window_attention": {
+        "24 heads": dict(heads=5),
+        # several windows of several blocks; "70 pixels, no bias" has two heads of several blocks
+        "81 pixels, shifted and padded": dict(heads=1),
+    },
+    # one side of one pixel and one of two, still mirrored more than once
+    "patchwise_attention": {"mirrored more than once": dict(size=(5, 5))},
+}
+
+
+def fewer(case: Case) -> Any:
+    """A case as the interpreter takes it."""
+    return dataclasses.replace(case, **FEWER.get(case.operator, {}).get(case.name, {}))
+
+
 # windows and neighbourhoods beyond the CPU kernels' limits take minutes here
 TABLES = {
-    name: [case for case in operator.parts["cases"].CASES if refused_by(case, "cpu") is None]
+    name: [fewer(case) for case in operator.parts["cases"].CASES if refused_by(case, "cpu") is None]
     for name, operator in dispatch.OPERATORS.items()
 }
 
@@ -89,8 +122,10 @@ def cases_in(operator: str, dtype: torch.dtype) -> list[Any]:
         return list(TABLES[operator])
     shapes: dict[tuple[Any, ...], Any] = {}
     for case in TABLES[operator]:
-        shape = tuple(getattr(case, name, None) for name in ("head_dim", "pieces", "conv_size", "channels", "groups"))
-        shapes.setdefault(shape, case)
+        shape = tuple(getattr(case, name, None) for name in ("pieces", "conv_size", "channels", "groups"))
+        # conv_path's products take a number of channels, those of attention a block of at least 16
+        channels = case.head_dim if operator == "conv_path" else power_of_two(getattr(case, "head_dim", 1), least=16)
+        shapes.setdefault((channels, *shape), case)
     return list(shapes.values())
 
 
