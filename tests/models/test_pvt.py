@@ -118,7 +118,7 @@ def test_pieces_are_q_and_what_each_pixel_s_patch_has(factor, grid):
         for x in range(grid[1]):
             expected = torch.cat([q[:, y, x], patches[:, y // factor, x // factor]], 1)
             assert torch.equal(found[:, y, x], expected)
-    # one image and one channel tell as much of derivatives, and take a tenth of the time
+    # one image and one channel tell as much of derivatives, in a fraction of the time
     few = tuple(each[:1, ..., :1].clone().requires_grad_() for each in (q, patches))
     assert torch.autograd.gradcheck(
         lambda q, patches: joined(q, patches, factor), few, check_batched_grad=True, check_forward_ad=True

@@ -70,7 +70,7 @@ def test_the_command_measures_and_writes(
     monkeypatch.setattr(speed, "shapes", lambda name: small)
     monkeypatch.setattr(speed, "NETWORKS", (speed.RESNET,))
     monkeypatch.setattr(speed, "measure_ceilings", lambda *_: CEILINGS)
-    # the same network with a bottleneck a stage and narrower ones: every layer is there, and a step takes a twentieth
+    # the same network, narrower and with one bottleneck a stage: every kind of layer is there
     build = partial(contestants.build, layers=(1, 1, 1, 1), width=16)
     monkeypatch.setattr(contestants, "build", build)
     table = tmp_path / "speed.csv"

@@ -20,7 +20,7 @@ def test_mean_and_deviation() -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 5, 20])
 def test_a_paired_comparison_is_scipy_s(count: int) -> None:
-    # a second and a half, which every process that collects tests would pay for
+    # not above: every process that collects tests would pay for it
     from scipy import stats
 
     draw = np.random.default_rng(count)
