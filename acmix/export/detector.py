@@ -194,7 +194,7 @@ class OpenGroupNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same."""
         batch, channels, height, width = x.shape
-        flat = x.view(batch, self.num_groups, channels // self.num_groups * height * width)
+        flat = fresh(x).reshape(batch, self.num_groups, channels // self.num_groups * height * width)
         variance, mean = torch.var_mean(flat, 2, correction=0, keepdim=True)
         flat = (flat - mean) * (variance + self.eps).rsqrt()
         return flat.view(x.shape) * self.weight[:, None, None] + self.bias[:, None, None]
@@ -213,7 +213,7 @@ def with_open_norms(module: nn.Module) -> nn.Module:
 def best(values: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """The highest values (B, M) of each row and where they stand, (B, most); −inf at place 0 where a row has fewer."""
     # filled up, so that there are always enough
-    none = torch.full_like(values[:, :1], -torch.inf).expand(-1, most)
+    none = values.new_full((values.shape[0], most), -torch.inf)
     found, index = torch.cat([values, none], 1).topk(most, 1)
     return found, torch.where(index < values.shape[1], index, 0)
 

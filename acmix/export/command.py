@@ -1,0 +1,184 @@
+"""Exports a trained model: reads it, writes the file, runs the file where acmix is not, and compares."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from acmix.errors import UsageError
+from acmix.export.compare import Difference, compare
+from acmix.export.forms import MULTIPLE, PRECISIONS, form_of
+from acmix.export.write import write
+from acmix.near import did_you_mean
+from acmix.tools.description import Description, Preprocessing, config_of
+from acmix.tools.exports import Export, kind_of
+from acmix.tools.load import Info, load
+from acmix.train.files import replaced_whole
+
+FORMATS = ("onnx", "pt2")
+OPSETS = range(18, 24)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Args:
+        path: the file.
+        format: "onnx" or "pt2".
+        precision: of the weights.
+        description: what stands in it.
+        mib: its size.
+        operators: of its graph.
+        differences: from the model itself, of several batches and sizes.
+    """
+
+    path: Path
+    format: str
+    precision: str
+    description: Description
+    mib: float
+    operators: int
+    differences: list[Difference] = field(default_factory=list)
+
+
+def export(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    precision: str = "fp32",
+    suppress: bool = True,
+    opset: int | None = None,
+    shapes: Sequence[tuple[int, int, int]] | None = None,
+    tell: Callable[[str], object] = lambda line: None,
+) -> Exported:
+    """Exports a trained model to one file, in the folded form, with batch, height and width open.
+
+    | task | inputs, float32 | outputs |
+    |---|---|---|
+    | classify | images (B, C, h, w) | logits (B, K) |
+    | segment | images (B, C, h, w) | logits (B, K, h, w) |
+    | detect | images (B, C, H, W), sizes (B, 2) | boxes (B, D, 4), scores (B, D), labels (B, D), masks (B, D, 28, 28) |
+
+    Images are prepared as the file's `preprocessing` says; see `acmix.tools.description` and `acmix.export.detector`.
+
+    Args:
+        source: what `acmix.load` takes, but for exports.
+        destination: the file to write: .onnx or .pt2.
+        format: "onnx" or "pt2"; None: as the destination ends.
+        precision: number format of the weights, "fp32", "fp16" or, of a program, "bf16".
+        suppress: of RetinaNet and FCOS: False leaves non-maximum suppression out.
+        opset: of ONNX, 18 to 23; None: the exporter's own.
+        shapes: (images, height, width) that the file is tried on; by default three around the model's own size.
+        tell: called with a line for each step.
+
+    Raises:
+        UsageError: the source, the destination or an option cannot be used, or the file computes something else: then
+            what stood at the destination before is as it was.
+    """
+    place = Path(os.path.expanduser(destination))
+    format = checked_format(place, format)
+    check_options(format, precision, opset)
+    model, info = load(source, device="cpu")
+    if isinstance(model, Export):
+        raise UsageError(f"{source} is an export already ({info.kind}); give the checkpoint that it was made from")
+    if not suppress and info.task != "detect":
+        raise UsageError(f"{source} is no detector, and has no suppression to be left out; leave the option out")
+    dtype = PRECISIONS[precision]
+    form = form_of(
+        model.float(), info.task, img_size=info.img_size, in_chans=info.in_chans, dtype=dtype, suppress=suppress
+    )
+    described = description_of(model, info, precision, suppress)
+    tell(f"writing {place}: {info.head + ' on ' if info.head else ''}{info.model} as {format}, {precision}")
+    try:
+        with tempfile.TemporaryDirectory() as folder, replaced_whole(place) as unfinished:
+            # touched first: the exporters have errors of their own for a folder that cannot be written to
+            unfinished.touch()
+            operators = write(form, format, unfinished, described.texts(), opset)
+            mib = unfinished.stat().st_size / 2**20
+            tell(f"{mib:.1f} MiB, {operators:,} operators; comparing in a process without acmix")
+            tried = shapes or shapes_of(info)
+            differences = compare(
+                unfinished, format, model, info.task, info.in_chans, tried, Path(folder),
+                precision=precision, suppress=suppress,
+            )  # fmt: skip
+    except OSError as error:
+        raise UsageError(f"cannot write {place}: {error.strerror or error}; choose another place") from None
+    return Exported(place, format, precision, described, mib, operators, differences)
+
+
+def checked_format(place: Path, format: str | None) -> str:
+    """The format of a destination.
+
+    Raises:
+        UsageError: none, or another than asked for; or something else stands there.
+    """
+    suffix = place.suffix.lower().removeprefix(".")
+    if format is not None and format not in FORMATS:
+        raise UsageError(f"--format {format}: {did_you_mean(format, FORMATS, otherwise='expected onnx or pt2')}")
+    if suffix not in FORMATS or format not in (None, suffix):
+        wanted = f".{format}" if format else ".onnx or .pt2"
+        raise UsageError(f"{place}: expected a name that ends in {wanted}")
+    if place.is_dir():
+        raise UsageError(f"{place} is a folder; expected a file to write")
+    if not place.parent.is_dir():
+        raise UsageError(f"there is no folder {place.parent} to write {place.name} into; make it first")
+    if place.exists() and place.stat().st_size and not kind_of(place):
+        raise UsageError(f"{place} is there and no export; choose another name")
+    return suffix
+
+
+def check_options(format: str, precision: str, opset: int | None) -> None:
+    """Refuses options that do not go together."""
+    if precision not in PRECISIONS:
+        raise UsageError(f"--dtype {precision}: expected {', '.join(PRECISIONS)}")
+    if format == "onnx" and precision == "bf16":
+        raise UsageError("--dtype bf16: onnxruntime has no such operators on the CPU; use fp16, or the format pt2")
+    if opset is not None and (format != "onnx" or opset not in OPSETS):
+        raise UsageError(f"--opset {opset}: expected {OPSETS[0]} to {OPSETS[-1]}, for the format onnx")
+
+
+def shapes_of(info: Info) -> list[tuple[int, int, int]]:
+    """Batches and sizes to try: the model's own, a smaller image that is no square, and more images."""
+    height, width = (info.img_size, info.img_size) if isinstance(info.img_size, int) else info.img_size
+    return [(2, height, width), (1, height * 3 // 4 + 1, width), (3, height, width + width // 4)]
+
+
+def description_of(model: Any, info: Info, precision: str, suppress: bool) -> Description:
+    """What the file says of itself."""
+    from acmix import __version__
+
+    detector = info.task == "detect"
+    most = None
+    if info.config is not None and info.task != "classify":
+        most = info.config.task.max_size
+    return Description(
+        model=info.model,
+        task=info.task,  # type: ignore[arg-type]
+        head=info.head,
+        classes=tuple(info.classes),
+        named=info.are_named,
+        preprocessing=Preprocessing(
+            in_chans=info.in_chans,
+            img_size=info.img_size,
+            max_size=most,
+            multiple=MULTIPLE if detector else 1,
+            mean=info.mean,
+            std=info.std,
+            interpolation=info.interpolation,
+            crop_pct=info.crop_pct,
+        ),
+        suppression=suppress,
+        precision=precision,
+        versions={"acmix": __version__, "torch": torch.__version__},
+        metrics=dict(info.metrics),
+        epoch=info.epoch,
+        config=config_of(info.config),
+    )

@@ -1,0 +1,105 @@
+"""Writes a form as ONNX or as a `torch.export` program, with its description inside."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from acmix.errors import UsageError
+from acmix.export.forms import Form
+from acmix.extras import install
+
+# of protobuf, in which ONNX is written
+MOST_ONNX_BYTES = 2**31
+
+
+def write(form: Form, format: str, path: Path, texts: Mapping[str, str], opset: int | None = None) -> int:
+    """Writes a file.
+
+    Args:
+        form: what to write.
+        format: "onnx" or "pt2".
+        path: where to.
+        texts: its description.
+        opset: of ONNX; None: the exporter's own.
+
+    Returns:
+        How many operators the graph has.
+
+    Raises:
+        UsageError: a package is missing, or the network is too large for one file of ONNX.
+    """
+    return write_onnx(form, path, texts, opset) if format == "onnx" else write_program(form, path, texts)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the exporters' remarks, of which none is for a user."""
+    talkative = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
+    levels = [each.level for each in talkative]
+    for each in talkative:
+        each.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for each, level in zip(talkative, levels, strict=True):
+            each.setLevel(level)
+
+
+def write_onnx(form: Form, path: Path, texts: Mapping[str, str], opset: int | None) -> int:
+    """Writes ONNX, all in one file."""
+    needed = sum(each.numel() * each.element_size() for each in form.module.state_dict().values())
+    if needed >= MOST_ONNX_BYTES:
+        raise UsageError(
+            f"the network has {needed / 2**30:.1f} GiB of weights, and a file of ONNX holds less than 2; "
+            "export it as pt2, or with --dtype fp16"
+        )
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise UsageError(f"writing ONNX needs onnx and onnxscript; run {install('export')}") from None
+    with quiet():
+        made: Any = torch.onnx.export(
+            form.module,
+            form.examples,
+            dynamo=True,
+            dynamic_shapes=form.open_sizes,
+            input_names=[*form.inputs],
+            output_names=[*form.outputs],
+            opset_version=opset,
+            verbose=False,
+        )
+    for name, text in texts.items():
+        made.model.metadata_props[name] = text
+    made.model.producer_name = "acmix"
+    made.save(path, external_data=False)
+    return sum(node.op_type != "Constant" for node in made.model.graph)
+
+
+def write_program(form: Form, path: Path, texts: Mapping[str, str]) -> int:
+    """Writes a `torch.export` program."""
+    program = exported(form)
+    # of a file in memory: torch wants a name that ends in .pt2
+    file = io.BytesIO()
+    torch.export.save(program, file, extra_files=dict(texts))
+    path.write_bytes(file.getbuffer())
+    return sum(node.op == "call_function" for node in program.graph.nodes)
+
+
+def exported(form: Form) -> torch.export.ExportedProgram:
+    """The form as a program."""
+    import torch.fx.experimental._config as config
+
+    # PyTorch's export takes a size of 1 for another case, and refuses maps so small that some stage has one pixel;
+    # its ONNX exporter sets the same
+    with quiet(), config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+        return torch.export.export(form.module, form.examples, dynamic_shapes=form.open_sizes)
