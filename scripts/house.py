@@ -18,7 +18,7 @@ PACKAGE = "acmix"
 # what every part may import
 EVERYBODYS = {"errors", "extras", "lazy", "memory", "names", "near", "yaml_text"}
 # Each part of the package, and the parts it may import besides itself and those:
-# `ops <- layers <- models <- heads <- tasks <- train <- tools, export, serve <- benchmark <- paper <- cli`;
+# `ops <- layers <- models <- heads <- tasks <- train <- tools <- export, serve <- benchmark <- paper <- cli`;
 # `released` above `models` and `config`.
 ALLOWED: dict[str, set[str]] = {
     "extras": set(),
@@ -42,9 +42,11 @@ ALLOWED: dict[str, set[str]] = {
 }
 ALLOWED["train"] = {"tasks", "released", *ALLOWED["tasks"]}
 ABOVE_TRAIN = {"train", *ALLOWED["train"]}
-ALLOWED |= {part: ABOVE_TRAIN for part in ("tools", "export", "serve")}
+ALLOWED["tools"] = ABOVE_TRAIN
+# what leaves PyTorch, or answers over HTTP, was loaded by the tools
+ALLOWED |= {part: {"__init__", "tools", *ABOVE_TRAIN} for part in ("export", "serve")}
 # what is measured is what the public names give, and is published beside the paper's figures
-ALLOWED["benchmark"] = {"__init__", "testing", "tools", *ABOVE_TRAIN}
+ALLOWED["benchmark"] = {"testing", "export", *ALLOWED["export"]}
 # the paper's claims are tested by what trains and what measures
 ALLOWED["paper"] = {"benchmark", *ALLOWED["benchmark"]}
 ALLOWED["cli"] = {"__init__", "tools", "export", "serve", "benchmark", "paper", *ABOVE_TRAIN}

@@ -7,13 +7,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from acmix.errors import UsageError
 from acmix.export.compare import Difference, compare
-from acmix.export.forms import MULTIPLE, PRECISIONS, form_of
+from acmix.export.forms import MULTIPLE, PRECISIONS, Form, form_of
 from acmix.export.write import write
 from acmix.near import did_you_mean
 from acmix.tools.description import Description, Preprocessing, config_of
@@ -95,7 +94,7 @@ def export(
     form = form_of(
         model.float(), info.task, img_size=info.img_size, in_chans=info.in_chans, dtype=dtype, suppress=suppress
     )
-    described = description_of(model, info, precision, suppress)
+    described = description_of(form, info, precision, suppress)
     tell(f"writing {place}: {info.head + ' on ' if info.head else ''}{info.model} as {format}, {precision}")
     try:
         with tempfile.TemporaryDirectory() as folder, replaced_whole(place) as unfinished:
@@ -151,7 +150,7 @@ def shapes_of(info: Info) -> list[tuple[int, int, int]]:
     return [(2, height, width), (1, height * 3 // 4 + 1, width), (3, height, width + width // 4)]
 
 
-def description_of(model: Any, info: Info, precision: str, suppress: bool) -> Description:
+def description_of(form: Form, info: Info, precision: str, suppress: bool) -> Description:
     """What the file says of itself."""
     from acmix import __version__
 
@@ -181,4 +180,6 @@ def description_of(model: Any, info: Info, precision: str, suppress: bool) -> De
         metrics=dict(info.metrics),
         epoch=info.epoch,
         config=config_of(info.config),
+        inputs=form.inputs,
+        outputs=form.outputs,
     )

@@ -7,8 +7,8 @@
     without suppression (RetinaNet, FCOS)
         ->  boxes (B, A, 4), scores (B, A, K) of the classes 1 … K
 
-An image with fewer than D objects is filled up with entries of score 0 and label 0. What torchvision's code does image by
-image, with as many candidates as there happen to be, is done here for the batch with fixed numbers of candidates.
+An image with fewer than D objects is filled up with entries of score 0 and label 0. What torchvision's code does image
+by image, with as many candidates as there happen to be, is done here for the batch with fixed numbers of candidates.
 
 Shapes: B batch · A places of all maps, an anchor each · K classes · P proposals of an image · R regions of all images
     D detections · M candidates

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
-
 from acmix.errors import UsageError
 from acmix.export.detector import DetectorGraph
 from acmix.heads.detectors import DENSE
@@ -129,7 +128,7 @@ def filled(side: int) -> int:
 
 
 def structured(batch: int, channels: int, height: int, width: int, seed: int = 0) -> Tensor:
-    """Images with large and small shapes in them, in values as after normalisation: (batch, channels, height, width)."""
+    """Images with large and small shapes in them, normalised: (batch, channels, height, width)."""
     draw = torch.Generator().manual_seed(seed)
     found = torch.zeros(batch, channels, height, width)
     for parts in (4, 16, 64):

@@ -88,6 +88,8 @@ def write_onnx(form: Form, path: Path, texts: Mapping[str, str], opset: int | No
 def write_program(form: Form, path: Path, texts: Mapping[str, str]) -> int:
     """Writes a `torch.export` program."""
     program = exported(form)
+    # images that nobody needs, and that would have to be unpickled
+    program.example_inputs = None
     # of a file in memory: torch wants a name that ends in .pt2
     file = io.BytesIO()
     torch.export.save(program, file, extra_files=dict(texts))

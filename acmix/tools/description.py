@@ -1,7 +1,7 @@
-"""What `acmix export` writes into its files beside the network: what it is, how images are prepared, names of classes.
+"""What `acmix export` writes into its files beside the network: what it is, how images are prepared, class names.
 
-Every field is a text of its own, as JSON, under its name: in ONNX among the model's metadata, in a `.pt2` file among the
-extra files. Readers that are not ours need `classes` and `preprocessing` alone.
+Every field is a text of its own, as JSON, under its name: in ONNX among the model's metadata, in a `.pt2` file among
+the extra files. Readers that are not ours need `classes` and `preprocessing` alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from acmix.config import Config, validate
 from acmix.config.architecture import check_architecture
+from acmix.config.task import Pixels
 from acmix.errors import UsageError
 
 # of the text of one field; 20,000 classes with long names are a tenth of it
@@ -40,8 +41,8 @@ class Preprocessing(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=False)
     in_chans: int = Field(ge=1, le=1024)
-    img_size: int | tuple[int, int]
-    max_size: int | None = None
+    img_size: Pixels | tuple[Pixels, Pixels]
+    max_size: Pixels | None = None
     multiple: int = Field(default=1, ge=1, le=1024)
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -66,6 +67,7 @@ class Description(BaseModel):
         metrics: in percent, as the checkpoint tells.
         epoch: how many epochs it was trained, as the checkpoint tells.
         config: sections of the run's configuration that evaluation needs; None where there was none.
+        inputs, outputs: names of the network's, in order.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -82,6 +84,8 @@ class Description(BaseModel):
     metrics: dict[str, float] = Field(default_factory=dict)
     epoch: int | None = None
     config: dict[str, Any] | None = None
+    inputs: tuple[str, ...] = ("images",)
+    outputs: tuple[str, ...] = ("logits",)
 
     def texts(self) -> dict[str, str]:
         """The fields as they stand in a file."""
@@ -98,7 +102,9 @@ class Description(BaseModel):
         config = validate(self.config, where=f"the configuration in {path}")
         check_architecture(config, str(path))
         if config.task.name != self.task:
-            raise UsageError(f"{path} is for {self.task}, and its configuration for {config.task.name}; export it again")
+            raise UsageError(
+                f"{path} is for {self.task}, and its configuration for {config.task.name}; export it again"
+            )
         return config
 
 

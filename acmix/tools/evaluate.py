@@ -7,13 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from acmix.config import Config
 from acmix.data import Trained, UnreadableFiles
 from acmix.errors import UsageError
 from acmix.tasks import Evaluation, Task, task_of
 from acmix.tasks.evaluation import LABELS
 from acmix.tasks.measuring import told_to_all
+from acmix.tools.exports import kind_of
 from acmix.tools.finite import DAMAGED, watched
+from acmix.tools.load import load
 from acmix.train.checkpoint import checkpoint_of, restore_model
 from acmix.train.distributed import join
 from acmix.train.optim import Precision
@@ -62,7 +67,7 @@ def evaluate_checkpoint(
     """Evaluates a checkpoint on a data folder's validation split; under torchrun the processes share it.
 
     Args:
-        checkpoint: a run folder, best.pt, last.pt, or what `acmix convert` wrote.
+        checkpoint: a run folder, best.pt, last.pt, or what `acmix convert` or `acmix export` wrote.
         data: as for training. The checkpoint's names of classes decide: the split may lack some of them, and `train/`
             may be missing.
         batch_size: images a process and forward pass; the run's own by default.
@@ -80,27 +85,26 @@ def evaluate_checkpoint(
     """
     with join(device) as world:
         checkpoint = checkpoint_of(checkpoint)
-        restored = restore_model(checkpoint, world.device)
+        model, settings, trained = trained_model(checkpoint, world.device)
         updates: dict[str, object] = {"dir": data}
         if format is not None:
             updates["format"] = format
         else:
-            check_local(restored.config, str(checkpoint), "say that you want it, with --format {}")
+            check_local(settings, str(checkpoint), "say that you want it, with --format {}")
         if workers is not None:
             updates["workers"] = workers
         if split is not None:
             updates |= {"val_split": split, "split": None}
-        config = restored.config.model_copy(update={"data": restored.config.data.model_copy(update=updates)})
+        config = settings.model_copy(update={"data": settings.data.model_copy(update=updates)})
         if sliding and config.task.name == "segment":
             config = config.model_copy(update={"task": config.task.model_copy(update={"sliding": True})})
         task = task_with(config, tuple(scales), flip, sliding)
-        trained = Trained(restored.classes, restored.are_named, str(checkpoint))
         loader = task.val_loader(rank=world.rank, world_size=world.size, batch_size=batch_size, trained=trained)
         unreadable = UnreadableFiles()
         try:
-            with watched(restored.model) as watch:
+            with watched(model) as watch:
                 result = task.evaluate(
-                    restored.model,
+                    model,
                     loader,
                     world.device,
                     autocast=Precision(precision, world.device).autocast,
@@ -126,6 +130,24 @@ def evaluate_checkpoint(
             metric=task.metric,
             shown=task.shown,
         )
+
+
+def trained_model(path: Path, device: torch.device) -> tuple[nn.Module, Config, Trained]:
+    """The model of a checkpoint or of an export of ours, the configuration of its run, and the classes it knows.
+
+    Raises:
+        UsageError: it cannot be used, or it is an export that does not say how its model is evaluated.
+    """
+    if kind_of(path):
+        model, info = load(path, device=device)
+        if info.config is None:
+            raise UsageError(
+                f"{path} does not say how its images are prepared and its classes are called, as exports of runs by "
+                "`acmix export` do; give the checkpoint that it was made from"
+            )
+        return model, info.config, Trained(info.classes, info.are_named, str(path))
+    restored = restore_model(path, device)
+    return restored.model, restored.config, Trained(restored.classes, restored.are_named, str(path))
 
 
 def task_with(config: Config, scales: tuple[float, ...], flip: bool, sliding: bool) -> Task:

@@ -15,6 +15,7 @@ import io
 import math
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -57,21 +58,32 @@ class Sizes:
 
 
 class Export(nn.Module):
-    """An export as a module, for any number of images.
+    """An export of a classifier or segmenter as a module, for any number of images.
 
     Args:
         path: its file.
         kind: what it is, in words.
-        inner: images (B, in_chans, h, w) -> logits (B, K).
+        inner: images (B, in_chans, h, w) -> logits (B, K), of a segmenter (B, K, h, w).
         sizes: what it was made for; a fixed batch is filled up with zeros.
+        texts: what the file says of itself, by name.
+        of_pixels: whether it gives logits of every pixel.
     """
 
-    def __init__(self, path: Path, kind: str, inner: Any, sizes: Sizes) -> None:
+    def __init__(
+        self,
+        path: Path,
+        kind: str,
+        inner: Any,
+        sizes: Sizes,
+        texts: Mapping[str, str] | None = None,
+        of_pixels: bool = False,
+    ) -> None:
         super().__init__()
         self.path, self.kind, self.inner, self.sizes = path, kind, inner, sizes
+        self.texts, self.of_pixels = dict(texts or {}), of_pixels
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, in_chans, h, w) -> (B, K)."""
+        """(B, in_chans, h, w) -> (B, K), or (B, K, h, w)."""
         made_for = (self.sizes.in_chans, self.sizes.height, self.sizes.width)
         if any(fixed not in (None, given) for fixed, given in zip(made_for, images.shape[1:], strict=True)):
             sizes = " × ".join("any" if size is None else str(size) for size in made_for)
@@ -83,22 +95,30 @@ class Export(nn.Module):
             parts = [self.logits(filled_up(part, size))[: len(part)] for part in images.split(size)]
             return torch.cat(parts)
         except CANNOT_RUN as error:
-            if isinstance(error, UsageError):
-                raise
-            # TorchScript's says what last
-            said = (str(error).strip().splitlines() or [type(error).__name__])[-1][:160]
-            raise UsageError(
-                f"{self.path} does not run on images of {list(images.shape)}: {said}; "
-                "it may have been exported for another size, or for training"
-            ) from None
+            cannot_run(self.path, images, error)
 
     def logits(self, images: Tensor) -> Tensor:
         """What it gives for a batch that it takes."""
         logits = self.inner(images)
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
+        wanted = images.shape[2:] if self.of_pixels else ()
+        right = isinstance(logits, Tensor) and logits.dim() == 2 + len(wanted)
+        if not right or len(logits) != len(images) or logits.shape[2:] != wanted:
             shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise UsageError(f"{self.path} gives {shape} for images {list(images.shape)}; expected logits (B, classes)")
+            expected = "(B, classes, h, w)" if self.of_pixels else "(B, classes)"
+            raise UsageError(f"{self.path} gives {shape} for images {list(images.shape)}; expected logits {expected}")
         return logits
+
+
+def cannot_run(path: Path, images: Tensor, error: BaseException) -> NoReturn:
+    """Says in one line that an export does not run on images; what is said already is raised again."""
+    if isinstance(error, UsageError):
+        raise error
+    # TorchScript's says what last
+    said = (str(error).strip().splitlines() or [type(error).__name__])[-1][:160]
+    raise UsageError(
+        f"{path} does not run on images of {list(images.shape)}: {said}; "
+        "it may have been exported for another size, or for training"
+    ) from None
 
 
 def filled_up(images: Tensor, size: int) -> Tensor:
@@ -135,24 +155,29 @@ class Session:
         except (*self.errors, ValueError, RuntimeError, OSError) as error:
             said = " ".join(str(error).split())[:160]
             raise UsageError(f"{path} is damaged, or not ONNX ({said}); export it again") from None
-        inputs = self.session.get_inputs()
-        if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in ONNX_TYPES:
-            found = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs)
-            raise UsageError(f"{path} takes {found}; expected one tensor of images (B, in_chans, h, w)")
-        self.input = inputs[0]
+        self.inputs = self.session.get_inputs()
+        if not self.inputs or len(self.inputs[0].shape) != 4 or any(x.type not in ONNX_TYPES for x in self.inputs):
+            found = ", ".join(f"{each.name} {each.type} {each.shape}" for each in self.inputs)
+            raise UsageError(f"{path} takes {found or 'nothing'}; expected a tensor of images (B, in_chans, h, w)")
 
     def sizes(self) -> list[int | None]:
         """(B, in_chans, h, w), None where any will do."""
-        return [size if isinstance(size, int) else None for size in self.input.shape]
+        return [size if isinstance(size, int) else None for size in self.inputs[0].shape]
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """(B, in_chans, h, w) -> (B, K), on the images' device."""
-        given = images.detach().cpu().numpy().astype(ONNX_TYPES[self.input.type])
+    def texts(self) -> dict[str, str]:
+        """The model's metadata."""
+        return dict(self.session.get_modelmeta().custom_metadata_map)
+
+    def __call__(self, *given: Tensor) -> Any:
+        """(B, in_chans, h, w), and of a detector (B, 2) -> (B, K), or a tuple; on the images' device."""
+        pairs = zip(self.inputs, given, strict=True)
+        values = {each.name: tensor.detach().cpu().numpy().astype(ONNX_TYPES[each.type]) for each, tensor in pairs}
         try:
-            found = self.session.run(None, {self.input.name: given})[0]
+            found = self.session.run(None, values)
         except self.errors as error:
             raise RuntimeError(" ".join(str(error).split())) from None
-        return torch.from_numpy(np.asarray(found)).to(images.device)
+        outputs = tuple(torch.from_numpy(np.asarray(each)).to(given[0].device) for each in found)
+        return outputs[0] if len(outputs) == 1 else outputs
 
     def __reduce__(self) -> tuple[Any, ...]:
         # sessions are neither copied nor pickled
@@ -196,15 +221,18 @@ def read_export(path: Path, kind: str) -> Export:
         UsageError: damaged, of a form that cannot be read, or with code in it that could reach files.
     """
     inner: Any
+    texts: dict[str, str] = {}
     if kind == ONNX:
         inner = Session(path)
-        sizes = Sizes(*inner.sizes())
+        sizes, texts, inputs = Sizes(*inner.sizes()), inner.texts(), len(inner.inputs)
     elif kind == PROGRAM:
-        inner, found = read_program(path)
-        sizes = Sizes(*found)
+        inner, found, texts = read_program(path)
+        sizes, inputs = Sizes(*found), len(inner.given)
     else:
-        inner, sizes = read_script(path), Sizes()
-    export = Export(path, kind, inner, sizes)
+        inner, sizes, inputs = read_script(path), Sizes(), 1
+    if inputs != (2 if "sizes" in texts.get("inputs", "") else 1):
+        raise UsageError(f"{path} takes {inputs} inputs; expected images (B, in_chans, h, w) alone")
+    export = Export(path, kind, inner, sizes, texts)
     return export.eval() if kind != PROGRAM else export
 
 

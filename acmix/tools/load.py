@@ -21,6 +21,8 @@ from acmix.models.build import build_model
 from acmix.released import from_official
 from acmix.released.checkpoint import configuration_of
 from acmix.released.safe_load import safe_load
+from acmix.tools.description import Description, read_description
+from acmix.tools.exported_detector import ExportedDetector
 from acmix.tools.exports import Export, input_size, kind_of, number_of_classes, read_export
 from acmix.tools.hub import REPOSITORY, hub_name, load_hub, near_names
 from acmix.tools.preparation import preparation
@@ -261,13 +263,18 @@ def preparation_of(model: Any) -> dict[str, Any]:
 
 def load_export(
     path: Path, source: str, kind: str, device: torch.device, img_size: int | None, classes: Sequence[str] | None
-) -> tuple[Export, Info]:
-    """An export, prepared for as by default, since its file does not say how."""
+) -> tuple[nn.Module, Info]:
+    """An export, prepared for as its file says; as by default where it does not say how."""
     export = read_export(path, kind)
     if kind == "torch.export program":
         export = export.to(device)
     else:
         device = torch.device("cpu")
+    description = read_description(export.texts, path)
+    if description is not None:
+        if img_size is not None or classes is not None:
+            raise UsageError(f"img_size and classes are for exports of others; {path} brings its own; leave them out")
+        return described(export, description, source, device)
     size, is_fixed = input_size(export.sizes, img_size, path)
     in_chans = export.sizes.in_chans or 3
     outputs = number_of_classes(export, in_chans, size, device)
@@ -297,3 +304,66 @@ def load_export(
         notes=tuple(notes),
     )
     return export, info
+
+
+def described(export: Export, description: Description, source: str, device: torch.device) -> tuple[nn.Module, Info]:
+    """An export that `acmix export` wrote, as its file describes it.
+
+    Raises:
+        UsageError: the description is not the file's.
+    """
+    path, config = export.path, description.settings(export.path)
+    model: nn.Module = export
+    if description.task == "detect":
+        model = ExportedDetector(export, description).eval()
+    elif description.task == "segment":
+        export.of_pixels = True
+    else:
+        size = description.preprocessing.img_size
+        height, width = (size, size) if isinstance(size, int) else size
+        black = torch.zeros(1, description.preprocessing.in_chans, height, width, device=device)
+        with torch.inference_mode():
+            outputs = export(black).shape[1]
+        if outputs != len(description.classes):
+            raise UsageError(f"{path} names {len(description.classes)} classes for {outputs} outputs; export it again")
+    return model, Info(
+        source=source,
+        path=path,
+        kind=export.kind,
+        model=description.model,
+        classes=[*description.classes],
+        are_named=description.named,
+        **(preparation_told(description) if config is None else preparation(config)),
+        task=description.task,
+        head=description.head,
+        metrics=dict(description.metrics),
+        top1=description.metrics.get("top1"),
+        epoch=description.epoch,
+        config=config,
+    )
+
+
+def preparation_told(description: Description) -> dict[str, Any]:
+    """How images are prepared for a classifier whose file holds no configuration, as fields of `Info`."""
+    told = description.preprocessing
+    height, width = (told.img_size, told.img_size) if isinstance(told.img_size, int) else told.img_size
+    transform = None
+    if told.in_chans in (1, 3):
+        steps = create_transform(
+            input_size=(told.in_chans, height, width),
+            mean=told.mean,
+            std=told.std,
+            interpolation=told.interpolation,
+            crop_pct=told.crop_pct,
+            is_training=False,
+        )
+        transform = with_channels(bounded(steps), told.in_chans)
+    return dict(
+        img_size=told.img_size,
+        in_chans=told.in_chans,
+        mean=told.mean,
+        std=told.std,
+        interpolation=told.interpolation,
+        crop_pct=told.crop_pct,
+        transform=Transform(told.in_chans, transform),
+    )

@@ -2,7 +2,7 @@
 
 A `.pt2` file is a zip archive: a graph as JSON, and weights as bare bytes. PyTorch's own reader unpickles parts of it
 and evaluates text in it (sizes, guards, names of functions). This one reads the JSON and the bytes alone, and calls
-PyTorch's `aten` operators and arithmetic on sizes; a file that asks for anything else is refused.
+PyTorch's `aten` operators, two of torchvision's and arithmetic on sizes; a file that asks for anything else is refused.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ OF_SIZES: dict[str, Callable[..., Any]] = {
 ATEN = "torch.ops.aten."
 # the one operator there that opens a file
 REFUSED = ("from_file",)
+# what detectors need; other operators of torchvision read and write files
+OF_TORCHVISION = {f"torch.ops.torchvision.{name}.default": name for name in ("nms", "roi_align")}
 # what reading a broken or hostile archive may raise
 UNREADABLE = (zipfile.BadZipFile, zipfile.LargeZipFile, OSError, ValueError, KeyError, IndexError, TypeError)
 UNREADABLE += (AttributeError, RuntimeError, NotImplementedError, RecursionError, EOFError, MemoryError)
@@ -83,24 +85,24 @@ class Program(nn.Module):
     """A graph and its weights.
 
     Args:
-        inputs: names and tensors of weights, buffers and constants; the images' name stands for itself.
-        images: that name.
+        inputs: names and tensors of weights, buffers and constants.
+        given: names of what it is called with.
         nodes: in order.
-        output: name of the logits.
+        outputs: names of what it gives.
     """
 
-    def __init__(self, inputs: Mapping[str, Tensor], images: str, nodes: list[Node], output: str) -> None:
+    def __init__(self, inputs: Mapping[str, Tensor], given: list[str], nodes: list[Node], outputs: list[str]) -> None:
         super().__init__()
-        self.images, self.nodes, self.output, self.names = images, nodes, output, list(inputs)
+        self.given, self.nodes, self.outputs, self.names = given, nodes, outputs, list(inputs)
         # shapes of images that are known to fit into memory
         self.fitting: set[torch.Size] = set()
         for number, tensor in enumerate(inputs.values()):
             self.register_buffer(f"input_{number}", tensor)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, in_chans, h, w) -> (B, K)."""
+    def forward(self, images: Tensor, *others: Tensor) -> Any:
+        """(B, in_chans, h, w), and of a detector (B, 2) -> (B, K), or a tuple of what it gives."""
         values: dict[str, Any] = {name: getattr(self, f"input_{number}") for number, name in enumerate(self.names)}
-        values[self.images] = images
+        values |= zip(self.given, (images, *others), strict=True)
         # an accelerator says itself that its memory is full; a processor's may be promised and then not be there
         is_known = images.shape in self.fitting or images.device.type != "cpu"
         is_told = True
@@ -113,7 +115,8 @@ class Program(nn.Module):
                 values.pop(name, None)
         if is_told:
             self.fitting.add(images.shape)
-        return values[self.output]
+        found = tuple(values[name] for name in self.outputs)
+        return found[0] if len(found) == 1 else found
 
 
 def filled(argument: Any, values: Mapping[str, Any], device: torch.device) -> Any:
@@ -137,18 +140,20 @@ def bind(results: list[Any], found: Any, values: dict[str, Any]) -> None:
             values[result.name] = value
 
 
-def read_program(path: Path) -> tuple[Program, list[int | None]]:
+def read_program(path: Path) -> tuple[Program, list[int | None], dict[str, str]]:
     """Reads a file of `torch.export.save`.
 
     Returns:
-        The program, and the sizes (B, in_chans, h, w) that it was made for, None where any will do.
+        The program, the sizes (B, in_chans, h, w) that it was made for, None where any will do, and the texts that were
+        saved beside it, by name.
 
     Raises:
         UsageError: damaged, of another layout, or with something in it that would have to be executed.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return Reader(archive, path).program()
+            reader = Reader(archive, path)
+            return *reader.program(), reader.texts()
     except UsageError:
         raise
     except UNREADABLE as error:
@@ -189,16 +194,22 @@ class Reader:
         specs = module["signature"]["output_specs"]
         # behind the buffers that a program in training mode writes
         outputs = [place for place, spec in enumerate(specs) if "user_output" in spec]
-        if len(users) != 1 or len(outputs) != 1:
+        if not users or not outputs:
             raise UsageError(
                 f"{self.path} takes {len(users)} inputs and gives {len(outputs)} outputs; expected images and logits"
             )
-        output = graph["outputs"][outputs[0]]["as_tensor"]["name"]
+        wanted = [graph["outputs"][place]["as_tensor"]["name"] for place in outputs]
         nodes = [self.node(each) for each in graph["nodes"]]
         sizes = [size.get("as_int") for size in graph["tensor_values"][users[0]]["sizes"]]
         if len(sizes) != 4:
             raise UsageError(f"{self.path} takes {len(sizes)} dimensions; expected images (B, in_chans, h, w)")
-        return Program(inputs, users[0], with_last_reads(nodes, kept={output, *inputs}), output), sizes
+        return Program(inputs, users, with_last_reads(nodes, kept={*wanted, *inputs}), wanted), sizes
+
+    def texts(self) -> dict[str, str]:
+        """What was saved beside the program."""
+        start = f"{self.root}extra/"
+        names = [name.removeprefix(start) for name in self.names if name.startswith(start)]
+        return {name: self.bytes(f"extra/{name}").decode() for name in names}
 
     def refuse(self, what: str) -> NoReturn:
         """Ends with one line."""
@@ -236,6 +247,10 @@ class Reader:
         given = [(each["name"], self.argument(each["arg"])) for each in content["inputs"]]
         if target in OF_SIZES:
             return Node(OF_SIZES[target], [value for _, value in given], {}, results, ())
+        if target in OF_TORCHVISION:
+            import torchvision  # noqa: F401  that its operators are there
+
+            return Node(getattr(torch.ops.torchvision, OF_TORCHVISION[target]).default, [], dict(given), results, ())
         name, _, overload = target.removeprefix(ATEN).partition(".")
         if not target.startswith(ATEN) or not name.isidentifier() or not overload.isidentifier() or name in REFUSED:
             self.refuse(repr(target))

@@ -1,0 +1,162 @@
+"""How long an exported file takes for a batch, beside the model in PyTorch: timed in turn, after both were found equal."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from acmix.benchmark.pairs import quartiles, time_in_turn
+from acmix.errors import UsageError
+from acmix.export import Exported
+from acmix.export.compare import BOUND, of_detections, relative
+from acmix.export.forms import PRECISIONS, answers, form_of, prepared
+from acmix.export.write import exported as program_of
+from acmix.export.write import quiet
+from acmix.layers.fold import fold
+from acmix.tools.exports import CANNOT_RUN, Session
+from acmix.tools.load import Info, load
+
+EAGER = "PyTorch"
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Time:
+    """One way to run a model.
+
+    Args:
+        way: its name.
+        images: in the batch.
+        side: height and width of the images.
+        time_ms: median of a batch.
+        ratio: median over the rounds of its time ÷ the model's in PyTorch, timed in turn; None of the model itself.
+        low, high: quartiles of the ratio.
+        note: why there is no time.
+    """
+
+    way: str
+    images: int
+    side: tuple[int, int]
+    time_ms: float | None
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+
+
+def times(
+    source: Any,
+    done: Exported,
+    *,
+    batch_size: int = 1,
+    seconds: float = 5.0,
+    compiled: bool = False,
+    tell: Callable[[str], object] = lambda line: None,
+) -> Iterator[Time]:
+    """Times a file beside the model that it was made from, and with `compiled` also torch.compile and AOTInductor.
+
+    Args:
+        source: what was exported.
+        done: what came of it.
+        batch_size: images of the batch.
+        seconds: of the rounds of each pair.
+        compiled: takes minutes.
+        tell: called with a line for each pair.
+    """
+    model, info = load(source, device="cpu")
+    side = (info.img_size, info.img_size) if isinstance(info.img_size, int) else info.img_size
+    [inputs] = prepared([(batch_size, *side)], info.in_chans, info.task)
+    eager = partial(answers, model, info.task, inputs)
+    wanted = eager()
+    ways: list[tuple[str, Callable[[], Callable[[], Any]]]] = [(name_of(done), partial(of_file, done, inputs))]
+    if compiled:
+        if info.task != "detect":
+            ways.append(("torch.compile, folded", partial(of_compiled, model, inputs)))
+        ways.append(("AOTInductor", partial(of_aoti, model, info, done, inputs)))
+    is_told = False
+    for name, make in ways:
+        tell(f"timing {name}")
+        try:
+            run = make()
+            apart = difference(info.task, wanted, run(), inputs, done)
+        except (*CANNOT_RUN, UsageError, OSError) as error:
+            yield Time(name, batch_size, side, None, note=" ".join(str(error).split())[:200] or type(error).__name__)
+            continue
+        if not apart <= BOUND[done.precision]:
+            yield Time(name, batch_size, side, None, note=f"wrong by {apart:.1e}")
+            continue
+        rounds = time_in_turn([eager, run], device=CPU, seconds=seconds)
+        if not is_told:
+            yield Time(EAGER, batch_size, side, 1000 * statistics.median(own for own, _ in rounds))
+            is_told = True
+        low, middle, high = quartiles([theirs / own for own, theirs in rounds])
+        yield Time(name, batch_size, side, 1000 * statistics.median(theirs for _, theirs in rounds), middle, low, high)
+
+
+def name_of(done: Exported) -> str:
+    """What runs a file."""
+    return "onnxruntime" if done.format == "onnx" else "torch.export program"
+
+
+def difference(task: str, wanted: Any, found: Any, inputs: Sequence[Tensor], done: Exported) -> float:
+    """The largest difference; infinity where objects are lost."""
+    outputs = found if isinstance(found, (tuple, list)) else [found]
+    outputs = [torch.from_numpy(each) if isinstance(each, np.ndarray) else each for each in outputs]
+    if task != "detect":
+        return relative(outputs[0], wanted)
+    if not done.description.suppression:
+        return 0.0
+    shape = (len(inputs[0]), inputs[0].shape[2], inputs[0].shape[3])
+    told = of_detections(shape, wanted, outputs, inputs[1], BOUND[done.precision])
+    return told.largest if told.lost <= 1 + 0.05 * told.objects else float("inf")
+
+
+def of_file(done: Exported, inputs: Sequence[Tensor]) -> Callable[[], Any]:
+    """The file, as somebody without acmix runs it."""
+    if done.format == "onnx":
+        session = Session(done.path)
+        given = {each.name: tensor.numpy() for each, tensor in zip(session.inputs, inputs, strict=True)}
+        return partial(session.session.run, None, given)
+    with done.path.open("rb") as file:
+        program = torch.export.load(file).module()  # type: ignore[arg-type]
+    return without_gradient(program, inputs)
+
+
+def of_compiled(model: nn.Module, inputs: Sequence[Tensor]) -> Callable[[], Any]:
+    """The folded model under torch.compile."""
+    return without_gradient(torch.compile(fold(model)), inputs)
+
+
+def of_aoti(model: nn.Module, info: Info, done: Exported, inputs: Sequence[Tensor]) -> Callable[[], Any]:
+    """The program, compiled ahead of time to machine code."""
+    form = form_of(
+        model, info.task, img_size=info.img_size, in_chans=info.in_chans, dtype=PRECISIONS[done.precision],
+        suppress=done.description.suppression,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        package = torch._inductor.aoti_compile_and_package(
+            program_of(form), package_path=str(Path(folder) / "model.pt2")
+        )
+        run = torch._inductor.aoti_load_package(package)
+    return without_gradient(run, inputs)
+
+
+def without_gradient(run: Callable[..., Any], inputs: Sequence[Tensor]) -> Callable[[], Any]:
+    """A call of it, as inference makes it."""
+
+    def once() -> Any:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return run(*inputs)
+
+    return once

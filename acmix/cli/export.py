@@ -1,0 +1,83 @@
+"""`acmix export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from acmix.cli.app import app, check_there_if_file, console, print_table
+from acmix.names import to_json
+from acmix.train.terminal import say
+
+
+@app.command()
+def export(
+    source: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="A run folder, a checkpoint, or timm model's name.")
+    ],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="The file to write: .onnx or .pt2.")],
+    format: Annotated[
+        str | None, typer.Option("--format", metavar="FORMAT", help="onnx or pt2. [default: as DST ends]")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option("--dtype", metavar="FORMAT", help="fp32 or fp16; of a .pt2 file also bf16.")
+    ] = "fp32",
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Leave non-maximum suppression out, of RetinaNet and FCOS.")
+    ] = False,
+    opset: Annotated[int | None, typer.Option(metavar="N", help="Of ONNX, 18 to 23. [default: the exporter's]")] = None,
+    time: Annotated[bool, typer.Option("--time", help="Also time the file beside the model.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Also time torch.compile and AOTInductor; takes minutes.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Images of a timed batch.", min=1)] = 1,
+    seconds: Annotated[float, typer.Option(metavar="S", help="Of the rounds of each timed pair.", min=0.1)] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write a model as ONNX or as a PyTorch program that runs without acmix.
+
+    Any batch, height and width goes in. The file says how images are prepared and what the classes are called. It is
+    read back by a process that has no acmix, and compared with the model.
+
+    For example: acmix export runs/NAME model.onnx
+    """
+    check_there_if_file(source)
+    from dataclasses import asdict
+
+    from acmix.export import export as run
+
+    tell = (lambda line: None) if as_json else (lambda line: say(console, line))
+    done = run(source, destination, format=format, precision=precision, suppress=not raw, opset=opset, tell=tell)
+    timed = []
+    if time or compiled:
+        from acmix.benchmark.exported import times
+
+        timed = [*times(source, done, batch_size=batch_size, seconds=seconds, compiled=compiled, tell=tell)]
+    if as_json:
+        told = {"path": str(done.path), "format": done.format, "precision": done.precision, "mib": done.mib}
+        told |= {"operators": done.operators, "differences": [asdict(each) for each in done.differences]}
+        typer.echo(to_json({**told, "times": [asdict(each) for each in timed]}))
+        return
+    detects = any(each.objects for each in done.differences)
+    head = ["images", "height × width", "largest difference", *(["objects", "not found"] if detects else [])]
+    rows = []
+    for each in done.differences:
+        count, height, width = each.shape
+        more = [str(each.objects), str(each.lost)] if detects else []
+        rows.append([str(count), f"{height} × {width}", f"{each.largest:.1e}", *more])
+    print_table(head, rows)
+    if timed:
+        print_table(
+            ("way", "images", "ms", "÷ PyTorch", "quartiles"),
+            [
+                [
+                    each.way, str(each.images), "–" if each.time_ms is None else f"{each.time_ms:.2f}",
+                    "" if each.ratio is None else f"{each.ratio:.3g}",
+                    each.note or ("" if each.low is None else f"{each.low:.3g} to {each.high:.3g}"),
+                ]
+                for each in timed
+            ],
+        )  # fmt: skip
+    say(console, f"written: {done.path} ({done.mib:.1f} MiB, {done.precision})")
