@@ -1,4 +1,4 @@
-"""How long an exported file takes for a batch, beside the model in PyTorch: timed in turn, after both were found equal."""
+"""How long an exported file takes for a batch, beside the model in PyTorch: in turn, after both were found equal."""
 
 from __future__ import annotations
 

@@ -78,8 +78,12 @@ def write_onnx(form: Form, path: Path, texts: Mapping[str, str], opset: int | No
             opset_version=opset,
             verbose=False,
         )
-    for name, text in texts.items():
-        made.model.metadata_props[name] = text
+    for part in made.model.graph.all_nodes():
+        # where in whose files a line of code stands
+        for key in ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node"):
+            part.metadata_props.pop(key, None)
+    made.model.metadata_props.clear()
+    made.model.metadata_props.update(texts)
     made.model.producer_name = "acmix"
     made.save(path, external_data=False)
     return sum(node.op_type != "Constant" for node in made.model.graph)
@@ -90,6 +94,9 @@ def write_program(form: Form, path: Path, texts: Mapping[str, str]) -> int:
     program = exported(form)
     # images that nobody needs, and that would have to be unpickled
     program.example_inputs = None
+    for node in program.graph.nodes:
+        # where in whose files a line of code stands
+        node.meta.pop("stack_trace", None)
     # of a file in memory: torch wants a name that ends in .pt2
     file = io.BytesIO()
     torch.export.save(program, file, extra_files=dict(texts))

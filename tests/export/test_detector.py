@@ -1,0 +1,116 @@
+"""A detector as one graph of a batch finds what torchvision's code finds image by image."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from acmix.export.compare import of_detections
+from acmix.export.detector import DetectorGraph, OpenGroupNorm, best
+from acmix.export.forms import answers, prepared
+from acmix.export.suppression import suppressed
+from acmix.heads import create_detector
+from acmix.heads.detectors import DETECTORS
+from acmix.layers.fold import fold
+from tests.heads.tiny import RESNET, SWIN, detector
+
+
+def sure(model: Any) -> Any:
+    """The same detector with scores that are far apart, as after training."""
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if name.split(".")[0] != "backbone" and value.ndim > 1:
+                value.mul_(4)
+            elif name.endswith("cls_logits.bias"):
+                value.fill_(-1)
+    return model.eval()
+
+
+@pytest.mark.parametrize("backbone", [SWIN, RESNET])
+@pytest.mark.parametrize("head", DETECTORS)
+def test_it_finds_what_the_detector_finds(head: str, backbone: str) -> None:
+    torch.manual_seed(0)
+    model = sure(detector(head, backbone))
+    graph = DetectorGraph(fold(model))
+    found = 0
+    for inputs in prepared([(3, 64, 80), (1, 33, 20)], 3, "detect"):
+        with torch.no_grad():
+            outputs = graph(*inputs)
+        assert [len(each) for each in outputs] == [len(inputs[0])] * len(outputs)
+        told = of_detections((0, 0, 0), answers(model, "detect", inputs), outputs, inputs[1], 1e-4)
+        assert told.lost == 0
+        assert told.largest < 1e-4
+        found += told.objects
+    assert found > 10
+
+
+def test_an_image_without_objects_has_none() -> None:
+    torch.manual_seed(0)
+    for head in ("retinanet", "mask_rcnn"):
+        model = detector(head, score_threshold=0.999).eval()
+        [inputs] = prepared([(2, 64, 64)], 3, "detect")
+        with torch.no_grad():
+            boxes, scores, labels, *masks = DetectorGraph(fold(model))(*inputs)
+        assert not boxes.any() and not scores.any() and not labels.any()  # noqa: PT018
+        assert all(not each.any() and each.shape[:2] == (2, 10) for each in masks)
+
+
+@pytest.mark.parametrize("head", ["retinanet", "fcos"])
+def test_without_suppression_every_place_is_told(head: str) -> None:
+    torch.manual_seed(0)
+    model = sure(detector(head))
+    [inputs] = prepared([(2, 64, 64)], 3, "detect")
+    with torch.no_grad():
+        boxes, scores = DetectorGraph(fold(model), suppress=False)(*inputs)
+        maps = model.backbone(inputs[0])
+        outputs = model.head(list(maps.values()))
+    expected = outputs["cls_logits"].sigmoid()[..., 1:]
+    if head == "fcos":
+        expected = (expected * outputs["bbox_ctrness"].sigmoid()).sqrt()
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
+    assert boxes.shape == (*scores.shape[:2], 4)
+    # inside of each image, not of the batch
+    assert (boxes[1, :, 2] <= inputs[1][1, 1]).all()
+
+
+def test_suppression_of_a_batch_is_that_of_each_image() -> None:
+    from torchvision.ops import batched_nms
+
+    draw = torch.Generator().manual_seed(0)
+    corners = 400 * torch.rand(3, 50, 2, generator=draw)
+    boxes = torch.cat([corners, corners + 20 + 80 * torch.rand(3, 50, 2, generator=draw)], 2)
+    scores, groups = torch.rand(3, 50, generator=draw), torch.randint(0, 3, (3, 50), generator=draw)
+    valid = scores > 0.2
+    stays = suppressed(boxes, scores, groups, valid, 0.3)
+    for image in range(3):
+        place = valid[image].nonzero()[:, 0]
+        kept = place[batched_nms(boxes[image][place], scores[image][place], groups[image][place], 0.3)]
+        assert stays[image].nonzero()[:, 0].tolist() == sorted(kept.tolist())
+
+
+def test_the_best_of_a_short_row_are_filled_up() -> None:
+    values, index = best(torch.tensor([[-3.0, -1.0]]), 3)
+    assert values.tolist() == [[-1.0, -3.0, -torch.inf]]
+    assert index.tolist() == [[1, 0, 0]]
+
+
+@pytest.mark.parametrize("size", [(5, 7), (1, 1)])
+def test_an_open_group_norm_is_a_group_norm(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(2, 6)
+    nn.init.normal_(norm.weight)
+    x: Tensor = torch.randn(2, 6, *size).to(memory_format=torch.channels_last)
+    torch.testing.assert_close(OpenGroupNorm(norm)(x), norm(x))
+
+
+def test_the_detector_that_is_folded_stays_as_it_is() -> None:
+    model = create_detector(
+        "fcos", RESNET, num_classes=2, channels=64, backbone_args=dict(layers=(1, 1, 1, 1), width=8)
+    )
+    before = deepcopy(model)
+    DetectorGraph(fold(model.eval()))
+    assert [type(a) for a in model.modules()] == [type(b) for b in before.modules()]
