@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from acmix.cli.app import app, check_there_if_file, console, print_table
 from acmix.names import to_json
 from acmix.train.terminal import say
 
 
-@app.command()
+class WithInt8(TyperCommand):
+    """A command whose `--int8` may stand alone, for `--int8 all`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Adds what is left out: what follows is another option, or the end."""
+        given = []
+        for word, after in zip(args, [*args[1:], "-"], strict=True):
+            given += [word, "all"] if word == "--int8" and after.startswith("-") else [word]
+        return super().parse_args(ctx, given)
+
+
+@app.command(cls=WithInt8)
 def export(
     source: Annotated[
         str, typer.Argument(metavar="CHECKPOINT", help="A run folder, a checkpoint, or timm model's name.")
@@ -28,6 +40,13 @@ def export(
         bool, typer.Option("--raw", help="Leave non-maximum suppression out, of RetinaNet and FCOS.")
     ] = False,
     opset: Annotated[int | None, typer.Option(metavar="N", help="Of ONNX, 18 to 23. [default: the exporter's]")] = None,
+    int8: Annotated[
+        str | None,
+        typer.Option("--int8", metavar="[all|auto]", help="Compute with 8 bits; auto leaves in float what loses most."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="DIR", help="Images for --int8, as for `acmix train`.")
+    ] = None,
     time: Annotated[bool, typer.Option("--time", help="Also time the file beside the model.")] = False,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Also time torch.compile and AOTInductor; takes minutes.")
@@ -49,7 +68,10 @@ def export(
     from acmix.export import export as run
 
     tell = (lambda line: None) if as_json else (lambda line: say(console, line))
-    done = run(source, destination, format=format, precision=precision, suppress=not raw, opset=opset, tell=tell)
+    done = run(
+        source, destination, format=format, precision=precision, suppress=not raw, opset=opset, int8=int8, data=data,
+        tell=tell,
+    )  # fmt: skip
     timed = []
     if time or compiled:
         from acmix.benchmark.exported import times
@@ -68,6 +90,8 @@ def export(
         more = [str(each.objects), str(each.lost)] if detects else []
         rows.append([str(count), f"{height} × {width}", f"{each.largest:.1e}", *more])
     print_table(head, rows)
+    if done.quantised is not None:
+        print_int8(done.quantised)
     if timed:
         print_table(
             ("way", "images", "ms", "÷ PyTorch", "quartiles"),
@@ -81,3 +105,22 @@ def export(
             ],
         )  # fmt: skip
     say(console, f"written: {done.path} ({done.mib:.1f} MiB, {done.precision})")
+
+
+def print_int8(done: Any) -> None:
+    """What each group loses, and the accuracy before and after."""
+    from acmix.tools.evaluate import in_one_line
+
+    if done.quantised.drops:
+        print_table(
+            ("alone in int8", "nodes", "top-1 %", "points lost", "answers changed %", "now"),
+            [
+                [
+                    each.group, str(each.nodes), f"{each.top1:.2f}", f"{each.drop:+.2f}", f"{each.changed:.2f}",
+                    "float" if each.left_in_float else "int8",
+                ]
+                for each in done.quantised.drops
+            ],
+        )  # fmt: skip
+    say(console, f"before, {done.float_mib:.1f} MiB: {in_one_line(done.before)}")
+    say(console, f"after: {in_one_line(done.after)}")

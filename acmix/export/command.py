@@ -13,6 +13,7 @@ import torch
 from acmix.errors import UsageError
 from acmix.export.compare import Difference, compare
 from acmix.export.forms import MULTIPLE, PRECISIONS, Form, form_of
+from acmix.export.int8 import Int8, check_int8, to_int8
 from acmix.export.write import write
 from acmix.near import did_you_mean
 from acmix.tools.description import Description, Preprocessing, config_of
@@ -36,6 +37,7 @@ class Exported:
         mib: its size.
         operators: of its graph.
         differences: from the model itself, of several batches and sizes.
+        quantised: of int8: how it came about; its differences are those of the float form.
     """
 
     path: Path
@@ -45,6 +47,7 @@ class Exported:
     mib: float
     operators: int
     differences: list[Difference] = field(default_factory=list)
+    quantised: Int8 | None = None
 
 
 def export(
@@ -56,6 +59,8 @@ def export(
     suppress: bool = True,
     opset: int | None = None,
     shapes: Sequence[tuple[int, int, int]] | None = None,
+    int8: str | None = None,
+    data: str | None = None,
     tell: Callable[[str], object] = lambda line: None,
 ) -> Exported:
     """Exports a trained model to one file, in the folded form, with batch, height and width open.
@@ -76,6 +81,8 @@ def export(
         suppress: of RetinaNet and FCOS: False leaves non-maximum suppression out.
         opset: of ONNX, 18 to 23; None: the exporter's own.
         shapes: (images, height, width) that the file is tried on; by default three around the model's own size.
+        int8: of a classifier as ONNX: "all" or "auto" computes with 8 bits; see `acmix.export.int8`.
+        data: folder whose training images give the ranges, and whose validation images are measured on, for int8.
         tell: called with a line for each step.
 
     Raises:
@@ -85,17 +92,23 @@ def export(
     place = Path(os.path.expanduser(destination))
     format = checked_format(place, format)
     check_options(format, precision, opset)
+    check_int8(int8, data, format, precision)
     model, info = load(source, device="cpu")
     if isinstance(model, Export):
         raise UsageError(f"{source} is an export already ({info.kind}); give the checkpoint that it was made from")
     if not suppress and info.task != "detect":
         raise UsageError(f"{source} is no detector, and has no suppression to be left out; leave the option out")
-    dtype = PRECISIONS[precision]
+    if int8 and info.config is None:
+        raise UsageError(f"{source} does not say how its images are evaluated; int8 needs the checkpoint of a run")
+    if int8 and info.task != "classify":
+        raise UsageError(f"{source} is for {info.task}; int8 is for classifiers, leave it out")
     form = form_of(
-        model.float(), info.task, img_size=info.img_size, in_chans=info.in_chans, dtype=dtype, suppress=suppress
-    )
+        model.float(), info.task, img_size=info.img_size, in_chans=info.in_chans, dtype=PRECISIONS[precision],
+        suppress=suppress,
+    )  # fmt: skip
     described = description_of(form, info, precision, suppress)
     tell(f"writing {place}: {info.head + ' on ' if info.head else ''}{info.model} as {format}, {precision}")
+    quantised = None
     try:
         with tempfile.TemporaryDirectory() as folder, replaced_whole(place) as unfinished:
             # touched first: the exporters have errors of their own for a folder that cannot be written to
@@ -108,9 +121,13 @@ def export(
                 unfinished, format, model, info.task, info.in_chans, tried, Path(folder),
                 precision=precision, suppress=suppress,
             )  # fmt: skip
+            if int8 and data is not None:
+                precision, described = "int8", described.model_copy(update={"precision": "int8"})
+                quantised = to_int8(unfinished, info, described, int8, data, Path(folder), tell)
+                mib = unfinished.stat().st_size / 2**20
     except OSError as error:
         raise UsageError(f"cannot write {place}: {error.strerror or error}; choose another place") from None
-    return Exported(place, format, precision, described, mib, operators, differences)
+    return Exported(place, format, precision, described, mib, operators, differences, quantised)
 
 
 def checked_format(place: Path, format: str | None) -> str:

@@ -1,7 +1,6 @@
 """Static quantisation of an exported classifier to 8 bits, with the nodes that lose most left in float by measurement.
 
-Weights and activations become int8, a scale a channel for weights and one a tensor for activations, in ONNX's QDQ form:
-QuantizeLinear and DequantizeLinear around each node. Ranges of activations are the least and largest values over
+Weights and activations become int8; see `acmix.export.qdq`. Ranges of activations are the least and largest values over
 images of the training split. Which nodes stay in float is decided on other images of it, and the result is measured on
 the validation split, so that nothing is chosen by what it is measured with.
 
@@ -10,42 +9,31 @@ B batch, K classes.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import re
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from acmix.config import Config
 from acmix.data import Trained
 from acmix.data.batch import collate
+from acmix.data.dataset import open_dataset
 from acmix.errors import UsageError
+from acmix.export.qdq import BATCH, groups_of, write_quantised
+from acmix.export.write import set_texts
 from acmix.extras import install
-from acmix.tasks import task_of
+from acmix.near import did_you_mean
+from acmix.tools.description import Description
+from acmix.tools.evaluate import Evaluated, evaluate_checkpoint
 from acmix.tools.exports import Session
+from acmix.tools.load import Info
 
 MODES = ("all", "auto")
 CALIBRATION, CHOOSING, TOLERANCE = 128, 512, 0.5
-# images of a batch that goes through the network
-BATCH = 32
-# what of the graph a group is, in the order in which it is looked for: operators, and the modules they lie in
-SCOPES: dict[str, tuple[frozenset[str], str]] = {
-    "conv path": (frozenset({"Conv", "MatMul", "Gemm", "Add", "Mul", "Concat"}), r"conv_path|FoldedConvPath"),
-    "LayerNorm": (frozenset({"LayerNormalization"}), ""),
-    "softmax": (frozenset({"Softmax"}), ""),
-    "GELU": (frozenset({"Gelu", "Erf"}), ""),
-    "fc2": (frozenset({"MatMul", "Gemm", "Add", "Conv"}), r"\.fc2\b"),
-    "patch merging": (frozenset({"MatMul", "Gemm", "Conv", "Add"}), r"\.(downsample|patch_embed\w*|reduction)\b"),
-    "attention products": (frozenset({"MatMul", "Einsum"}), r"\.attn\b"),
-    "residuals": (frozenset({"Add"}), r"blocks?\.\d+$|layer\d\.\d+$|layers\.\d+\.\d+$"),
-    "other products": (frozenset({"MatMul", "Gemm", "Conv"}), ""),
-}
 
 
 @dataclass(frozen=True)
@@ -57,6 +45,7 @@ class Drop:
         nodes: how many.
         top1: in percent, on the images that groups are chosen by.
         drop: from the float network, in points.
+        changed: percent of these images that get another class than from the float network.
         left_in_float: whether the group was.
     """
 
@@ -64,6 +53,7 @@ class Drop:
     nodes: int
     top1: float
     drop: float
+    changed: float
     left_in_float: bool = False
 
 
@@ -85,6 +75,62 @@ class Quantised:
     after: float | None = None
     drops: list[Drop] = field(default_factory=list)
     in_float: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Int8:
+    """What 8 bits cost.
+
+    Args:
+        quantised: what was chosen, and by what.
+        before, after: of the float file and of the one with 8 bits, measured on the validation split.
+        float_mib: size of the float file.
+    """
+
+    quantised: Quantised
+    before: Evaluated
+    after: Evaluated
+    float_mib: float
+
+
+def check_int8(int8: str | None, data: str | None, format: str, precision: str) -> None:
+    """Refuses options of int8 that do not go together."""
+    if int8 is None:
+        if data is not None:
+            raise UsageError("--data is for --int8, whose ranges come from images; add it, or leave --data out")
+        return
+    if int8 not in MODES:
+        raise UsageError(f"--int8 {int8}: {did_you_mean(int8, MODES, otherwise='expected all or auto')}")
+    if data is None:
+        raise UsageError("--int8 needs --data DIR, whose images it takes ranges from and measures on")
+    if format != "onnx" or precision != "fp32":
+        raise UsageError(f"--int8 is for the format onnx in fp32, not {format} in {precision}; leave --dtype out")
+
+
+def to_int8(
+    file: Path, info: Info, described: Description, mode: str, data: str, folder: Path, tell: Callable[[str], object]
+) -> Int8:
+    """Replaces a float ONNX file by one that computes with 8 bits, and measures both.
+
+    Args:
+        file: is read and written.
+        info: of the model.
+        described: what the new file says of itself.
+        mode: "all" or "auto".
+        data: folder of the images.
+        folder: for files on the way.
+        tell: called with a line for each step.
+    """
+    assert info.config is not None
+    before, after = folder / "float.onnx", folder / "int8.onnx"
+    shutil.copyfile(file, before)
+    trained = Trained(info.classes, info.are_named, info.model)
+    quantised = quantise(before, after, info.config, trained, data, mode=mode, tell=tell)
+    set_texts(after, described.texts())
+    tell("measuring both on the validation split")
+    found = [evaluate_checkpoint(each, data, device="cpu") for each in (before, after)]
+    shutil.copyfile(after, file)
+    return Int8(quantised, *found, before.stat().st_size / 2**20)
 
 
 def quantise(
@@ -126,8 +172,9 @@ def quantise(
     if len(images) < min(wanted, 2):
         raise UsageError(f"{data} has {len(images)} training images; quantisation needs 2 at least")
     used = min(calibration, max(1, len(images) // 2) if mode == "auto" else len(images))
-    graph = onnx.load(source)
-    groups = groups_of(graph)
+    groups = groups_of(onnx.load(source))
+    if not groups:
+        raise UsageError(f"{source} has no node that 8 bits are for; export it again")
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "ranges"
 
@@ -141,32 +188,44 @@ def quantise(
             written([*groups], destination)
             return Quantised(used, 0)
         tried, labels = images[used:], targets[used:]
-        before = accuracy(source, tried, labels)
+        float_classes = classes(source, tried)
+        before = percent(float_classes == labels)
         tell(f"ranges of {used} images, groups chosen by {len(tried)} others: float {before:.2f} %")
-        drops = []
+        drops: list[Drop] = []
+        started = time.monotonic()
         for name, nodes in groups.items():
-            top1 = accuracy(written([name], Path(folder) / "one.onnx"), tried, labels)
-            drops.append(Drop(name, len(nodes), top1, before - top1))
-            tell(f"  {name} alone in int8 ({len(nodes)} nodes): {top1:.2f} %, {before - top1:+.2f} points lost")
-        left: list[str] = []
-        by_loss = sorted(drops, key=lambda each: each.drop, reverse=True)
+            found = classes(written([name], Path(folder) / "one.onnx"), tried)
+            top1 = percent(found == labels)
+            drops.append(Drop(name, len(nodes), top1, before - top1, percent(found != float_classes)))
+            left = (time.monotonic() - started) * (len(groups) / len(drops) - 1)
+            tell(f"  {name} alone in int8: {top1:.2f} %, {before - top1:+.2f} points lost; {left:.0f} s left")
+        in_float: list[str] = []
+        by_loss = sorted(drops, key=lambda each: (each.drop, each.changed), reverse=True)
         while True:
-            names = [name for name in groups if name not in left]
-            after = accuracy(written(names, destination), tried, labels)
-            tell(f"  {', '.join(left) or 'nothing'} in float: {after:.2f} %, {before - after:+.2f} points lost")
-            if before - after <= tolerance or len(left) == len(groups) - 1:
+            file = written([name for name in groups if name not in in_float], destination)
+            after = percent(classes(file, tried) == labels)
+            tell(f"  {', '.join(in_float) or 'nothing'} in float: {after:.2f} %, {before - after:+.2f} points lost")
+            if before - after <= tolerance or len(in_float) == len(groups) - 1:
                 break
-            left.append(by_loss[len(left)].group)
-    told = [Drop(each.group, each.nodes, each.top1, each.drop, each.group in left) for each in drops]
-    return Quantised(used, len(tried), before, after, told, tuple(left))
+            in_float.append(by_loss[len(in_float)].group)
+    told = [replace(each, left_in_float=each.group in in_float) for each in drops]
+    return Quantised(used, len(tried), before, after, told, tuple(in_float))
 
 
 def images_of(config: Config, trained: Trained, data: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images of the training split as evaluation prepares them, drawn by a fixed seed, and their labels."""
-    updates = {"dir": data, "val_split": config.data.train_split, "split": None, "workers": 0}
-    config = config.model_copy(update={"data": config.data.model_copy(update=updates)})
-    loader = task_of(config).val_loader(trained=trained)
-    dataset = loader.dataset
+    """Images of the training split as evaluation prepares them, drawn by a fixed seed, and their labels.
+
+    Args:
+        config: of the run.
+        trained: the classes that the model knows.
+        data: folder of the images.
+        count: how many, where there are as many.
+
+    Raises:
+        UsageError: there are no training images.
+    """
+    settings = config.data.model_copy(update={"dir": data})
+    dataset = open_dataset(settings, None, "train", in_chans=config.model.in_chans, trained=trained)
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:count].tolist()
     parts = []
     for start in range(0, len(order), BATCH):
@@ -178,78 +237,12 @@ def images_of(config: Config, trained: Trained, data: str, count: int) -> tuple[
     return torch.cat([images for images, _ in parts]), torch.cat([targets for _, targets in parts])
 
 
-def accuracy(file: Path, images: torch.Tensor, targets: torch.Tensor) -> float:
-    """Top-1 of an ONNX file in percent."""
+def classes(file: Path, images: torch.Tensor) -> torch.Tensor:
+    """The class that an ONNX file gives each image: (images,)."""
     session = Session(file)
-    hits = sum(
-        int((session(part).argmax(1) == labels).sum())
-        for part, labels in zip(images.split(BATCH), targets.split(BATCH), strict=True)
-    )
-    return 100 * hits / max(1, len(images))
+    return torch.cat([session(part).argmax(1) for part in images.split(BATCH)])
 
 
-def groups_of(graph: Any) -> dict[str, list[str]]:
-    """The names of the nodes of each group that a graph has; nodes that compute with sizes are in none."""
-    import onnx
-
-    inferred = onnx.shape_inference.infer_shapes(graph)
-    floats = {each.name for each in inferred.graph.value_info if of_floats(each)}
-    floats |= {each.name for each in graph.graph.output}
-    constant = {each.name for each in graph.graph.initializer}
-    groups: dict[str, list[str]] = {name: [] for name in SCOPES}
-    for node in graph.graph.node:
-        if not any(name in floats for name in node.output):
-            continue
-        told = next((each.value for each in node.metadata_props if each.key == "pkg.torch.onnx.name_scopes"), "")
-        # the modules from the outside in; the last entry names the operator
-        scope = ".".join(re.findall(r"'([^']*)'", told)[-2:-1])
-        for name, (operators, place) in SCOPES.items():
-            if node.op_type not in operators or not re.search(place, scope):
-                continue
-            if name == "attention products" and any(each in constant for each in node.input):
-                continue
-            if name == "residuals" and any(each in constant for each in node.input):
-                continue
-            groups[name].append(node.name)
-            break
-    return {name: nodes for name, nodes in groups.items() if nodes}
-
-
-def of_floats(value: Any) -> bool:
-    """Whether a value of a graph is a tensor of float32."""
-    import onnx
-
-    return value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-
-
-def write_quantised(source: Path, destination: Path, nodes: list[str], images: torch.Tensor, cache: Path) -> None:
-    """Writes a file in which these nodes compute with 8 bits."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-
-    class Images(CalibrationDataReader):
-        """The images, some at a time."""
-
-        def __init__(self) -> None:
-            self.parts: Iterator[torch.Tensor] = iter(images.split(BATCH))
-
-        def get_next(self) -> dict[str, Any] | None:
-            part = next(self.parts, None)
-            return None if part is None else {"images": part.numpy()}
-
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            quantize_static(
-                str(source),
-                str(destination),
-                Images(),
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                activation_type=QuantType.QInt8,
-                weight_type=QuantType.QInt8,
-                nodes_to_quantize=nodes,
-                op_types_to_quantize=sorted({kind for kinds, _ in SCOPES.values() for kind in kinds}),
-                calibration_cache_path=str(cache),
-            )
-    finally:
-        logging.disable(logging.NOTSET)
+def percent(hits: torch.Tensor) -> float:
+    """The share that is true."""
+    return 100 * float(hits.float().mean())

@@ -89,6 +89,17 @@ def write_onnx(form: Form, path: Path, texts: Mapping[str, str], opset: int | No
     return sum(node.op_type != "Constant" for node in made.model.graph)
 
 
+def set_texts(path: Path, texts: Mapping[str, str]) -> None:
+    """Replaces the description in a file of ONNX."""
+    import onnx
+
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, dict(texts))
+    model.producer_name = "acmix"
+    onnx.save(model, path)
+
+
 def write_program(form: Form, path: Path, texts: Mapping[str, str]) -> int:
     """Writes a `torch.export` program."""
     program = exported(form)
