@@ -40,6 +40,8 @@ class DetectorGraph(nn.Module):
         suppress: whether it ends with non-maximum suppression; else RetinaNet and FCOS give all they see.
     """
 
+    detector: Any
+
     def __init__(self, detector: Any, suppress: bool = True) -> None:
         super().__init__()
         self.detector, self.suppress = with_open_norms(detector), suppress
@@ -89,8 +91,7 @@ class DetectorGraph(nn.Module):
 
     def from_points(self, distances: Tensor, anchors: Tensor) -> Tensor:
         """Distances (B, A, 4) of the four sides from points, in units of the anchors (A, 4) -> boxes (B, A, 4)."""
-        coder = self.detector.box_coder
-        flat = coder.decode(distances.flatten(0, 1), anchors.repeat(distances.shape[0], 1))
+        flat = self.detector.box_coder.decode(distances.flatten(0, 1), anchors.repeat(distances.shape[0], 1))
         return flat.view(distances.shape)
 
     def best_places(self, boxes: list[Tensor], scores: list[Tensor]) -> tuple[Tensor, ...]:

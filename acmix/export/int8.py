@@ -128,9 +128,9 @@ def to_int8(
     quantised = quantise(before, after, info.config, trained, data, mode=mode, tell=tell)
     set_texts(after, described.texts())
     tell("measuring both on the validation split")
-    found = [evaluate_checkpoint(each, data, device="cpu") for each in (before, after)]
+    float_found, found = (evaluate_checkpoint(each, data, device="cpu") for each in (before, after))
     shutil.copyfile(after, file)
-    return Int8(quantised, *found, before.stat().st_size / 2**20)
+    return Int8(quantised, float_found, found, before.stat().st_size / 2**20)
 
 
 def quantise(
@@ -212,20 +212,23 @@ def quantise(
     return Quantised(used, len(tried), before, after, told, tuple(in_float))
 
 
-def images_of(config: Config, trained: Trained, data: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images of the training split as evaluation prepares them, drawn by a fixed seed, and their labels.
+def images_of(
+    config: Config, trained: Trained, data: str, count: int, split: str = "train"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images of a split as evaluation prepares them, drawn by a fixed seed, and their labels.
 
     Args:
         config: of the run.
         trained: the classes that the model knows.
         data: folder of the images.
         count: how many, where there are as many.
+        split: "train" or "val".
 
     Raises:
-        UsageError: there are no training images.
+        UsageError: there are no such images.
     """
     settings = config.data.model_copy(update={"dir": data})
-    dataset = open_dataset(settings, None, "train", in_chans=config.model.in_chans, trained=trained)
+    dataset = open_dataset(settings, None, split, in_chans=config.model.in_chans, trained=trained)
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:count].tolist()
     parts = []
     for start in range(0, len(order), BATCH):

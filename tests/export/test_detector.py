@@ -24,7 +24,9 @@ def sure(model: Any) -> Any:
     with torch.no_grad():
         for name, value in model.named_parameters():
             if name.split(".")[0] != "backbone" and value.ndim > 1:
-                value.mul_(4)
+                nn.init.kaiming_normal_(value)
+                if "bbox" in name:
+                    value.div_(10)
             elif name.endswith("cls_logits.bias"):
                 value.fill_(-1)
     return model.eval()

@@ -25,6 +25,7 @@ LEFT_OUT = {
     r"^NNODES=2 ": "two machines; the file for Slurm runs as two",
     r"^python benchmarks/paper\.py": "hours of training; see tests/paper/test_reproduction.py",
     r"^acmix paper ablation ": "minutes of training; see tests/paper/test_ablation.py",
+    r"^acmix export .*--int8": "a minute: each group of nodes; see tests/export/test_export.py",
     r"^acmix demo ": "minutes of training; see tests/tools/test_demo_scenes.py",
 }
 # run, and which program runs it
