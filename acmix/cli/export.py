@@ -47,12 +47,12 @@ def export(
     data: Annotated[
         str | None, typer.Option("--data", metavar="DIR", help="Images for --int8, as for `acmix train`.")
     ] = None,
-    time: Annotated[bool, typer.Option("--time", help="Also time the file beside the model.")] = False,
+    time: Annotated[bool, typer.Option("--time/--no-time", help="Time the file beside the model in PyTorch.")] = True,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Also time torch.compile and AOTInductor; takes minutes.")
     ] = False,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Images of a timed batch.", min=1)] = 1,
-    seconds: Annotated[float, typer.Option(metavar="S", help="Of the rounds of each timed pair.", min=0.1)] = 5.0,
+    seconds: Annotated[float, typer.Option(metavar="S", help="Of the rounds of each timed pair.", min=0.1)] = 3.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a model as ONNX or as a PyTorch program that runs without acmix.

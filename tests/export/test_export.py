@@ -66,7 +66,7 @@ def done(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     assert len(made.differences) == 3
     assert max(each.largest for each in made.differences) < 1e-5
     program = folder / "model.pt2"
-    said = CliRunner().invoke(app, ["export", str(classifier), str(program), "--json", "--time", "--seconds", "0.1"])
+    said = CliRunner().invoke(app, ["export", str(classifier), str(program), "--json", "--seconds", "0.1"])
     assert said.exit_code == 0, said.output
     told = json.loads(said.output)
     assert (told["path"], told["format"], told["precision"]) == (str(program), "pt2", "fp32")

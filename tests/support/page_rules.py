@@ -75,6 +75,7 @@ ADDED = {
     r"acmix benchmark ops": "--batch-size 1 --seconds 12",
     r"acmix benchmark data": "--img-size 32 --seconds 1 --workers 0",
     r"acmix evaluate": "--workers 0",
+    r"acmix export": "--seconds 0.1",
     r"acmix benchmark scale --measure": f"--seconds 0.1 {TRAINING} {TINY_SWIN}",
 }
 # Python that is not run, by what it holds, and why
