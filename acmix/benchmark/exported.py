@@ -144,9 +144,13 @@ def of_compiled(model: nn.Module, inputs: Sequence[Tensor]) -> Callable[[], Any]
 def of_aoti(model: nn.Module, info: Info, done: Exported, inputs: Sequence[Tensor]) -> Callable[[], Any]:
     """The program, compiled ahead of time to machine code."""
     form = form_of(
-        model, info.task, img_size=info.img_size, in_chans=info.in_chans, dtype=PRECISIONS.get(done.precision, torch.float32),
+        model,
+        info.task,
+        img_size=info.img_size,
+        in_chans=info.in_chans,
+        dtype=PRECISIONS.get(done.precision, torch.float32),
         suppress=done.description.suppression,
-    )  # fmt: skip
+    )
     with tempfile.TemporaryDirectory() as folder, quiet():
         package = torch._inductor.aoti_compile_and_package(
             program_of(form), package_path=str(Path(folder) / "model.pt2")

@@ -39,7 +39,7 @@ BATCHES = (1, 2, 5)
 SIZES = ((1.0, 1.0), (0.5, 1.5), (0.43, 0.72), (1.13, 0.6), (0.29, 0.8))
 COLUMNS = (
     "model", "format", "dtype", "images", "largest_difference", "objects", "objects_lost", "mib", "operators",
-    "export_seconds", "eager_ms", "file_ms", "ratio", "ratio_low", "ratio_high", "device", "torch", "note",
+    "export_seconds", "eager_ms", "file_ms", "ratio", "ratio_low", "ratio_high", "note", "date", "commit", "machine", "torch", "timm",
 )  # fmt: skip
 
 
@@ -109,9 +109,8 @@ def measured(source: Path, config: Config, form: str, folder: Path, seconds: flo
     side = config.data.img_size if config.task.name == "classify" else 256
     sides = [(max(1, round(side * high)), max(1, round(side * wide))) for high, wide in SIZES]
     shapes = [(batch, *each) for each in sides for batch in BATCHES]
-    device = measured_with(torch.device("cpu"))
     row: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {"format": format, "dtype": dtype}
-    row |= {"images": f"{len(BATCHES)} x {len(SIZES)}", "device": device["device"], "torch": torch.__version__}
+    row |= {"images": f"{len(BATCHES)} x {len(SIZES)}", **measured_with(torch.device("cpu"))}
     begun = time.perf_counter()
     try:
         made = export(source, folder / f"model.{format}", precision=dtype, shapes=shapes)

@@ -29,7 +29,7 @@ from acmix.tools.load import load
 
 COLUMNS = (
     "run", "model", "images", "in_int8", "nodes", "top1", "drop", "changed", "mib", "ratio", "ratio_low", "ratio_high",
-    "device", "torch",
+    "date", "commit", "machine", "torch", "timm",
 )  # fmt: skip
 FLOAT, ALL, AUTO = "nothing", "everything", "auto"
 
@@ -62,9 +62,7 @@ def rows_of(name: str, run: str, data: str, seconds: float) -> list[dict[str, An
     trained = Trained(info.classes, info.are_named, run)
     ranges, _ = images_of(info.config, trained, data, CALIBRATION)
     images, labels = images_of(info.config, trained, data, 2**31, "val")
-    told = measured_with(torch.device("cpu"))
-    common = {"run": name, "model": info.model, "images": len(images)}
-    common |= {"device": told["device"], "torch": torch.__version__}
+    common = {"run": name, "model": info.model, "images": len(images), **measured_with(torch.device("cpu"))}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         source, cache = Path(folder) / "float.onnx", Path(folder) / "ranges"
