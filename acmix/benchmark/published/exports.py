@@ -39,7 +39,8 @@ BATCHES = (1, 2, 5)
 SIZES = ((1.0, 1.0), (0.5, 1.5), (0.43, 0.72), (1.13, 0.6), (0.29, 0.8))
 COLUMNS = (
     "model", "format", "dtype", "images", "largest_difference", "objects", "objects_lost", "mib", "operators",
-    "export_seconds", "eager_ms", "file_ms", "ratio", "ratio_low", "ratio_high", "note", "date", "commit", "machine", "torch", "timm",
+    "export_seconds", "eager_ms", "file_ms", "ratio", "ratio_low", "ratio_high", "note", "date", "commit", "machine",
+    "torch", "timm",
 )  # fmt: skip
 
 
