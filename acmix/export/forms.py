@@ -99,6 +99,9 @@ def form_of(
         UsageError: an R-CNN without suppression.
     """
     folded = fold(model)
+    for each in (*folded.parameters(), *folded.buffers()):
+        # folded weights may be parts of others, of which a file would hold the whole
+        each.data = each.data.clone(memory_format=torch.contiguous_format)
     side = (img_size, img_size) if isinstance(img_size, int) else img_size
     batch = torch.export.Dim("batch", max=MOST_IMAGES)
     if task == "detect":

@@ -110,7 +110,8 @@ def write_program(form: Form, path: Path, texts: Mapping[str, str]) -> int:
         node.meta.pop("stack_trace", None)
     # of a file in memory: torch wants a name that ends in .pt2
     file = io.BytesIO()
-    torch.export.save(program, file, extra_files=dict(texts))
+    with quiet():
+        torch.export.save(program, file, extra_files=dict(texts))
     path.write_bytes(file.getbuffer())
     return sum(node.op == "call_function" for node in program.graph.nodes)
 
