@@ -13,7 +13,7 @@ import torch
 from acmix.errors import UsageError
 from acmix.export.compare import Difference, compare
 from acmix.export.forms import MULTIPLE, PRECISIONS, Form, form_of
-from acmix.export.int8 import Int8, check_int8, to_int8
+from acmix.export.int8 import Int8, check_int8, check_source, to_int8
 from acmix.export.write import write
 from acmix.near import did_you_mean
 from acmix.tools.description import Description, Preprocessing, config_of
@@ -98,10 +98,8 @@ def export(
         raise UsageError(f"{source} is an export already ({info.kind}); give the checkpoint that it was made from")
     if not suppress and info.task != "detect":
         raise UsageError(f"{source} is no detector, and has no suppression to be left out; leave the option out")
-    if int8 and info.config is None:
-        raise UsageError(f"{source} does not say how its images are evaluated; int8 needs the checkpoint of a run")
-    if int8 and info.task != "classify":
-        raise UsageError(f"{source} is for {info.task}; int8 is for classifiers, leave it out")
+    if int8 and data is not None:
+        check_source(source, info, data)
     form = form_of(
         model.float(), info.task, img_size=info.img_size, in_chans=info.in_chans, dtype=PRECISIONS[precision],
         suppress=suppress,

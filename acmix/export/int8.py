@@ -107,6 +107,16 @@ def check_int8(int8: str | None, data: str | None, format: str, precision: str) 
         raise UsageError(f"--int8 is for the format onnx in fp32, not {format} in {precision}; leave --dtype out")
 
 
+def check_source(source: object, info: Info, data: str) -> None:
+    """Refuses a model that 8 bits are not for, and data without images, before anything is written."""
+    if info.config is None:
+        raise UsageError(f"{source} does not say how its images are evaluated; int8 needs the checkpoint of a run")
+    if info.task != "classify":
+        raise UsageError(f"{source} is for {info.task}; int8 is for classifiers, leave it out")
+    for split in ("train", "val"):
+        images_of(info.config, Trained(info.classes, info.are_named, str(source)), data, 1, split)
+
+
 def to_int8(
     file: Path, info: Info, described: Description, mode: str, data: str, folder: Path, tell: Callable[[str], object]
 ) -> Int8:
