@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from acmix.models import create_model, list_models
     from acmix.models.upgrade import add_conv_path
     from acmix.released import from_official, to_official
+    from acmix.tools.hub_push import from_pretrained, push_to_hub
+    from acmix.tools.hub_save import save_pretrained
     from acmix.tools.load import load
     from acmix.tools.predict import predict
 
@@ -35,12 +37,15 @@ __all__ = [
     "create_segmenter",
     "fold",
     "from_official",
+    "from_pretrained",
     "list_models",
     "load",
     "ops",
     "path_rates",
     "predict",
+    "push_to_hub",
     "replace_conv",
+    "save_pretrained",
     "to_official",
 ]
 
@@ -56,12 +61,15 @@ __getattr__, __dir__ = on_first_use(
         "create_segmenter": "acmix.heads",
         "fold": "acmix.layers.fold",
         "from_official": "acmix.released",
+        "from_pretrained": "acmix.tools.hub_push",
         "list_models": "acmix.models",
         "load": "acmix.tools.load",
         "ops": "acmix",
         "path_rates": "acmix.layers",
         "predict": "acmix.tools.predict",
+        "push_to_hub": "acmix.tools.hub_push",
         "replace_conv": "acmix.layers",
+        "save_pretrained": "acmix.tools.hub_save",
         "to_official": "acmix.released",
     },
 )

@@ -45,7 +45,8 @@ def evaluate(
 
     The result is exact on any number of processes, also under torchrun.
     """
-    check_there(checkpoint)
+    if not str(checkpoint).startswith("hf-hub:"):
+        check_there(checkpoint)
     from dataclasses import asdict
 
     from acmix.tools.evaluate import class_table, evaluate_checkpoint, in_one_line, parsed_scales

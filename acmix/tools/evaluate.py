@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from acmix.tasks.evaluation import LABELS
 from acmix.tasks.measuring import told_to_all
 from acmix.tools.exports import kind_of
 from acmix.tools.finite import DAMAGED, watched
+from acmix.tools.hub import REPOSITORY
+from acmix.tools.hub_folder import is_snapshot
 from acmix.tools.load import load
 from acmix.train.checkpoint import checkpoint_of, restore_model
 from acmix.train.distributed import join
@@ -84,7 +87,8 @@ def evaluate_checkpoint(
         UsageError: an option is for another task, or the checkpoint, the data or the device cannot be used.
     """
     with join(device) as world:
-        checkpoint = checkpoint_of(checkpoint)
+        if not is_published(checkpoint):
+            checkpoint = checkpoint_of(checkpoint)
         model, settings, trained = trained_model(checkpoint, world.device)
         updates: dict[str, object] = {"dir": data}
         if format is not None:
@@ -132,18 +136,26 @@ def evaluate_checkpoint(
         )
 
 
-def trained_model(path: Path, device: torch.device) -> tuple[nn.Module, Config, Trained]:
+def is_published(source: str | os.PathLike[str]) -> bool:
+    """Whether a source is a repository of the hub, or a folder with a copy of one."""
+    text = os.fspath(source)
+    return text.startswith(REPOSITORY) or (os.path.isdir(text) and is_snapshot(Path(text)))
+
+
+def trained_model(path: str | os.PathLike[str], device: torch.device) -> tuple[nn.Module, Config, Trained]:
     """The model of a checkpoint or of an export of ours, the configuration of its run, and the classes it knows.
 
     Raises:
         UsageError: it cannot be used, or it is an export that does not say how its model is evaluated.
     """
-    if kind_of(path):
+    is_file = not is_published(path)
+    if not is_file or kind_of(Path(path)):
         model, info = load(path, device=device)
         if info.config is None:
+            by = "exports of runs by `acmix export`" if is_file else "runs that `acmix hub` saved"
             raise UsageError(
-                f"{path} does not say how its images are prepared and its classes are called, as exports of runs by "
-                "`acmix export` do; give the checkpoint that it was made from"
+                f"{path} does not say how its images are prepared and its classes are called, as {by} do; give the "
+                "checkpoint that it was made from"
             )
         return model, info.config, Trained(info.classes, info.are_named, str(path))
     restored = restore_model(path, device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,11 @@ from acmix.errors import UsageError
 from acmix.models.download import quick_if_offline, server_of
 from acmix.near import near
 from acmix.released.safe_load import UNREADABLE
+from acmix.tools.hub_fetch import fetched
+from acmix.tools.hub_folder import CONFIG, check_timm, is_snapshot
 from acmix.train.checkpoint import check_tables
 
 REPOSITORY, FOLDER = "hf-hub:", "local-dir:"
-# a snapshot of a repository has it
-HUB_CONFIG = "config.json"
 
 
 def hub_name(source: str) -> str:
@@ -49,20 +48,20 @@ def near_names(source: str) -> list[str]:
     return [] if is_path else near(source, known, most=1)
 
 
-def is_snapshot(folder: Path) -> bool:
-    """Whether a folder is a copy of a repository: its configuration names an architecture."""
-    try:
-        content = json.loads((folder / HUB_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and "architecture" in content
+def local(name: str, source: str) -> str:
+    """The same with the files of a repository at hand: they are fetched, or taken from those fetched before.
+
+    Raises:
+        UsageError: as `fetched`.
+    """
+    return FOLDER + str(fetched(name[len(REPOSITORY) :], source)) if name.startswith(REPOSITORY) else name
 
 
 def load_hub(name: str, source: str) -> tuple[nn.Module, list[str], bool]:
     """Builds a model and loads its published weights.
 
     Args:
-        name: what `hub_name` gave.
+        name: what `local` gave.
         source: what the user gave, for messages.
 
     Returns:
@@ -78,7 +77,7 @@ def load_hub(name: str, source: str) -> tuple[nn.Module, list[str], bool]:
     with quick_if_offline(server_of(cfg) if not name.startswith(FOLDER) else "") as reached:
         try:
             if name.startswith(FOLDER):
-                check_snapshot(name, source)
+                check_snapshot(Path(name[len(FOLDER) :]), source)
             model = timm.create_model(name, pretrained=True).eval()
         except UsageError:
             raise
@@ -94,18 +93,19 @@ def load_hub(name: str, source: str) -> tuple[nn.Module, list[str], bool]:
     return model, names or [str(number) for number in range(getattr(model, "num_classes", 0))], bool(names)
 
 
-def check_snapshot(name: str, source: str) -> None:
+def check_snapshot(folder: Path, source: str) -> None:
     """Refuses a folder whose configuration asks for more numbers than its files hold, before a network takes memory.
 
     Raises:
         UsageError: of its weights, or of tables that follow from sizes.
     """
+    check_timm(folder, source)
     with torch.device("meta"):
-        model = timm.create_model(name, pretrained=False)
-    hint = f"get the folder again, or mend the model_args in its {HUB_CONFIG}"
+        model = timm.create_model(f"{FOLDER}{folder}", pretrained=False)
+    hint = f"get the folder again, or mend the model_args in its {CONFIG}"
     needed = sum(value.numel() for value in model.state_dict().values())
     # a number takes a byte at least
-    held = sum(file.stat().st_size for file in Path(source).iterdir() if file.is_file())
+    held = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     if needed > held:
         raise UsageError(f"{source} asks for a model of {needed:,} numbers, and its files hold {held:,} bytes; {hint}")
     check_tables(model, f"{source} asks for", hint)

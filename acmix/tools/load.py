@@ -24,7 +24,8 @@ from acmix.released.safe_load import safe_load
 from acmix.tools.description import Description, read_description
 from acmix.tools.exported_detector import ExportedDetector
 from acmix.tools.exports import Export, input_size, kind_of, number_of_classes, read_export
-from acmix.tools.hub import REPOSITORY, hub_name, load_hub, near_names
+from acmix.tools.hub import FOLDER, REPOSITORY, hub_name, load_hub, local, near_names
+from acmix.tools.hub_folder import our_contents
 from acmix.tools.preparation import preparation
 from acmix.train.checkpoint import FORMAT, check_build, checkpoint_of, load_weights, restored
 from acmix.train.device import this_device
@@ -99,7 +100,8 @@ def load(
     Args:
         source: a run folder (best.pt, else last.pt), a checkpoint, a file of `acmix convert`, a released `.pth`; an
             export (`torch.export` .pt2, TorchScript, ONNX); a model of timm's with published weights
-            ("resnet18.a1_in1k"), "hf-hub:USER/REPOSITORY", or a folder with a copy of such a repository.
+            ("resnet18.a1_in1k"), "hf-hub:USER/REPOSITORY", or a folder with a copy of such a repository, as
+            `acmix.save_pretrained` writes one.
         device: "auto", the accelerator or else the CPU; "cpu", "cuda:1", …. TorchScript and ONNX run on the CPU.
         img_size: pixels a side, for an export that takes any; 224 by default.
         classes: names for an export's outputs; their numbers by default.
@@ -177,14 +179,25 @@ def of_checkpoint(path: Path, source: str) -> tuple[nn.Module, Info]:
         model, config, note = released(contents, path)
         classes, are_named = [str(number) for number in range(config.model.num_classes)], False
         notes = (note.removeprefix("; "),) if note else ()
+    about = dict(classes=classes, are_named=are_named, kind=kind, notes=notes)
+    return model, info_about(contents, config, source, path, **about)
+
+
+def info_about(contents: dict[str, Any], config: Config, source: str, path: Path | None, **about: Any) -> Info:
+    """What goes with the model of a checkpoint's contents.
+
+    Args:
+        contents: as `safe_load` gives them.
+        config: of its run.
+        source: what was given to `load`.
+        path: where the contents lie.
+        about: classes, are_named, kind and notes of the `Info`.
+    """
     metrics = contents.get("metrics") or {}
-    info = Info(
+    return Info(
         source=source,
         path=path,
-        kind=kind,
         model=config.model.name,
-        classes=classes,
-        are_named=are_named,
         **preparation(config),
         task=config.task.name,
         head=config.task.head,
@@ -192,9 +205,8 @@ def of_checkpoint(path: Path, source: str) -> tuple[nn.Module, Info]:
         top1=metrics.get("top1"),
         epoch=contents.get("epoch") if metrics else None,
         config=config,
-        notes=notes,
+        **about,
     )
-    return model, info
 
 
 def is_number(value: Any) -> bool:
@@ -219,12 +231,18 @@ def released(contents: dict[str, Any], path: Path) -> tuple[nn.Module, Config, s
 
 
 def of_hub(name: str, source: str) -> tuple[nn.Module, Info]:
-    """A model with published weights."""
+    """A model with published weights: of timm's, of a repository, or of a folder with a copy of one."""
+    name = local(name, source)
+    folder = Path(name[len(FOLDER) :]) if name.startswith(FOLDER) else None
+    if folder is not None and (contents := our_contents(folder, source)) is not None:
+        found = restored(contents, source)
+        about = dict(classes=found.classes, are_named=found.are_named, kind="published weights")
+        return found.model, info_about(contents, found.config, source, folder, **about)
     model, classes, are_named = load_hub(name, source)
     settings = preparation_of(model)
     info = Info(
         source=source,
-        path=Path(source) if os.path.isdir(source) else None,
+        path=folder,
         kind="published weights",
         model=getattr(model, "pretrained_cfg", {}).get("architecture") or name,
         classes=classes,
