@@ -116,6 +116,13 @@ def one_line(doing: str) -> Iterator[None]:
         raise
     except CLIENT_ERRORS as error:
         raise UsageError(f"cannot {doing}: {reason(error)}") from None
+    except RuntimeError as error:
+        # of the upload of a large file, which tells by its cause what came to pass
+        raise UsageError(f"cannot {doing}: {reason(error.__cause__ or error)}") from None
+    except (ValueError, LookupError, TypeError) as error:
+        raise UsageError(
+            f"cannot {doing}: {endpoint()} does not answer as a hub does ({type(error).__name__}); check HF_ENDPOINT"
+        ) from None
     finally:
         logging.set_verbosity(verbosity)
 
@@ -126,10 +133,7 @@ def reason(error: BaseException | None) -> str:
     if status is None:
         if isinstance(error, OSError) and error.errno is not None and error.strerror and not is_of_network(error):
             return f"{error.strerror}{f' ({error.filename})' if error.filename else ''}"
-        return (
-            f"the connection to {endpoint()} failed ({type(error).__name__}); check it and run the command again: what "
-            "was there before is unchanged"
-        )
+        return f"the connection to {endpoint()} failed ({type(error).__name__}); check it and run the command again"
     said = SAID.get(status) or ("it has trouble; try again later" if status >= 500 else "it refuses the request")
     return f"{endpoint()} answered {status}: {said}"
 
