@@ -26,6 +26,7 @@ LEFT_OUT = {
     r"^python benchmarks/paper\.py": "hours of training; see tests/paper/test_reproduction.py",
     r"^acmix paper ablation ": "minutes of training; see tests/paper/test_ablation.py",
     r"^acmix export .*--int8": "a minute: each group of nodes; see tests/export/test_export.py",
+    r"^acmix hub (push|pull) |^acmix predict hf-hub:": "asks the hub; see tests/tools/test_hub_push.py",
     r"^acmix demo ": "minutes of training; see tests/tools/test_demo_scenes.py",
 }
 # run, and which program runs it
