@@ -62,7 +62,7 @@ def test_what_is_pushed_is_pulled_bit_for_bit_by_timm_and_acmix(hub: Hub, saved:
     assert [commit["summary"] for commit in hub.commits[NAME]] == ["First"]
     card = ModelCard(hub.repositories[NAME]["README.md"].decode())
     assert f'timm.create_model("hf-hub:{NAME}", pretrained=True)' in card.text
-    assert card.data.license == "mit"
+    assert card.data.to_dict()["license"] == "mit"
 
     model, info = acmix.from_pretrained(NAME)
     assert (info.classes, info.kind) == (NAMES, "published weights")
