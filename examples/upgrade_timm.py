@@ -1,7 +1,7 @@
 """A timm model gets convolution paths beside its attention: the same output at first, then a few steps of fine-tuning.
 
-`acmix.add_conv_path(name)` downloads timm's weights. This example needs no network: it takes a small DeiT that was built
-here, in the place of pretrained weights. With yours, `add_conv_path` takes a file too: `pretrained="weights.safetensors"`.
+`acmix.add_conv_path(name)` downloads timm's weights, and `pretrained="weights.safetensors"` reads a file of them. This
+example needs no network: a small DeiT that is built here stands in the place of a pretrained one.
 """
 
 import timm
