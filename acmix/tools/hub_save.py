@@ -12,6 +12,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -100,7 +101,11 @@ def written(
     check_plain(saved)
     with tempfile.TemporaryDirectory(prefix=".acmix-", dir=beside) as place:
         made = Path(place)
-        save_file(tensors_of(saved.model), made / WEIGHTS, metadata={"format": "pt"})
+        try:
+            save_file(tensors_of(saved.model), made / WEIGHTS, metadata={"format": "pt"})
+        except SafetensorError as error:
+            said = " ".join(str(error).split())
+            raise UsageError(f"cannot write the weights: {said}; free some space, or choose another place") from None
         content = configuration(saved, made, license)
         text = card(
             saved.info, saved.run, content.get("architecture", ""), saved.classes,
