@@ -4,6 +4,8 @@
 example needs no network: a small DeiT that is built here stands in the place of a pretrained one.
 """
 
+from typing import Any
+
 import timm
 import torch
 from sklearn.datasets import load_digits
@@ -20,7 +22,7 @@ def main() -> tuple[float, float]:
     images = interpolate(torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16, size=32)
     images, labels = images.expand(-1, 3, -1, -1), torch.tensor(digits.target)
 
-    small = dict(img_size=32, patch_size=8, embed_dim=64, depth=3, num_heads=2, num_classes=10)
+    small: dict[str, Any] = dict(img_size=32, patch_size=8, embed_dim=64, depth=3, num_heads=2, num_classes=10)
     plain = timm.create_model("deit_tiny_patch16_224", **small).eval()
     model = acmix.add_conv_path(plain).eval()  # a copy, with the same weights
     with torch.inference_mode():

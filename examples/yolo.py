@@ -7,6 +7,7 @@ downloaded; `YOLO("yolo11n.pt")` starts from trained weights, which `identity=Tr
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -39,7 +40,9 @@ def main(folder: Path) -> None:
 
     model = YOLO("yolo11n.yaml")
     replace_conv(model, SELECT, identity=True)
-    small = dict(epochs=1, imgsz=64, batch=4, device="cpu", workers=0, plots=False, amp=False, verbose=False)
+    small: dict[str, Any] = dict(
+        epochs=1, imgsz=64, batch=4, device="cpu", workers=0, plots=False, amp=False, verbose=False
+    )
     model.train(data=draw(folder), project=folder, name="run", **small)
     best = YOLO(folder / "run" / "weights" / "best.pt")  # the layers are in the file
     print("ACmix2d:", [name for name, each in best.model.named_modules() if type(each).__name__ == "GatedACmix2d"])

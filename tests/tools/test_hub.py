@@ -26,7 +26,7 @@ from tests.support.paths import ROOT
 from tests.support.saved import METRICS, NAMES, write_classifier
 from tests.support.tiny import tiny_config
 
-SMALL = {
+SMALL: dict[str, dict[str, Any]] = {
     "acmix_swin_tiny_patch4_window7_224": dict(
         embed_dim=12, depths=[1, 1], num_heads=[1, 2], window_size=4, img_size=32, conv_path=False
     ),
