@@ -25,13 +25,13 @@ def network() -> nn.Module:
 
 def main() -> float:
     torch.manual_seed(0)
-    digits = load_digits()
-    images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16  # (1797, 1, 8, 8), 0 to 1
-    labels = torch.tensor(digits.target)
+    pixels, digits = load_digits(return_X_y=True)
+    images = torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8) / 16  # 0 to 1
+    labels = torch.tensor(digits)
     order = torch.randperm(len(labels))
     held_out, seen = order[:360], order[360:]
 
-    model = network()
+    model, right = network(), 0.0
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for epoch in range(EPOCHS):
         model.train()

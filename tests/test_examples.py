@@ -47,9 +47,8 @@ def test_acmix2d_in_a_cnn_learns_the_digits() -> None:
 @pytest.mark.slow
 def test_an_upgraded_model_begins_as_timm_s_and_learns() -> None:
     output = printed("upgrade_timm.py")
-    assert "largest difference before training: 0.0e+00" in output
-    [share] = re.findall(r"([\d.]+)% of 360 held-out digits", output)
-    assert float(share) > 30
+    assert "largest difference 0.0e+00 before training" in output
+    assert float(re.findall(r"after 100 steps more: ([\d.]+)%", output)[0]) > 60
 
 
 @pytest.mark.slow
