@@ -1,4 +1,4 @@
-"""A timm model that has learned gets convolution paths beside its attention: the same output at first, then fine-tuning.
+"""A timm model that has learned gets convolution paths beside attention: the same output at first, then fine-tuning.
 
 `acmix.add_conv_path(name)` downloads timm's weights. This example needs no network: it first trains a small DeiT on
 scikit-learn's digits, in the place of pretrained weights. `python examples/upgrade_timm.py` takes half a minute.
