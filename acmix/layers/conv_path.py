@@ -124,7 +124,8 @@ class ConvPath(Foldable):
             pieces: q's, k's and v's heads.
             shift: as in `acmix.ops.conv_path`.
             rate: (1,), a factor of the result; it goes into the kernels.
-            plus, plus_bias: added to the result, as in `acmix.ops.conv_path`.
+            plus: added to the result, as in `acmix.ops.conv_path`.
+            plus_bias: likewise.
         """
         if self.kernels is None:
             out = self.shift_and_sum(pieces, shift)  # (B, Ho, Wo, D)

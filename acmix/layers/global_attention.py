@@ -80,7 +80,8 @@ class GlobalAttention(Mixed):
         Args:
             x: the tokens.
             grid: known from the start where None.
-            attn_mask, is_causal: as in PyTorch's attention.
+            attn_mask: as in PyTorch's attention.
+            is_causal: as in PyTorch's attention.
             residual: tokens of x's shape and dtype that are added to the result, in a pass less where nobody watches.
         """
         if residual is not None and not self.takes_residual(x):
