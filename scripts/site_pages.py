@@ -176,7 +176,10 @@ def row_with_links(match: re.Match[str]) -> str:
     file, between, name = match.groups()
     page = f"{SOURCE}{file}.html"
     anchor = f"#__codelineno-0-{line_of(ROOT / file, name)}"
-    cells = [f'<td><a href="{page}{at}"><code>{html.escape(text)}</code></a></td>' for at, text in (("", file), (anchor, name))]
+    cells = [
+        f'<td><a href="{page}{at}"><code>{html.escape(text)}</code></a></td>'
+        for at, text in (("", file), (anchor, name))
+    ]
     return between.join(cells)
 
 

@@ -45,6 +45,9 @@ CHANGED = {
     r"<PLAIN_CLASSIFIER>": "plain.pth",
     r"<CLASSIFIER>": "runs/photos/checkpoints/best.pt",
     r"--data digits": "--data photos",
+    # the demo's data and run
+    r"\bdata/digits": "photos",
+    r"\bruns/digits": "runs/photos",
     r"(acmix benchmark.*) acmix_resnet50": r"\1 acmix_resnet26",
     r"(run\.sh|acmix\.train\.launch) 8 ": r"\1 1 ",
     r"--nproc-per-node 8": "--nproc-per-node 1",
