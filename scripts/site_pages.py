@@ -5,6 +5,7 @@ is built,
 
 - `CHANGELOG.md` and others of `ABOVE` become pages;
 - a link to another file of the repository leads to a copy in the site: source code as a page with numbered lines;
+- a link whose text is the name of a page shows that page's title;
 - `api/NAME.md`, named in mkdocs.yml, is made from the `__all__` of the module NAME;
 - a row of `equations.md` links its file and its name to the line that defines it.
 """
@@ -39,6 +40,9 @@ LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".sh": "bash", ".
 # the target of a link or a picture in Markdown, up to its anchor; none within code
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)(?=[)#\s])")
 CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", flags=re.MULTILINE | re.DOTALL)
+# a link to a page that shows the page's file
+NAMED = re.compile(r"\[([\w/]+\.md)\](?=\(([^)#\s]+))")
+LINE = re.compile(r'<a id="__codelineno-[^>]*></a>')
 ROW = re.compile(r"<td><code>(acmix/[\w/]+\.py)</code></td>(\s*)<td><code>([\w.]+)</code></td>")
 
 
@@ -63,18 +67,27 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     here = page.file.src_uri
     if here.startswith((API, SOURCE)):
         return markdown
+    if here == "README.md":
+        page.meta["hide"] = ["navigation"]
 
     def moved(match: re.Match[str]) -> str:
         target = name_in_site(in_repository(match[1], origin_of(here)))
         return posixpath.relpath(target, posixpath.dirname(here) or ".")
 
+    def titled(match: re.Match[str]) -> str:
+        target = in_repository(match[2], origin_of(here))
+        return f"[{title_of(target)}]" if target.endswith(match[1]) else match[0]
+
     parts = CODE.split(markdown)
     # every second part is code
-    return "".join(part if index % 2 else LINK.sub(moved, part) for index, part in enumerate(parts))
+    return "".join(part if index % 2 else LINK.sub(moved, NAMED.sub(titled, part)) for index, part in enumerate(parts))
 
 
 def on_page_content(content: str, page: Page, **_: Any) -> str:
-    """Links the rows of the equations to the lines that define them."""
+    """Links the rows of the equations to the lines that define them; numbers no lines but those of sources."""
+    if page.file.src_uri.startswith(SOURCE):
+        return content
+    content = LINE.sub("", content)
     return ROW.sub(row_with_links, content) if page.file.src_uri == "equations.md" else content
 
 
@@ -109,6 +122,12 @@ def name_in_site(target: str) -> str:
     return f"{SOURCE}{target}" if Path(target).suffix in COPIED else f"{SOURCE}{target}.md"
 
 
+def title_of(target: str) -> str:
+    """The heading of a page of the repository."""
+    first = (ROOT / target).read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("# ").strip()
+
+
 def copy_of(target: str, name: str, config: MkDocsConfig) -> File:
     """A file as it is, or the page of a source."""
     path = ROOT / target
@@ -134,7 +153,13 @@ def api_pages(nav: Any) -> Iterator[str]:
 def api_page(module: str) -> str:
     """A page for mkdocstrings: a module's own words, then each public name that no page above it shows."""
     top = [] if module == "acmix" else public_names("acmix")
-    lines = [f"# {module}", "", f"::: {module}", *options(show_root_heading="false", members="false"), ""]
+    lines = [
+        f"# {module}",
+        "",
+        f"::: {module}",
+        *options(show_root_heading="false", show_root_toc_entry="false", members="false"),
+        "",
+    ]
     names = public_names(module)
     if elsewhere := [name for name in names if name in top]:
         links = ", ".join(f"[`{name}`][acmix.{name}]" for name in elsewhere)
@@ -175,12 +200,17 @@ def row_with_links(match: re.Match[str]) -> str:
     """A file and a name of the equations, with links to the file's page and the name's line in it."""
     file, between, name = match.groups()
     page = f"{SOURCE}{file}.html"
-    anchor = f"#__codelineno-0-{line_of(ROOT / file, name)}"
-    cells = [
-        f'<td><a href="{page}{at}"><code>{html.escape(text)}</code></a></td>'
-        for at, text in (("", file), (anchor, name))
-    ]
+    line = f"{page}#__codelineno-0-{line_of(ROOT / file, name)}"
+    cells = (
+        f'<td><a href="{target}"><code>{breakable(text)}</code></a></td>'
+        for target, text in ((page, file), (line, name))
+    )
     return between.join(cells)
+
+
+def breakable(text: str) -> str:
+    """A name that may be broken behind a slash, a dot or an underscore."""
+    return re.sub(r"(?<=[/._])", "<wbr>", html.escape(text))
 
 
 def line_of(path: Path, name: str) -> int:

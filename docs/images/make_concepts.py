@@ -15,7 +15,7 @@ MORE_STYLE = """
 svg { --fourth: #8250c4; } @media (prefers-color-scheme: dark) { svg { --fourth: #b79cf5; } }
 .fourth { --own: var(--fourth); } .tiny { font-size: 12px; fill: var(--muted); }
 .on { font-size: 13px; font-weight: 600; } .empty { fill: none; stroke: var(--line); stroke-dasharray: 3 3; }
-.edge { fill: none; stroke: var(--ink); stroke-width: 2.4; } 
+.edge { fill: none; stroke: var(--ink); stroke-width: 2.4; }
 .seam { stroke: var(--ink); stroke-width: 2.4; stroke-dasharray: 6 4; }
 """.strip()
 
