@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the documentation into site/ and checks every link: `bash scripts/site.sh [serve]`. With `serve`, it shows the site on
 # this machine instead, and again after each change of a page.
-# It needs no PyTorch: without .venv, or where .venv lacks the extra `docs`, it sets up .venv-site, about 150 MB.
+# It needs no PyTorch: without .venv, or where .venv lacks the extra `docs`, it sets up .venv-site, about 200 MB.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

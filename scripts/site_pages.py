@@ -32,6 +32,8 @@ ABOVE = {
     "acmix/ops/README.md": "operators.md",
     "benchmarks/README.md": "benchmarks.md",
 }
+# pages that a search shows earlier or later than others
+BOOST = {"start.md": 2, "concepts.md": 2, "faq.md": 2, "changelog.md": 0.3, "LOG.md": 0.3, "contributing.md": 0.5}
 API = "api/"
 SOURCE = "source/"
 # shown as they are
@@ -67,6 +69,8 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     here = page.file.src_uri
     if here.startswith((API, SOURCE)):
         return markdown
+    if here in BOOST:
+        page.meta["search"] = {"boost": BOOST[here]}
     if here == "README.md":
         page.meta["hide"] = ["navigation"]
 
