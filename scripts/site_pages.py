@@ -140,8 +140,9 @@ def copy_of(target: str, name: str, config: MkDocsConfig) -> File:
         return File.generated(config, name, abs_src_path=str(path), inclusion=inclusion)
     text = path.read_text(encoding="utf-8")
     language = LANGUAGES.get(path.suffix, "text")
+    head = "---\nsearch: {exclude: true}\nhide: [navigation, toc]\n---"
     fence = "`" * 5
-    page = f'---\nsearch: {{exclude: true}}\n---\n# {target}\n\n{fence}{{.{language} linenums="1"}}\n{text}\n{fence}\n'
+    page = f'{head}\n# {target}\n\n{fence}{{.{language} linenums="1"}}\n{text}\n{fence}\n'
     return File.generated(config, name, content=page, inclusion=inclusion)
 
 
@@ -156,7 +157,7 @@ def api_pages(nav: Any) -> Iterator[str]:
 
 def api_page(module: str) -> str:
     """A page for mkdocstrings: a module's own words, then each public name that no page above it shows."""
-    top = [] if module == "acmix" else public_names("acmix")
+    top = [name for name, home in homes("acmix").items() if home == module != "acmix"]
     lines = [
         f"# {module}",
         "",
@@ -172,6 +173,13 @@ def api_page(module: str) -> str:
         if name not in top and not is_module(f"{module}.{name}"):
             lines += [f"::: {module}.{name}", ""]
     return "\n".join(lines)
+
+
+def homes(package: str) -> dict[str, str]:
+    """The modules that a package takes its names from."""
+    tree = ast.parse(file_of(package).read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return {alias.name: node.module or "" for node in imports for alias in node.names}
 
 
 def options(**values: str) -> list[str]:
