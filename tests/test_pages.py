@@ -144,6 +144,20 @@ def test_no_rule_is_left_over() -> None:
         assert any(re.search(pattern, small(line)) for line in lines), pattern
 
 
+def test_nearly_every_block_of_code_runs_at_least_in_part() -> None:
+    code = [block for page in PAGES for language in ("python", "bash") for block in of_page(page, language)]
+    run = [block for block in code if runs(block)]
+    print(f"{len(run)} of {len(code)} blocks of code run")  # for `pytest -s`
+    assert len(run) > 0.85 * len(code)
+
+
+def runs(block: Block) -> bool:
+    """Whether a block, or one command of it, is run where every optional package is there."""
+    if block.language == "python":
+        return not any(held in block.text for held in PYTHON_LEFT_OUT)
+    return is_script(block) or not all(why_left_out(line) for line in commands(block.text))
+
+
 OFFICIAL = """
 MODEL: {TYPE: swin_acmix, SWIN: {EMBED_DIM: 12, DEPTHS: [1, 1], NUM_HEADS: [1, 2], WINDOW_SIZE: 4}}
 DATA: {IMG_SIZE: 32}
