@@ -13,8 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # what runs leave at the top, and what is not ours anywhere
-SKIPPED_AT_TOP = {"data", "runs"}
-SKIPPED = {".git", ".venv", "__pycache__", ".hypothesis", ".pytest_cache", ".ruff_cache"}
+SKIPPED_AT_TOP = {"data", "runs", "site"}
+SKIPPED = {".git", ".venv", ".venv-site", "__pycache__", ".hypothesis", ".pytest_cache", ".ruff_cache"}
 SUFFIXES = {".py", ".sh", ".toml", ".yaml", ".yml", ".md", ".txt", ".html", ".cpp"}
 CODE = (".py",)
 SETTINGS = (".py", ".sh", ".toml", ".yaml", ".yml")
