@@ -80,7 +80,9 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
     def titled(match: re.Match[str]) -> str:
         target = in_repository(match[2], origin_of(here))
-        return f"[{title_of(target)}]" if target.endswith(match[1]) else match[0]
+        # a link that leads nowhere stays, for mkdocs to name
+        named = target.endswith(match[1]) and (ROOT / target).is_file()
+        return f"[{title_of(target)}]" if named else match[0]
 
     parts = CODE.split(markdown)
     # every second part is code
