@@ -8,6 +8,7 @@ from acmix.cli import train as _train  # noqa: F401
 from acmix.cli import use as _use  # noqa: F401
 from acmix.cli import export as _export  # noqa: F401
 from acmix.cli import hub as _hub  # noqa: F401
+from acmix.cli import serve as _serve  # noqa: F401
 from acmix.cli import look as _look  # noqa: F401
 from acmix.cli import models as _models  # noqa: F401
 from acmix.cli import paper as _paper  # noqa: F401

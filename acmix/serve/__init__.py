@@ -1,0 +1,1 @@
+"""Answers over HTTP: `acmix serve`."""

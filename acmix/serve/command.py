@@ -1,0 +1,143 @@
+"""`acmix serve`: from a model and a port to an end that loses nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+from acmix.errors import UsageError
+from acmix.extras import install
+from acmix.serve.options import Options
+
+# seconds between the end of listening and the end of connections, in which what was sent before is read
+LAST_READS = 0.2
+HANDLED = (signal.SIGINT, signal.SIGTERM)
+
+
+def serve(
+    source: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    options: Options = Options(),  # noqa: B008  frozen
+    device: str = "auto",
+    img_size: int | None = None,
+    tell: Callable[[str], object] = print,
+) -> None:
+    """Serves a model until a signal ends it.
+
+    Args:
+        source: as `acmix.load` takes it.
+        host: the address to listen at.
+        port: 0 for any that is free.
+        options: limits.
+        device, img_size: as `acmix.load` takes them.
+        tell: gets a line where the service is ready, and one where it stops.
+
+    Raises:
+        UsageError: a package is missing, the address is taken, or the model cannot be used.
+    """
+    for package in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
+        try:
+            __import__(package)
+        except ImportError:
+            raise UsageError(f"acmix serve needs {package}; install it: {install('serve')}") from None
+    with listener(host, port) as listening:
+        service, where = loaded(source, options, device, img_size), address(listening)
+        from acmix.serve.server import run
+
+        count = len(service.info.classes)
+        what = f"{service.info.model} ({service.info.task}, {count} class{'es' * (count != 1)})"
+        try:
+            run(service, listening, lambda: tell(f"serving {what} at {where}; Ctrl-C stops"), tell)
+        finally:
+            service.close()
+
+
+def loaded(source: str, options: Options, device: str, img_size: int | None) -> Any:
+    """The service of a model that has computed its first image."""
+    from PIL import Image
+
+    from acmix.serve.service import Service
+    from acmix.tools.load import load
+
+    # of this process alone; Python's filters belong to all threads
+    warnings.simplefilter("ignore")
+    # pictures within pictures, as in icons; Pillow refuses twice as many
+    Image.MAX_IMAGE_PIXELS = max(1, options.max_pixels // 2)
+    model, info = load(source, device=device, img_size=img_size)
+    service = Service(model, info, options)
+    service.warm_up()
+    return service
+
+
+@contextlib.contextmanager
+def listener(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that listens, before a model is loaded: nobody else gets the port meanwhile.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if not 0 <= port <= 65535:
+        raise UsageError(f"--port {port}: expected 0 to 65535")
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        found = socket.socket(family, kind)
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"--host {host}: {getattr(error, 'strerror', None) or error}; expected an address") from None
+    with found:
+        try:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind(place)
+            found.listen(2048)
+        except OSError as error:
+            raise UsageError(
+                f"cannot listen at {host}, port {port}: {error.strerror}; choose another --port, or 0 for any"
+            ) from None
+        yield found
+
+
+def address(listening: socket.socket) -> str:
+    """The URL of a socket."""
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+class Stop:
+    """Notes the first signal, and ends the process at the second one.
+
+    Args:
+        first: called at the first signal.
+    """
+
+    def __init__(self, first: Callable[[], object]) -> None:
+        self.first, self.time = first, 0.0
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        """Takes the signals over for a while; outside the main thread nobody can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.note) for number in HANDLED}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Handles a signal."""
+        if not self.time:
+            self.time = time.monotonic()
+            self.first()
+            return
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)

@@ -1,0 +1,139 @@
+"""The images of a request: multipart fields named `file`, or base64 in JSON. They stay in memory, within the limits."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from acmix.names import shortened, shown
+from acmix.serve.options import Options
+from acmix.serve.refused import Refused
+
+FIELD = "file"
+HOW = f'send multipart fields named {FIELD!r}, or JSON {{"images": [base64, …]}}'
+# characters of a file's name in an answer
+LONGEST_NAME = 200
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One image as it came.
+
+    Args:
+        name: of its file; "image 3" for the fourth, where it has none.
+        content: its bytes.
+    """
+
+    name: str
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """What a request brought.
+
+    Args:
+        images: in order.
+        fields: texts beside them, by name.
+    """
+
+    images: list[Upload]
+    fields: dict[str, str]
+
+
+async def uploads_of(request: Request, options: Options, pool: Executor) -> Uploads:
+    """Reads a request's images.
+
+    Args:
+        request: of which nothing was read.
+        options: limits.
+        pool: where JSON is parsed, which would keep others waiting.
+
+    Raises:
+        Refused: it holds none, too many, or something else.
+    """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Refused(415, "the body is compressed; images are already: send them as they are")
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        if kind == "multipart/form-data":
+            found = await from_form(request, options)
+        elif kind == "application/json":
+            body = await request.body()
+            found = await asyncio.get_running_loop().run_in_executor(pool, from_json, body, options)
+        else:
+            raise Refused(415, f"the content type is {kind or 'not given'!r}; {HOW}")
+    except ClientDisconnect:
+        raise Refused(400, "the client went away before the request was there") from None
+    if not found.images:
+        raise Refused(400, f"the request holds no image; {HOW}")
+    return found
+
+
+async def from_form(request: Request, options: Options) -> Uploads:
+    """The files of a form."""
+    parser = MultiPartParser(
+        request.headers, request.stream(), max_files=options.max_files, max_fields=16, max_part_size=4096
+    )
+    # never onto the disk: the whole request is bounded
+    parser.spool_max_size = options.max_bytes + 1
+    try:
+        form: FormData = await parser.parse()
+    except MultiPartException as error:
+        if error.message.startswith("Too many files"):
+            raise too_many(options) from None
+        raise Refused(400, f"the form cannot be read: {error.message.rstrip('.')}; {HOW}") from None
+    except (ValueError, LookupError, UnicodeError) as error:
+        raise Refused(400, f"the form cannot be read: {error}; {HOW}") from None
+    images, fields = [], {}
+    for name, value in form.multi_items():
+        if not isinstance(value, UploadFile):
+            fields[name] = value
+        elif name != FIELD:
+            raise Refused(400, f"a file is in the field {shortened(name, 100)!r}; expected {FIELD!r}")
+        else:
+            content = await value.read()
+            await value.close()
+            images.append(Upload(named(value.filename, len(images)), content))
+    return Uploads(images, fields)
+
+
+def named(file: str | None, number: int) -> str:
+    """What an image is called in the answer."""
+    return shown(shortened(file, LONGEST_NAME)) if file else f"image {number}"
+
+
+def from_json(body: bytes, options: Options) -> Uploads:
+    """The images of a JSON object."""
+    try:
+        value: Any = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, f"the body is no JSON: {error}; {HOW}") from None
+    texts = value.get("images") if isinstance(value, dict) else None
+    if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
+        raise Refused(400, f"the JSON has no list of texts called 'images'; {HOW}")
+    if len(texts) > options.max_files:
+        raise too_many(options)
+    images = []
+    for number, text in enumerate(texts):
+        if text.startswith("data:"):
+            text = text.partition(",")[2]
+        try:
+            images.append(Upload(named(None, number), base64.b64decode(text, validate=True)))
+        except (binascii.Error, ValueError) as error:
+            raise Refused(400, f"image {number} is no base64: {error}; {HOW}") from None
+    return Uploads(images, {})
+
+
+def too_many(options: Options) -> Refused:
+    """Of a request with more files than are taken."""
+    return Refused(413, f"the request holds more than {options.max_files} images; send them in several requests")
