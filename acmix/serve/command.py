@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import socket
 import threading
@@ -49,16 +50,20 @@ def serve(
             __import__(package)
         except ImportError:
             raise UsageError(f"acmix serve needs {package}; install it: {install('serve')}") from None
-    with listener(host, port) as listening:
-        service, where = loaded(source, options, device, img_size), address(listening)
-        from acmix.serve.server import run
+    with listener(host, port):
+        # a port that is taken is told before a model is loaded; meanwhile nobody is to wait there
+        pass
+    service = loaded(source, options, device, img_size)
+    from acmix.serve.server import run
 
-        count = len(service.info.classes)
-        what = f"{service.info.model} ({service.info.task}, {count} class{'es' * (count != 1)})"
-        try:
+    count = len(service.info.classes)
+    what = f"{service.info.model} ({service.info.task}, {count} class{'es' * (count != 1)})"
+    try:
+        with listener(host, port) as listening:
+            where = address(listening)
             run(service, listening, lambda: tell(f"serving {what} at {where}; Ctrl-C stops"), tell)
-        finally:
-            service.close()
+    finally:
+        service.close()
 
 
 def loaded(source: str, options: Options, device: str, img_size: int | None) -> Any:
@@ -68,6 +73,8 @@ def loaded(source: str, options: Options, device: str, img_size: int | None) -> 
     from acmix.serve.service import Service
     from acmix.tools.load import load
 
+    # of damaged forms, which are answered
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     # of this process alone; Python's filters belong to all threads
     warnings.simplefilter("ignore")
     # pictures within pictures, as in icons; Pillow refuses twice as many
@@ -80,7 +87,7 @@ def loaded(source: str, options: Options, device: str, img_size: int | None) -> 
 
 @contextlib.contextmanager
 def listener(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket that listens, before a model is loaded: nobody else gets the port meanwhile.
+    """A socket that listens.
 
     Raises:
         UsageError: it cannot.

@@ -33,13 +33,13 @@ def pixels_of(upload: Upload, most: int) -> int:
     try:
         with Image.open(NamedBytes(upload), formats=formats()) as image:
             width, height = image.size
+    except Image.DecompressionBombError:
+        width, height = 0, 0
     except DECODE_ERRORS as error:
         why = why_unreadable(NamedBytes(upload), error)
         raise UsageError(f"cannot read image {upload.name}: {why}; send another format, or the whole file") from None
-    if width * height > most:
-        raise UsageError(
-            f"{upload.name} has {width} × {height} pixels; at most {most / 1e6:g} million are taken: make it smaller"
-        )
+    if not 0 < width * height <= most:
+        raise UsageError(f"{upload.name} has too many pixels: at most {most / 1e6:g} million are taken; make it smaller")
     return width * height
 
 

@@ -20,35 +20,38 @@ def protocol(options: Options, metrics: Metrics) -> type[H11Protocol]:
     """The connections of a service, for uvicorn."""
 
     class Connection(H11Protocol):
-        timer: asyncio.TimerHandle | None = None
-        is_half = False
+        # what ends a connection whose request has no whole head, and one that goes on sending what was answered
+        of_head: asyncio.TimerHandle | None = None
+        of_rest: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             if len(self.connections) > options.connections:
                 self.refuse(Refused(429, "too many connections are open; try again", retry_after=1))
                 return
-            self.set_timer(options.upload_timeout, self.give_up)
+            self.of_head = self.loop.call_later(options.upload_timeout, self.give_up)
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self.unset_timer()
+            for timer in (self.of_head, self.of_rest):
+                if timer is not None:
+                    timer.cancel()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
             if self.transport.is_closing():
                 return
             super().data_received(data)
-            was_half, self.is_half = self.is_half, self.conn.their_state is h11.IDLE
-            if self.is_half and not was_half:
-                self.set_timer(options.upload_timeout, self.give_up)
-            elif was_half and not self.is_half:
-                self.unset_timer()
+            if self.conn.their_state is not h11.IDLE:
+                if self.of_head is not None:
+                    self.of_head.cancel()
+                    self.of_head = None
+            elif self.of_head is None:
+                self.of_head = self.loop.call_later(options.upload_timeout, self.give_up)
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            self.unset_timer()
             if self.conn.their_state is h11.SEND_BODY:
-                self.set_timer(LINGER, self.transport.close)
+                self.of_rest = self.loop.call_later(LINGER, self.transport.close)
 
         def send_400_response(self, msg: str) -> None:
             cycle = self.cycle
@@ -59,15 +62,15 @@ def protocol(options: Options, metrics: Metrics) -> type[H11Protocol]:
                 if has_begun:
                     self.transport.close()
                     return
-            self.refuse(Refused(400, "this is no request of HTTP/1.1; see docs/serve.md"))
+            self.refuse(Refused(400, "this is no request of HTTP/1.1, or its head is too long"))
 
         def give_up(self) -> None:
-            """Ends a connection whose request does not come to its body."""
-            if not self.is_half:
-                # nothing was said at all: a browser that connects ahead
+            """Ends a connection on which no whole head of a request has come."""
+            if self.conn.trailing_data[0]:
+                self.refuse(Refused(408, f"no whole request came within {options.upload_timeout:g} s; try again"))
+            elif not self.transport.is_closing():
+                # nothing was said: a browser that connects ahead
                 self.transport.close()
-                return
-            self.refuse(Refused(408, f"no whole request came within {options.upload_timeout:g} s; try again"))
 
         def refuse(self, refused: Refused) -> None:
             """Answers outside of any request, and hangs up."""
@@ -76,16 +79,5 @@ def protocol(options: Options, metrics: Metrics) -> type[H11Protocol]:
             metrics.requests.labels("other", str(refused.status)).inc()
             self.transport.write(refused.raw())
             self.transport.close()
-
-        def set_timer(self, seconds: float, call: Any) -> None:
-            """Calls after so many seconds; what was to be called before is not."""
-            self.unset_timer()
-            self.timer = self.loop.call_later(seconds, call)
-
-        def unset_timer(self) -> None:
-            """Calls nothing."""
-            if self.timer is not None:
-                self.timer.cancel()
-                self.timer = None
 
     return Connection

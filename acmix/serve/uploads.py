@@ -79,9 +79,18 @@ async def uploads_of(request: Request, options: Options, pool: Executor) -> Uplo
     return found
 
 
+class Form(MultiPartParser):
+    """A parser that knows whether the form came to its end."""
+
+    is_whole = False
+
+    def on_end(self) -> None:
+        self.is_whole = True
+
+
 async def from_form(request: Request, options: Options) -> Uploads:
     """The files of a form."""
-    parser = MultiPartParser(
+    parser = Form(
         request.headers, request.stream(), max_files=options.max_files, max_fields=16, max_part_size=4096
     )
     # never onto the disk: the whole request is bounded
@@ -94,6 +103,8 @@ async def from_form(request: Request, options: Options) -> Uploads:
         raise Refused(400, f"the form cannot be read: {error.message.rstrip('.')}; {HOW}") from None
     except (ValueError, LookupError, UnicodeError) as error:
         raise Refused(400, f"the form cannot be read: {error}; {HOW}") from None
+    if not parser.is_whole:
+        raise Refused(400, f"the form ends before its last boundary; {HOW}")
     images, fields = [], {}
     for name, value in form.multi_items():
         if not isinstance(value, UploadFile):
