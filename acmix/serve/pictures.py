@@ -39,7 +39,8 @@ def pixels_of(upload: Upload, most: int) -> int:
         why = why_unreadable(NamedBytes(upload), error)
         raise UsageError(f"cannot read image {upload.name}: {why}; send another format, or the whole file") from None
     if not 0 < width * height <= most:
-        raise UsageError(f"{upload.name} has too many pixels: at most {most / 1e6:g} million are taken; make it smaller")
+        most_million = f"{most / 1e6:g} million"
+        raise UsageError(f"{upload.name} has too many pixels: at most {most_million} are taken; make it smaller")
     return width * height
 
 

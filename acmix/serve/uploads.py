@@ -90,9 +90,7 @@ class Form(MultiPartParser):
 
 async def from_form(request: Request, options: Options) -> Uploads:
     """The files of a form."""
-    parser = Form(
-        request.headers, request.stream(), max_files=options.max_files, max_fields=16, max_part_size=4096
-    )
+    parser = Form(request.headers, request.stream(), max_files=options.max_files, max_fields=16, max_part_size=4096)
     # never onto the disk: the whole request is bounded
     parser.spool_max_size = options.max_bytes + 1
     try:
