@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def install(extra: str) -> str:
-    """The command that installs an extra: `demo`, `detect`, `export`, `readers`, `remote` or `yolo`.
+    """The command that installs an extra: `demo`, `detect`, `export`, `readers`, `remote`, `serve` or `yolo`.
 
     From a checkout it is `pip install -e 'FOLDER[extra]'`, from a wheel `pip install 'acmix[extra] @ file:///...whl'`;
     where neither is at hand any more, the packages of the extra.
