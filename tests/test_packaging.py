@@ -20,8 +20,9 @@ else:
 
 # the distribution that a module comes from, where their names differ
 DISTRIBUTIONS = {"PIL": "pillow", "faster_coco_eval": "faster-coco-eval", "sklearn": "scikit-learn", "yaml": "pyyaml"}
-# torch brings it where it can be used
-BROUGHT = {"triton"}
+DISTRIBUTIONS |= {"prometheus_client": "prometheus-client", "python_multipart": "python-multipart"}
+# torch brings the first where it can be used, fastapi and uvicorn the others
+BROUGHT = {"triton", "starlette", "h11"}
 
 
 def pyproject() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The routes of a service."""
 
-from __future__ import annotations
+# annotations are values here: FastAPI looks at those of the functions below
 
 import asyncio
 import base64
@@ -8,11 +8,7 @@ import hashlib
 import re
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
-from typing import Any
-
-from fastapi import FastAPI, Request
-from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from typing import TYPE_CHECKING, Any
 
 from acmix import __version__
 from acmix.errors import UsageError
@@ -22,6 +18,9 @@ from acmix.serve.pictures import pixels_of, prepared
 from acmix.serve.refused import Refused, as_json, one_line
 from acmix.serve.service import Service
 from acmix.serve.uploads import Upload, uploads_of
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request
 
 ROUTES = "POST /predict and /attention, GET /, /labels, /paths, /health, /ready, /metrics"
 IMAGES = {
@@ -45,6 +44,8 @@ IMAGES = {
 
 def application(service: Service) -> Guard:
     """The ASGI application of a service."""
+    from fastapi import FastAPI
+
     # FastAPI's pages of documentation load scripts from elsewhere
     app = FastAPI(title="acmix", version=__version__, docs_url=None, redoc_url=None)
     add_errors(app)
@@ -54,8 +55,10 @@ def application(service: Service) -> Guard:
     return Guard(app, service.options, service.metrics)
 
 
-def add_errors(app: FastAPI) -> None:
+def add_errors(app: "FastAPI") -> None:
     """Every error is a line of JSON."""
+    from fastapi import Request, Response
+    from starlette.exceptions import HTTPException
 
     async def refused(_: Request, error: Exception) -> Response:
         assert isinstance(error, Refused)
@@ -70,8 +73,10 @@ def add_errors(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http)
 
 
-def add_state(app: FastAPI, service: Service) -> None:
+def add_state(app: "FastAPI", service: Service) -> None:
     """What a service tells of itself."""
+    from fastapi import Response
+
     info = service.info
 
     @app.get("/health", summary="Whether the process lives")
@@ -123,8 +128,10 @@ def add_state(app: FastAPI, service: Service) -> None:
         return as_json(await service.in_pool(explain.kernels_of, model, info, block, int(channel)))
 
 
-def add_work(app: FastAPI, service: Service) -> None:
+def add_work(app: "FastAPI", service: Service) -> None:
     """What a service does with images."""
+    from fastapi import Request, Response
+
     info = service.info
 
     async def answered(request: Request, call: Callable[[list[Upload], dict[str, str]], Awaitable[Any]]) -> Any:
@@ -189,14 +196,16 @@ def share(fields: dict[str, str], name: str) -> float:
     return value
 
 
-async def is_gone(request: Request) -> None:
+async def is_gone(request: "Request") -> None:
     """Waits until the client hangs up; the whole body was read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def add_page(app: FastAPI) -> None:
+def add_page(app: "FastAPI") -> None:
     """The page for people: one file, which may run and draw what is in it and ask this service, and nothing else."""
+    from fastapi import Response
+
     text = files("acmix.serve").joinpath("page.html").read_text(encoding="utf-8")
     sources = {
         kind: " ".join(f"'{digest(part)}'" for part in re.findall(f"<{kind}>(.*?)</{kind}>", text, re.DOTALL))

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
 import socket
-import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any
 
 from acmix.errors import UsageError
 from acmix.extras import install
 from acmix.serve.options import Options
-
-# seconds between the end of listening and the end of connections, in which what was sent before is read
-LAST_READS = 0.2
-HANDLED = (signal.SIGINT, signal.SIGTERM)
 
 
 def serve(
@@ -115,36 +107,3 @@ def address(listening: socket.socket) -> str:
     """The URL of a socket."""
     host, port = listening.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-class Stop:
-    """Notes the first signal, and ends the process at the second one.
-
-    Args:
-        first: called at the first signal.
-    """
-
-    def __init__(self, first: Callable[[], object]) -> None:
-        self.first, self.time = first, 0.0
-
-    @contextlib.contextmanager
-    def handled(self) -> Iterator[None]:
-        """Takes the signals over for a while; outside the main thread nobody can."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self.note) for number in HANDLED}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def note(self, number: int, frame: FrameType | None) -> None:
-        """Handles a signal."""
-        if not self.time:
-            self.time = time.monotonic()
-            self.first()
-            return
-        signal.signal(number, signal.SIG_DFL)
-        signal.raise_signal(number)

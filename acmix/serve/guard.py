@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from typing import Any
-
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from typing import TYPE_CHECKING, Any
 
 from acmix.serve.metrics import Metrics
 from acmix.serve.options import MIB, Options
 from acmix.serve.refused import Refused, one_line
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PATHS = ("/", "/predict", "/attention", "/paths", "/labels", "/health", "/ready", "/metrics", "/openapi.json")
 # of a client that went away, as nginx counts it; never sent
@@ -94,6 +94,8 @@ class Exchange:
 
     async def guarded(self) -> None:
         """The application, if the head of the request does not say already that it asks too much."""
+        from starlette.datastructures import Headers
+
         headers = Headers(scope=self.scope)
         said = headers.get("content-length", "0")
         if said.isascii() and said.isdigit() and int(said) > self.guard.options.max_bytes:
@@ -136,6 +138,8 @@ class Exchange:
 
     async def send(self, message: Message) -> None:
         """Notes the status, and adds the headers that every answer has."""
+        from starlette.datastructures import MutableHeaders
+
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
-
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -12,9 +9,9 @@ IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 class Metrics:
     """The counters of one service, in a registry of their own."""
 
-    content_type = CONTENT_TYPE_LATEST
-
     def __init__(self) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.requests = Counter(
@@ -44,4 +41,13 @@ class Metrics:
 
     def text(self) -> bytes:
         """All of them, as Prometheus reads them."""
+        from prometheus_client import generate_latest
+
         return generate_latest(self.registry)
+
+    @property
+    def content_type(self) -> str:
+        """Of that text."""
+        from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+        return CONTENT_TYPE_LATEST

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
-
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from typing import TYPE_CHECKING, Any
 
 from acmix.serve.metrics import Metrics
 from acmix.serve.options import Options
 from acmix.serve.refused import Refused
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 
 # seconds that a client may go on sending what was refused, so that it comes to read why
 LINGER = 5.0
@@ -18,6 +18,8 @@ LINGER = 5.0
 
 def protocol(options: Options, metrics: Metrics) -> type[H11Protocol]:
     """The connections of a service, for uvicorn."""
+    import h11
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Connection(H11Protocol):
         # what ends a connection whose request has no whole head, and one that goes on sending what was answered

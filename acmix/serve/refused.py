@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-
-from starlette.responses import Response
+from typing import TYPE_CHECKING
 
 from acmix.names import shortened, shown, to_json
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
 
 # characters of a reason
 LONGEST = 500
@@ -50,4 +52,6 @@ def one_line(text: object) -> str:
 
 def as_json(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """An answer in JSON, as `acmix predict --json` writes it."""
+    from starlette.responses import Response
+
     return Response(to_json(value), status, headers, "application/json")

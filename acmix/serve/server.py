@@ -7,58 +7,26 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator
-
-import uvicorn
+from typing import TYPE_CHECKING
 
 from acmix.serve.app import application
-from acmix.serve.command import LAST_READS, Stop
-from acmix.serve.guard import Guard
 from acmix.serve.protocol import protocol
 from acmix.serve.service import Service
+from acmix.serve.stop import Stop
 
+if TYPE_CHECKING:
+    import uvicorn
 
-class Server(uvicorn.Server):
-    """Stops in three steps: not ready but serving, no longer listening, then without connections."""
-
-    def __init__(self, config: uvicorn.Config, service: Service, guard: Guard) -> None:
-        super().__init__(config)
-        self.service, self.guard = service, guard
-        self.stop = Stop(self.begin_to_stop)
-        self.on_ready: Callable[[], object] = lambda: None
-        self.on_stop: Callable[[str], object] = lambda line: None
-
-    def begin_to_stop(self) -> None:
-        """Tells whoever asks that requests are to be sent elsewhere."""
-        self.service.is_stopping = self.guard.is_closing = True
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
-        with self.stop.handled():
-            yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.on_ready()
-
-    async def on_tick(self, counter: int) -> bool:
-        drain = self.service.options.drain
-        if self.stop.time and time.monotonic() - self.stop.time >= drain:
-            self.should_exit = True
-        return await super().on_tick(counter)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        pending = self.service.pending + self.service.coming
-        self.on_stop(f"stopping: {pending} image{'s' * (pending != 1)} to be answered" if pending else "stopping")
-        for each in self.servers:
-            each.close()
-        await asyncio.sleep(LAST_READS)
-        await super().shutdown(sockets)
+# seconds between the end of listening and the end of connections, in which what was sent before is read
+LAST_READS = 0.2
 
 
 def run(
     service: Service, listening: socket.socket, on_ready: Callable[[], object], on_stop: Callable[[str], object]
 ) -> None:
     """Serves until a signal, and returns once everything that was taken is answered."""
+    import uvicorn
+
     guard = application(service)
     config = uvicorn.Config(
         guard,
@@ -73,6 +41,46 @@ def run(
         proxy_headers=False,
         h11_max_incomplete_event_size=16 * 1024,
     )
-    server = Server(config, service, guard)
-    server.on_ready, server.on_stop = on_ready, on_stop
-    server.run(sockets=[listening])
+
+    def begin_to_stop() -> None:
+        # whoever asks is told to send requests elsewhere
+        service.is_stopping = guard.is_closing = True
+
+    stop = Stop(begin_to_stop)
+    stopping_server(config, service, stop, on_ready, on_stop).run(sockets=[listening])
+
+
+def stopping_server(
+    config: uvicorn.Config,
+    service: Service,
+    stop: Stop,
+    on_ready: Callable[[], object],
+    on_stop: Callable[[str], object],
+) -> uvicorn.Server:
+    """A server that stops in three steps: not ready but serving, no longer listening, then without connections."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+            with stop.handled():
+                yield
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            on_ready()
+
+        async def on_tick(self, counter: int) -> bool:
+            if stop.time and time.monotonic() - stop.time >= service.options.drain:
+                self.should_exit = True
+            return await super().on_tick(counter)
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            pending = service.pending + service.coming
+            on_stop(f"stopping: {pending} image{'s' * (pending != 1)} to be answered" if pending else "stopping")
+            for each in self.servers:
+                each.close()
+            await asyncio.sleep(LAST_READS)
+            await super().shutdown(sockets)
+
+    return Server(config)

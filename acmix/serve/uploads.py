@@ -8,15 +8,14 @@ import binascii
 import json
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
-
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
+from typing import TYPE_CHECKING, Any
 
 from acmix.names import shortened, shown
 from acmix.serve.options import Options
 from acmix.serve.refused import Refused
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 FIELD = "file"
 HOW = f'send multipart fields named {FIELD!r}, or JSON {{"images": [base64, …]}}'
@@ -61,6 +60,8 @@ async def uploads_of(request: Request, options: Options, pool: Executor) -> Uplo
     Raises:
         Refused: it holds none, too many, or something else.
     """
+    from starlette.requests import ClientDisconnect
+
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Refused(415, "the body is compressed; images are already: send them as they are")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -79,22 +80,23 @@ async def uploads_of(request: Request, options: Options, pool: Executor) -> Uplo
     return found
 
 
-class Form(MultiPartParser):
-    """A parser that knows whether the form came to its end."""
-
-    is_whole = False
-
-    def on_end(self) -> None:
-        self.is_whole = True
-
-
 async def from_form(request: Request, options: Options) -> Uploads:
     """The files of a form."""
+    from starlette.datastructures import UploadFile
+    from starlette.formparsers import MultiPartException, MultiPartParser
+
+    class Form(MultiPartParser):
+        # whether the last boundary has come
+        is_whole = False
+
+        def on_end(self) -> None:
+            self.is_whole = True
+
     parser = Form(request.headers, request.stream(), max_files=options.max_files, max_fields=16, max_part_size=4096)
     # never onto the disk: the whole request is bounded
     parser.spool_max_size = options.max_bytes + 1
     try:
-        form: FormData = await parser.parse()
+        form = await parser.parse()
     except MultiPartException as error:
         if error.message.startswith("Too many files"):
             raise too_many(options) from None

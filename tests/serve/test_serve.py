@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shlex
+import shutil
 import signal
 import socket
 import struct
+import subprocess
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +26,8 @@ from acmix.tools.predict import predict
 from acmix.train import checkpoint
 from tests.support.checks import one_error
 from tests.support.downstream import DIGITS, detection_config, segmentation_config, write_downstream_run
+from tests.support.pages import blocks, commands
+from tests.support.paths import ROOT
 from tests.support.service import BOUNDARY, FORM, Served, answer, form, posted, serving
 from tests.support.tiny import CLASSES, tiny_config
 
@@ -170,6 +175,26 @@ def test_after_all_that_it_serves(served: Served, photos: list[Path]) -> None:
     assert counts["acmix_batch_images_count"] >= 1
 
 
+def test_the_requests_of_the_guide_work(
+    served: Served, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("photo.jpg", "other.jpg"):
+        shutil.copy(photos[0], name)
+    page = (
+        (ROOT / "docs" / "serve.md").read_text(encoding="utf-8").replace("127.0.0.1:8000", f"127.0.0.1:{served.port}")
+    )
+    [code] = [block.text for block in blocks(page) if block.language == "python"]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert len(names["answer"]["predictions"][0]["classes"]) == CLASSES
+    lines = [line for block in blocks(page) if block.language == "bash" for line in commands(block.text)]
+    [line] = [line for line in lines if line.startswith("curl ")]
+    if shutil.which("curl"):
+        done = subprocess.run(shlex.split(line), capture_output=True, check=True)
+        assert [each["image"] for each in json.loads(done.stdout)["predictions"]] == ["photo.jpg", "other.jpg"]
+
+
 def test_it_tells_what_it_is(served: Served) -> None:
     told = served.get("/labels").told
     assert (told["task"], told["classes"], told["has_attention"]) == ("classify", NAMES, True)
@@ -208,7 +233,7 @@ def test_detectors_and_segmenters_answer_as_predict_prints(task: str, tmp_path: 
         told = it.post(form(*[(path.name, path.read_bytes()) for path in photos])).told["predictions"]
         seen = it.post(form((photos[0].name, photos[0].read_bytes())), path="/attention")
     assert seen.status == 200
-    for one, expected in zip(told, predict(run, photos, **({"score": 0} if options else {})), strict=True):
+    for one, expected in zip(told, predict(run, photos, score=0 if options else None), strict=True):
         rows = [{**row, "image": one["image"]} for row in expected.as_coco()]
         assert json.loads(json.dumps(rows)) == one["objects" if task == "detect" else "regions"]
         if task == "segment":

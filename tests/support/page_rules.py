@@ -28,6 +28,9 @@ LEFT_OUT = {
     r"^acmix paper ablation ": "minutes of training; see tests/paper/test_ablation.py",
     r"^acmix export .*--int8": "a minute: each group of nodes; see tests/export/test_export.py",
     r"^acmix hub (push|pull) |^acmix predict hf-hub:": "asks the hub; see tests/tools/test_hub_push.py",
+    r"^acmix serve |^curl ": "serves until it is stopped; tests/serve sends the requests of docs/serve.md",
+    r"^docker |^ACMIX_MODEL=": "needs Docker",
+    r"^python benchmarks/service\.py": "minutes, and the load tool hey",
     r"^acmix demo ": "minutes of training; see tests/tools/test_demo_scenes.py",
 }
 # run, and which program runs it
@@ -85,6 +88,7 @@ ADDED = {
 }
 # Python that is not run, by what it holds, and why
 PYTHON_LEFT_OUT = {
+    "127.0.0.1:8000": "needs a service; tests/serve/test_serve.py runs it beside one",
     "yolo11n.pt": "needs weights and data of ultralytics; tests/integrations/test_replace_in_yolo.py gives it both",
 }
 # packages that the tests do without; Python that imports them is left out
