@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from acmix.cli import complete
 from acmix.cli.app import app
 from acmix.errors import UsageError
 
@@ -29,7 +30,12 @@ OF_MEASURING = ("data", "processes", "seconds", "output")
 def benchmark_models(
     context: typer.Context,
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="MODEL...", help="Names as in `acmix models`. [default: ACmix-Swin-T]")
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL...",
+            help="Names as in `acmix models`. [default: ACmix-Swin-T]",
+            autocompletion=complete.models,
+        ),
     ] = None,
     processes: Annotated[
         int, typer.Option("--gpus", metavar="N", help="Number of cards; processes if there is none.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from importlib import resources
 from typing import Any, Literal, get_args, get_origin
 
 import typer
@@ -12,6 +14,26 @@ def configurations(incomplete: str) -> list[str]:
     from acmix.config import shipped
 
     return [name for name in shipped() if name.startswith(incomplete)]
+
+
+def models(incomplete: str) -> list[str]:
+    """Names of the models, each of which has a configuration of its name."""
+    from acmix.config import shipped
+
+    # the other configurations are for a head, for fine-tuning, or for the demos' data
+    pattern = re.compile(r"acmix_(?!.*_(digits|fashion_mnist)$)\w+")
+    return [name for name in shipped() if name.startswith(incomplete) and pattern.fullmatch(name)]
+
+
+def grids(incomplete: str) -> list[str]:
+    """Names of the ablations that come with the package; the shell itself adds files."""
+    found = sorted((resources.files("acmix") / "paper" / "grids").iterdir(), key=lambda each: each.name)
+    return [name for each in found if (name := each.name.removesuffix(".yaml")).startswith(incomplete)]
+
+
+def demos(incomplete: str) -> list[str]:
+    """What `acmix demo` learns."""
+    return [name for name in ("digits", "detect", "segment") if name.startswith(incomplete)]
 
 
 def settings(ctx: typer.Context, incomplete: str) -> list[str]:

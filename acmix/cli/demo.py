@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from acmix.cli.app import app
-from acmix.cli.complete import settings
+from acmix.cli.complete import demos, settings
 from acmix.errors import UsageError
 from acmix.near import did_you_mean
 
@@ -17,7 +17,9 @@ DEMOS = ("digits", "detect", "segment")
 
 @app.command()
 def demo(
-    name: Annotated[str, typer.Argument(metavar="[digits|detect|segment]", help="What is learned.")] = "digits",
+    name: Annotated[
+        str, typer.Argument(metavar="[digits|detect|segment]", help="What is learned.", autocompletion=demos)
+    ] = "digits",
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE...", help="Settings to change.", autocompletion=settings),

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from acmix.cli import complete
 from acmix.cli.app import app, console, wide
 from acmix.errors import UsageError
 from acmix.train.terminal import say
@@ -14,7 +15,10 @@ from acmix.train.terminal import say
 
 @app.command()
 def models(
-    pattern: Annotated[str, typer.Argument(metavar="FILTER", help="Part of a name, or a pattern with *.")] = "",
+    pattern: Annotated[
+        str,
+        typer.Argument(metavar="FILTER", help="Part of a name, or a pattern with *.", autocompletion=complete.models),
+    ] = "",
 ) -> None:
     """List the models with parameters and multiply-adds."""
     from acmix.models import list_models

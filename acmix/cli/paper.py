@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from acmix.cli import complete
 from acmix.cli.app import app, check_there, console, print_table, wide
 from acmix.errors import UsageError
 from acmix.train.terminal import say
@@ -99,7 +100,12 @@ def paper_decompose(
 @papers.command("ablation")
 def paper_ablation(
     source: Annotated[
-        str, typer.Argument(metavar="GRID", help="A grid's YAML file, or a shipped name; --list names those.")
+        str,
+        typer.Argument(
+            metavar="GRID",
+            help="A grid's YAML file, or a shipped name; --list names those.",
+            autocompletion=complete.grids,
+        ),
     ] = "",
     data: Annotated[str, typer.Option("--data", metavar="DIR", help="Images, as for `acmix train`.")] = "",
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the runs. [default: runs/GRID]")] = None,

@@ -72,8 +72,7 @@ def table(arms: Sequence[Arm]) -> list[tuple[str, ...]]:
         if told is not None:
             interval = "" if math.isnan(told.low) else f"{signed(told.low)} to {signed(told.high)}"
             numbers = (
-                "" if math.isnan(each) else form(each)
-                for form, each in ((signed, told.effect), (in_words, told.p))
+                "" if math.isnan(each) else form(each) for form, each in ((signed, told.effect), (in_words, told.p))
             )
             cells = ("" if math.isnan(told.mean) else signed(told.mean), interval, *numbers, str(told.count))
         rows.append((arm.name, str(arm.spread) if arm.values else "no run ended", *cells))
