@@ -182,15 +182,16 @@ def peak_mib(run: Callable[[], object], device: torch.device) -> float | None:
     gc.collect()
     if device.type != "cpu":
         synchronize(device)
+        its = torch.get_device_module(device)
         try:
-            torch.accelerator.reset_peak_memory_stats(device)
-        except RuntimeError:
+            its.reset_peak_memory_stats(device)
+        except (AttributeError, RuntimeError):
             # not every kind of accelerator counts
             return None
-        before = torch.accelerator.memory_allocated(device)
+        before = its.memory_allocated(device)
         run()
         synchronize(device)
-        return (torch.accelerator.max_memory_allocated(device) - before) / 2**20
+        return (its.max_memory_allocated(device) - before) / 2**20
     process = Path("/proc/self")
     with memory.given_back():
         try:

@@ -8,10 +8,17 @@ from typing import Any
 import timm
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula, sdpa_flop_count
 
 from acmix.models import create_model
 from acmix.ops import pair
+
+ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+if ATTENTION not in flop_registry:
+    # PyTorch before 2.9 counts attention on GPUs alone
+    @register_flop_formula(ATTENTION)
+    def _(query: Any, key: Any, value: Any, *others: Any, **named: Any) -> int:
+        return sdpa_flop_count(query, key, value)
 
 
 @dataclass(frozen=True)

@@ -343,7 +343,7 @@ def explain(
         raise UsageError(f"a {type(dtype).__name__} is no dtype; expected one of torch's, such as torch.float32")
     if what is None or not (arguments or settings):
         if device is None:
-            device = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+            device = str(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
         device = device_named(device)
         calls = {name: usual(name, device, dtype) for name in names}
     else:

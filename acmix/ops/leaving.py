@@ -22,7 +22,7 @@ def leaves_pytorch() -> bool:
     """Whether a graph is being made that must run where our operators are not known: traced, ONNX, or exported."""
     if torch.compiler.is_dynamo_compiling():
         # what `is_exporting` reads; in PyTorch 2.9 the function itself is True to every compiled graph
-        return torch.compiler._is_exporting_flag
+        return getattr(torch.compiler, "_is_exporting_flag", False)
     return torch.compiler.is_exporting() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
 
 

@@ -17,7 +17,7 @@ from acmix.errors import UsageError
 
 def accelerator() -> torch.device | None:
     """The kind of accelerator that torch finds on this machine, without an index; None where there is none."""
-    return torch.accelerator.current_accelerator(check_available=True)
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
 
 
 def this_device(name: str = "auto") -> torch.device:
@@ -74,8 +74,8 @@ def peak_memory_mib(device: torch.device) -> float | None:
     if device.type == "cpu":
         return None
     try:
-        return torch.accelerator.max_memory_allocated(device) / 2**20
-    except RuntimeError:
+        return torch.get_device_module(device).max_memory_allocated(device) / 2**20
+    except (AttributeError, RuntimeError):
         # not every kind of accelerator has an allocator that counts; Apple's has none
         return None
 
