@@ -67,12 +67,17 @@ def test_every_file_beside_the_code_is_packaged() -> None:
     assert {".cpp", ".h", ".html", ".yaml", ".typed"} <= {path.suffix for path in packaged}
 
 
-def test_the_version_has_a_dated_section_in_the_changelog() -> None:
+def test_the_version_is_the_newest_section_of_the_changelog_dated_once_it_is_released() -> None:
     assert pyproject()["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "acmix.__version__"}
-    version = acmix.__version__
-    sections = re.findall(r"^## \[(.+?)\](?: - (\d{4}-\d\d-\d\d))?$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
-    assert sections[0] == ("Unreleased", "")
-    assert dict(sections)[version]
+    found = re.findall(r"^## \[(.+?)\](?: - (.+))?$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
+    sections = [(name, date) for name, date in found if name != "Unreleased"]
+    assert found[0][0] in ("Unreleased", acmix.__version__)
+    assert sections[0][0] == acmix.__version__
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == acmix.__version__
+    # until then nothing says a day on which nothing was released
+    assert sections[0][1] == str(citation.get("date-released", "Unreleased"))
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d", date) for _, date in sections[1:])
 
 
 def test_workflows_and_issue_templates_are_yaml_that_names_files_of_ours() -> None:
