@@ -1,6 +1,6 @@
-"""Checks that the wheel and the source distribution in a folder hold every file of the package.
+"""Checks that the wheel and the source distribution in a folder hold every file of the package, and the wheel no other.
 
-`python scripts/check_distributions.py DIST` names what is missing, and fails if anything is.
+`python scripts/check_distributions.py DIST` names what is missing or too much, and fails if anything is.
 """
 
 from __future__ import annotations
@@ -29,23 +29,28 @@ def contents(distribution: Path) -> set[str]:
         return {name.partition("/")[2] for name in archive.getnames()}
 
 
-def missing(folder: Path) -> Iterator[str]:
-    """One line for each distribution that is not there, and for each file that one lacks."""
+def wrong(folder: Path) -> Iterator[str]:
+    """One line for each distribution that is not there, each file that one lacks, and each that a wheel has besides."""
     for pattern in ("acmix-*.whl", "acmix-*.tar.gz"):
         found = sorted(folder.glob(pattern))
         if len(found) != 1:
             yield f"{folder} holds {len(found)} files {pattern}; expected one"
         for distribution in found:
-            for file in sorted(package_files(ROOT) - contents(distribution)):
+            needed, there = package_files(ROOT), contents(distribution)
+            for file in sorted(needed - there):
                 yield f"{distribution.name} lacks {file}"
+            if distribution.suffix == ".whl":
+                about = {file for file in there if file.partition("/")[0].endswith(".dist-info")}
+                for file in sorted(there - needed - about):
+                    yield f"{distribution.name} holds {file}, which is no file of the package"
 
 
 def main() -> int:
-    """Prints what is missing and returns whether anything is."""
+    """Prints what is wrong and returns whether anything is."""
     if len(sys.argv) != 2:
         print(__doc__)
         return 2
-    lines = list(missing(Path(sys.argv[1])))
+    lines = list(wrong(Path(sys.argv[1])))
     for line in lines:
         print(line)
     return 1 if lines else 0
