@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-# takes away what Windows has not, as far as Python and PyTorch run on without it; the folder lock stops before it needs more
+# takes away what Windows has not; what Python and PyTorch need here stays, and what the lock of a run needs
 WITHOUT_POSIX = """
 import os, signal, sys
 for name in ("fcntl", "resource", "pwd", "grp", "termios", "tty", "pty"):
