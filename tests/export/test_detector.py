@@ -27,7 +27,6 @@ def sure(model: Any) -> Any:
                 nn.init.kaiming_normal_(value)
                 if "bbox" in name:
                     value.div_(10)
-                value.mul_(2)
             elif name.endswith("cls_logits.bias"):
                 value.fill_(-1)
     return model.eval()

@@ -31,7 +31,6 @@ LEFT_OUT = {
     r"^acmix serve |^curl ": "serves until it is stopped; tests/serve sends the requests of docs/serve.md",
     r"^docker |^ACMIX_MODEL=": "needs Docker",
     r"^python benchmarks/service\.py": "minutes, and the load tool hey",
-    r"^acmix --install-completion": "writes into the home folder; see tests/test_completion.py",
     r"^acmix demo ": "minutes of training; see tests/tools/test_demo_scenes.py",
 }
 # run, and which program runs it
