@@ -66,7 +66,9 @@ def push_to_hub(
         replace_card: put a new card in the place of one that is there; otherwise that one is kept.
         message: of the commit.
         token: of the hub; by default HF_TOKEN, or that of `hf auth login`.
-        classes, license, dataset: as of `save_pretrained`.
+        classes: as of `save_pretrained`.
+        license: as of `save_pretrained`.
+        dataset: as of `save_pretrained`.
 
     Returns:
         Where it lies now.
