@@ -118,7 +118,7 @@ def run_elsewhere(file: Path, format: str, batches: Sequence[tuple[Tensor, ...]]
     # the folder that a command is called in need not be one to import from
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     end = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", READER, format, str(file), str(given), str(found)],
+        [sys.executable, "-W", "ignore", "-c", READER, format, os.path.abspath(file), str(given), str(found)],
         capture_output=True, text=True, check=False, env=environment, cwd=folder,
     )  # fmt: skip
     if end.returncode:

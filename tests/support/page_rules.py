@@ -16,6 +16,7 @@ LEFT_OUT = {
     r"^bash test\.sh": "would run the tests within a test",
     r"^pip |^\.venv/bin/pre-commit|^bash scripts/setup\.sh": "installs packages over the network",
     r"^bash scripts/site\.sh": "builds the site; see tests/test_site.py",
+    r"^python -m build|^python scripts/check_(dist|wheel)|^twine ": "distributions; see tests/test_packaging.py",
     r"^sbatch ": "needs Slurm",
     r"^kubectl ": "needs Kubernetes",
     r"^yolo |^python -m acmix\.integrations\.ultralytics": "needs ultralytics, and downloads; see tests/integrations",
