@@ -34,9 +34,15 @@ def write(form: Form, format: str, path: Path, texts: Mapping[str, str], opset: 
         How many operators the graph has.
 
     Raises:
-        UsageError: a package is missing, or the network is too large for one file of ONNX.
+        UsageError: a package is missing, the network is too large for a file of ONNX, or PyTorch's exporter refuses it.
     """
-    return write_onnx(form, path, texts, opset) if format == "onnx" else write_program(form, path, texts)
+    try:
+        return write_onnx(form, path, texts, opset) if format == "onnx" else write_program(form, path, texts)
+    except (UsageError, OSError):
+        raise
+    except Exception as error:  # PyTorch's exporters have no one kind of their own
+        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UsageError(f"PyTorch {torch.__version__} cannot write this model as {format}: {said[:200]}") from error
 
 
 @contextmanager

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from acmix.ops.leaving import fresh
+
 
 def acmix_map(
     q: Tensor,
@@ -71,7 +73,8 @@ def acmix_map(
     near = torch.cat([k - torch.cat([p] * heads, 1), v], 1).to(around.dtype)  # (B, 2·C, H, W)
     near = F.grid_sample(near, around, mode="nearest", padding_mode="border", align_corners=True)
     near = near.view(batch, 2, heads, head_dim, pixels, size * size)  # (B, 2, N, D, Ho·Wo, O)
-    query = query.reshape(batch, heads, head_dim, pixels, 1)
+    # of a part of a larger tensor, torch.export would ask how many images there are
+    query = fresh(query).view(batch, heads, head_dim, pixels, 1)
     weights = ((query * near[:, 0]).sum(2, keepdim=True) * head_dim**-0.5).softmax(4)  # (B, N, 1, Ho·Wo, O)
     out = (weights * near[:, 1]).sum(4).to(q.dtype)  # (B, N, D, Ho·Wo)
     out = out.view(batch, heads * head_dim, rows, columns)
