@@ -15,6 +15,7 @@ import torch
 from acmix.errors import UsageError
 from acmix.export.forms import Form
 from acmix.extras import install
+from acmix.tools.exports import CANNOT_RUN
 
 # of protobuf, in which ONNX is written
 MOST_ONNX_BYTES = 2**31
@@ -38,9 +39,9 @@ def write(form: Form, format: str, path: Path, texts: Mapping[str, str], opset: 
     """
     try:
         return write_onnx(form, path, texts, opset) if format == "onnx" else write_program(form, path, texts)
-    except (UsageError, OSError):
+    except UsageError:
         raise
-    except Exception as error:  # PyTorch's exporters have no one kind of their own
+    except CANNOT_RUN as error:
         said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UsageError(f"PyTorch {torch.__version__} cannot write this model as {format}: {said[:200]}") from error
 

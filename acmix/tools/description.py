@@ -39,7 +39,7 @@ class Preprocessing(BaseModel):
         crop_pct: the share of the resized side that is kept from the middle.
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=False)
+    model_config = ConfigDict(extra="ignore", frozen=True)
     in_chans: int = Field(ge=1, le=1024)
     img_size: Pixels | tuple[Pixels, Pixels]
     max_size: Pixels | None = None
