@@ -21,13 +21,11 @@ from acmix.errors import UsageError
 from acmix.export import export
 from acmix.export.int8 import to_int8
 from acmix.export.qdq import SCOPES
-from acmix.tasks import task_of
 from acmix.tools.description import read_description
 from acmix.tools.evaluate import evaluate_checkpoint
 from acmix.tools.exports import Session
 from acmix.tools.predict import predict
 from acmix.tools.program import read_program
-from acmix.train import checkpoint
 from tests.support.downstream import (
     DIGITS,
     detection_config,
@@ -37,26 +35,17 @@ from tests.support.downstream import (
     write_downstream_run,
 )
 from tests.support.paths import ROOT
-from tests.support.tiny import CLASSES, tiny_config
+from tests.support.saved import METRICS, NAMES, write_checkpoint
+from tests.support.tiny import CLASSES
 
 # exporting takes ten seconds and more
 pytestmark = pytest.mark.slow
-NAMES = [f"class_{number:02}" for number in range(CLASSES)]
 
 
 @pytest.fixture(scope="module")
 def classifier(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with drawn weights."""
-    config = tiny_config(data)
-    torch.manual_seed(0)
-    contents = {"config": config.model_dump(mode="json"), "classes": NAMES, "step": 3, "epoch": 1}
-    contents |= {
-        "metrics": {"top1": 25.0, "top5": 100.0, "val_loss": 1.0},
-        "model": task_of(config).build().state_dict(),
-    }
-    file = tmp_path_factory.mktemp("classifier") / "best.pt"
-    checkpoint.save(file, contents)
-    return file
+    return write_checkpoint(tmp_path_factory.mktemp("classifier") / "best.pt", data)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +71,7 @@ def test_a_classifier_says_the_same(classifier: Path, done: dict[str, Path], for
     file = done[format]
     model, info = acmix.load(classifier)
     again, told = acmix.load(file)
-    assert (told.classes, told.are_named, told.img_size, told.top1) == (NAMES, True, info.img_size, 25.0)
+    assert (told.classes, told.are_named, told.img_size, told.top1) == (NAMES, True, info.img_size, METRICS["top1"])
     assert (told.mean, told.std, told.crop_pct) == (info.mean, info.std, info.crop_pct)
     images = torch.randn(3, 3, 40, 48)
     with torch.inference_mode():
@@ -146,7 +135,9 @@ def test_8_bits_are_chosen_by_what_they_lose(
     assert any(node.op_type == "QuantizeLinear" for node in graph.graph.node)
     again, told = acmix.load(file)
     assert told.classes == NAMES
-    found, wanted = again(images := torch.randn(2, 3, 32, 32)), acmix.load(done["onnx"])[0](images)
+    # of the kind that ranges were taken from
+    images = torch.stack([info.transform(next((data / "val" / name).iterdir())) for name in NAMES])
+    found, wanted = again(images), acmix.load(done["onnx"])[0](images)
     assert 0 < float((found - wanted).abs().max()) < 0.1 * float(wanted.abs().max())
 
 

@@ -18,36 +18,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from acmix.tasks import task_of
 from acmix.tools.predict import predict
-from acmix.train import checkpoint
 from tests.support.checks import one_error
 from tests.support.downstream import DIGITS, detection_config, segmentation_config, write_downstream_run
 from tests.support.pages import blocks, commands
 from tests.support.paths import ROOT
+from tests.support.saved import NAMES, write_checkpoint
 from tests.support.service import BOUNDARY, FORM, Served, answer, form, posted, serving
-from tests.support.tiny import CLASSES, tiny_config
+from tests.support.tiny import CLASSES
 
-NAMES = [f"class_{number:02}" for number in range(CLASSES)]
 LIMITS = ["--upload-timeout", "1.5", "--max-mib", "1", "--max-megapixels", "1", "--max-files", "3", "--drain", "0"]
 
 
 @pytest.fixture(scope="module")
 def classifier(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with drawn weights."""
-    config = tiny_config(data)
-    torch.manual_seed(0)
-    contents = {"config": config.model_dump(mode="json"), "classes": NAMES, "step": 3, "epoch": 1}
-    contents |= {
-        "metrics": {"top1": 25.0, "top5": 100.0, "val_loss": 1.0},
-        "model": task_of(config).build().state_dict(),
-    }
-    file = tmp_path_factory.mktemp("served") / "best.pt"
-    checkpoint.save(file, contents)
-    return file
+    return write_checkpoint(tmp_path_factory.mktemp("served") / "best.pt", data)
 
 
 @pytest.fixture(scope="module")

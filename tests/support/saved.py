@@ -1,4 +1,4 @@
-"""Run folders with a checkpoint of drawn weights, as they are saved for the hub."""
+"""Run folders with a checkpoint of drawn weights, or the checkpoint alone."""
 
 from __future__ import annotations
 
@@ -17,11 +17,17 @@ METRICS = {"top1": 75.0, "top5": 100.0}
 
 def write_classifier(folder: Path, data: Path | str, *overrides: str, classes: list[str] | None = None) -> Path:
     """A run of a tiny classifier that was not trained."""
-    config = tiny_config(data, *overrides)
-    write_run(folder, config=config, lines=log_lines(epochs=2))
+    write_run(folder, config=tiny_config(data, *overrides), lines=log_lines(epochs=2))
     (folder / "checkpoints").mkdir()
+    write_checkpoint(folder / "checkpoints" / "best.pt", data, *overrides, classes=classes)
+    return folder
+
+
+def write_checkpoint(file: Path, data: Path | str, *overrides: str, classes: list[str] | None = None) -> Path:
+    """Its checkpoint alone."""
+    config = tiny_config(data, *overrides)
     torch.manual_seed(0)
     contents = {"config": config.model_dump(mode="json"), "classes": classes or NAMES, "step": 20, "epoch": 2}
     contents |= {"metrics": {**METRICS, "val_loss": 1.0}, "model": build_model(config).state_dict()}
-    checkpoint.save(folder / "checkpoints" / "best.pt", contents)
-    return folder
+    checkpoint.save(file, contents)
+    return file
