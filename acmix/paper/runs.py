@@ -64,7 +64,7 @@ class Run:
             self.status, self.said = FAILED, str(error)
             return self
         self.device, self.commit = (str(log.start.get(key) or "") for key in ("device", "commit"))
-        self.seconds = f"{sum(each.get('seconds') or 0.0 for each in log.epochs):.1f}"
+        self.seconds = f"{sum(each.get('seconds') or 0.0 for each in log.epochs):.3f}"
         if summary.get("ended") != "epochs":
             return self
         metric = str(summary.get("best_metric"))
