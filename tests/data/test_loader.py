@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import pytest
 import torch
 
 from acmix.config import Augment, Config, validate
-from acmix.data import UnreadableFiles, open_dataset, train_loader, val_loader
+from acmix.data import UnreadableFiles, open_dataset, readers, train_loader, val_loader
 from acmix.data.batch import Batch, collate
 from acmix.data.dataset import seeded
 from acmix.data.loader import worker_count
+from acmix.data.worker import READER_LOST
 from acmix.errors import UsageError
 from tests.support.images import make_image_folder
 
@@ -242,6 +244,37 @@ def test_readers_survive_ctrl_c(folder):
         assert reader.pid is not None
         os.kill(reader.pid, signal.SIGINT)
     assert sum(1 for _ in batches) == 6
+
+
+class Squares:
+    """Rows that are read in a process of their own."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> int:
+        return index * index
+
+
+@pytest.mark.parametrize("is_at_the_start", [False, True], ids=["within an epoch", "at the start of the next"])
+def test_a_reader_whose_end_no_signal_told_is_missed_soon(
+    monkeypatch: pytest.MonkeyPatch, is_at_the_start: bool
+) -> None:
+    """The signal's error is lost where it comes while an object is taken down."""
+    monkeypatch.setattr(readers, "LOOK", 0.1)
+    loader = readers.Loader(Squares(), num_workers=1, persistent_workers=True, timeout=60, prefetch_factor=1)
+    batches = iter(loader)
+    assert int(next(batches)) == 0
+    if is_at_the_start:
+        assert len([*batches]) == 7
+    [reader] = batches._workers
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        os.kill(reader.pid, signal.SIGKILL)
+        with pytest.raises(RuntimeError, match=rf"{re.escape(READER_LOST)}.*exited unexpectedly"):
+            [*(iter(loader) if is_at_the_start else batches)]
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 def test_what_an_image_draws_leaves_the_generators_alone():
