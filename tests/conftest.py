@@ -23,6 +23,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("fast")
 
 
+def pytest_collection_finish() -> None:
+    """Leaves what was imported and collected out of Python's collections: benchmarks ask for one a round."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Gives it back: some libraries name on standard error what they find at the end."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def no_reader_is_left() -> Iterator[None]:
     """Ends the reading processes of a test with it: others would count them."""

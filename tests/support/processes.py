@@ -5,6 +5,8 @@ They are forked from a server that has imported torch and the package once: a fr
 
 from __future__ import annotations
 
+import faulthandler
+import gc
 import multiprocessing
 import os
 import runpy
@@ -23,6 +25,8 @@ import torch
 
 # Seconds. Only what has failed waits that long; a loaded machine may be slow, and that is no failure.
 PATIENCE = 300
+# the signal at which a process and its children write to standard error where they are
+WHERE = signal.SIGXCPU
 IMPORTED = ["acmix.cli", "acmix.train.loop", "acmix.tools.evaluate", "acmix.tools.predict"]
 
 
@@ -90,9 +94,13 @@ class Forked:
         ends = []
         for rank, process in enumerate(self.processes):
             process.join(PATIENCE)
+            said = ""
             if process.exitcode is None:
+                self.signal(WHERE, group=True)
+                time.sleep(1)
+                said = (self.folder / f"{rank}.err").read_text()
                 self.signal(signal.SIGKILL, group=True)
-            assert process.exitcode is not None, f"process {rank} still runs after {PATIENCE} s"
+            assert process.exitcode is not None, f"process {rank} still runs after {PATIENCE} s: {said[-10_000:]}"
             output, errors = ((self.folder / f"{rank}.{kind}").read_text() for kind in ("out", "err"))
             ends.append(Ended(process.exitcode, output, errors))
         shutil.rmtree(self.folder)
@@ -148,6 +156,9 @@ def run(
     os.setsid()
     for number, kind in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{place}.{kind}", os.O_CREAT | os.O_WRONLY), number)
+    faulthandler.register(WHERE)
+    # what the server imported is not looked through again by every collection that a benchmark asks for
+    gc.freeze()
     for name, value in environment.items():
         if value is None:
             os.environ.pop(name, None)
