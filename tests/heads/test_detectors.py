@@ -263,7 +263,7 @@ def test_backbone_and_pyramid_compile_to_one_graph(backbone: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["retinanet", "fcos", "mask_rcnn"])
+@pytest.mark.parametrize("head", ["retinanet", "mask_rcnn"])
 def test_a_compiled_detector_says_the_same(head: str) -> None:
     # pasting masks is traced anew for every detection of the first few: two show it, ten take twice as long
     few: dict[str, Any] = dict(detections=2) if head == "mask_rcnn" else {}
