@@ -86,6 +86,13 @@ def test_one_broken_image_of_several_has_an_error_of_its_own(served: Served) -> 
     assert bad["error"].startswith("cannot read image bad.png: not an image")
 
 
+def test_the_name_of_an_upload_is_no_path_to_look_at(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    for name in ("/etc", str(tmp_path / "empty")):
+        found = served.post(form((name, jpeg()[:-300])))
+        assert (found.status, "truncated" in found.told["error"]) == (422, True)
+
+
 GOOD = form(("a.png", png(8, 8)))
 BAD: dict[str, tuple[int, str, Callable[[Served], Any]]] = {
     "no image": (422, "not an image", lambda it: it.post(form(("a.png", b"nonsense")))),
