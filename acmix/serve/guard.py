@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from acmix.serve.metrics import Metrics
 from acmix.serve.options import MIB, Options
-from acmix.serve.refused import Refused, one_line
+from acmix.serve.refused import GONE, Refused, one_line
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PATHS = ("/", "/predict", "/attention", "/paths", "/labels", "/health", "/ready", "/metrics", "/openapi.json")
-# of a client that went away, as nginx counts it; never sent
-GONE = 499
 SAFE = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
