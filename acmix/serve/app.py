@@ -14,7 +14,6 @@ from acmix import __version__
 from acmix.errors import UsageError
 from acmix.serve import explain
 from acmix.serve.guard import Guard
-from acmix.serve.pictures import pixels_of, prepared
 from acmix.serve.refused import GONE, Refused, as_json, one_line
 from acmix.serve.service import Service
 from acmix.serve.uploads import Upload, uploads_of
@@ -33,7 +32,7 @@ def application(service: Service) -> Guard:
     from fastapi import FastAPI
 
     # FastAPI's pages of documentation load scripts from elsewhere
-    app = FastAPI(title="acmix", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="acmix", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     add_errors(app)
     add_state(app, service)
     add_work(app, service)
@@ -168,14 +167,9 @@ async def looked(service: Service, images: list[Upload], fields: dict[str, str])
     [upload] = images
     with service.queued(1):
         try:
-            pixels = await service.in_pool(pixels_of, upload, service.options.max_pixels)
-            await service.pixels.take(pixels)
-            try:
-                ready = await service.in_pool(prepared, service.predictor, upload)
+            async with service.prepared(upload) as ready:
                 arguments = (service.predictor, service.info, upload.name, ready, place)
                 return await service.batches.call(explain.attention_of, *arguments)
-            finally:
-                service.pixels.give_back(pixels)
         except UsageError as error:
             raise Refused(422, str(error)) from None
 
