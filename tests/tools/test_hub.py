@@ -115,6 +115,11 @@ def test_a_detector_and_a_segmenter_are_saved_for_acmix(task: str, tmp_path: Pat
     assert "timm has no such models" in (folder / "README.md").read_text()
 
 
+def test_a_folder_is_found_in_the_users_home(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(saved.parent))
+    assert acmix.load(f"~/{saved.name}")[1].classes == NAMES
+
+
 def test_predict_and_evaluate_take_the_folder(
     run: Path, saved: Path, data: Path, acmix: Callable[..., tuple[int, str, str]]
 ) -> None:
