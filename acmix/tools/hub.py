@@ -89,7 +89,8 @@ def load_hub(name: str, source: str) -> tuple[nn.Module, list[str], bool]:
             if not reached:
                 raise UsageError(
                     f"cannot reach {without_secrets(server)} for the weights of {source!r}, which were not downloaded "
-                    "before; check the connection, or give a folder with the repository's config.json and model.safetensors"
+                    "before; check the connection, or give a folder with the repository's config.json and "
+                    "model.safetensors"
                 ) from None
             raise UsageError(f"cannot load the published weights of {source!r}: {said}; check the name") from None
     names = class_names(model)
