@@ -123,6 +123,7 @@ BAD: dict[str, tuple[int, str, Callable[[Served], Any]]] = {
     "no HTTP": (400, "no request", lambda it: it.send(b"\x16\x03\x01\x02\r\n\r\n")),
     "a long head": (400, "head is too long", lambda it: it.send(b"GET / HTTP/1.1\r\nA: " + b"a" * 50_000)),
     "another path": (404, "is not served", lambda it: it.get("/else")),
+    "a slash too many": (404, "is not served", lambda it: it.get("/labels/")),
     "another method": (405, "is not served", lambda it: it.get("/predict")),
     "half a head": (408, "no whole request", lambda it: it.send(b"POST /predict HT")),
     "half a body": (408, "the upload took", lambda it: it.send(posted(GOOD)[:-30])),
@@ -251,7 +252,9 @@ def test_detectors_and_segmenters_answer_as_predict_prints(task: str, tmp_path: 
 
 def test_a_full_queue_says_when_to_come_again(classifier: Path) -> None:
     slow = ["--queue", "1", "--max-files", "1", "--batch-size", "8", "--window-ms", "1500", "--drain", "0"]
-    with serving(classifier, *slow) as it, it.connect() as first:
+    with serving(classifier, *slow) as it, it.connect() as first, it.connect() as half:
+        # takes no place
+        half.sendall(posted(GOOD)[:-30])
         first.sendall(posted(GOOD))
         it.process.wait_for(lambda: b"acmix_queue_images 1.0" in it.get("/metrics").body)
         found = it.post(GOOD)
