@@ -36,6 +36,7 @@ def serve(
     timeout: Annotated[float, typer.Option(metavar="S", help="Longest request; 503.")] = 60.0,
     upload_timeout: Annotated[float, typer.Option(metavar="S", help="Longest upload; 408.")] = 20.0,
     drain: Annotated[float, typer.Option(metavar="S", help="Go on serving after a signal, with /ready at 503.")] = 1.0,
+    connections: Annotated[int, typer.Option(metavar="N", help="Most open connections; more get 429.")] = 512,
     img_size: Annotated[
         int | None, typer.Option(metavar="PIXELS", help="Side of the images, for an export of any size.", min=1)
     ] = None,
@@ -54,6 +55,6 @@ def serve(
     options = Options(
         top=top, score=score, batch_size=batch_size, window_ms=window_ms, workers=workers, queue=queue,
         max_mib=max_mib, max_megapixels=max_megapixels, max_files=max_files, timeout=timeout,
-        upload_timeout=upload_timeout, drain=drain,
+        upload_timeout=upload_timeout, drain=drain, connections=connections,
     )  # fmt: skip
     run(source, host=host, port=port, options=options, device=device, img_size=img_size, tell=partial(say, console))

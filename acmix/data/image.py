@@ -83,7 +83,7 @@ def decoded(
     except UnknownScaleError as error:
         raise UsageError(f"cannot read image {path}: {error}") from None
     except DECODE_ERRORS as error:
-        raise UsageError(f"cannot read image {path}: {why_unreadable(path, error)}; replace or remove it") from None
+        raise UsageError(f"cannot read image {path}: {why_unreadable(source, error)}; replace or remove it") from None
 
 
 def jpeg_pixels(
@@ -143,14 +143,19 @@ def reader(data: Data) -> Callable[..., Image.Image]:
     return partial(read_image, background=data.background_rgb, white=data.white)
 
 
-def why_unreadable(path: Any, error: Exception) -> str:
-    """A few words for a person, without Pillow's repeated file name."""
+def why_unreadable(source: Any, error: Exception) -> str:
+    """A few words for a person, without Pillow's repeated file name.
+
+    Args:
+        source: a path, which is looked at; or an open file, whose name may be a stranger's and is not.
+        error: what was raised.
+    """
     if isinstance(error, FileNotFoundError):
         return "no such file"
-    if isinstance(path, str | os.PathLike):
-        if os.path.isdir(path):
+    if isinstance(source, str | os.PathLike):
+        if os.path.isdir(source):
             return "it is a folder, an image file was expected"
-        if os.path.isfile(path) and os.path.getsize(path) == 0:
+        if os.path.isfile(source) and os.path.getsize(source) == 0:
             return "the file is empty"
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image in a known format"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import timm
 from huggingface_hub import constants
 from timm.models import PretrainedCfg
+
+from acmix.names import without_secrets
 
 # seconds
 PATIENCE = 5.0
@@ -47,11 +50,11 @@ def quick_if_offline(server: str) -> Iterator[bool]:
 
 
 def is_reachable(server: str) -> bool:
-    """Whether a server answers at all; through the proxy that the environment names."""
+    """Whether a server answers at all, without the password in its address; through the environment's proxy."""
     try:
-        with urlopen(Request(server, method="HEAD"), timeout=PATIENCE):
+        with urlopen(Request(without_secrets(server), method="HEAD"), timeout=PATIENCE):
             return True
     except HTTPError:
         return True
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):
         return False

@@ -14,8 +14,7 @@ from acmix import __version__
 from acmix.errors import UsageError
 from acmix.serve import explain
 from acmix.serve.guard import Guard
-from acmix.serve.pictures import pixels_of, prepared
-from acmix.serve.refused import Refused, as_json, one_line
+from acmix.serve.refused import GONE, Refused, as_json, one_line
 from acmix.serve.service import Service
 from acmix.serve.uploads import Upload, uploads_of
 
@@ -23,23 +22,9 @@ if TYPE_CHECKING:
     from fastapi import FastAPI, Request
 
 ROUTES = "POST /predict and /attention, GET /, /labels, /paths, /health, /ready, /metrics"
-IMAGES = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-            }
-        },
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "properties": {"images": {"type": "array", "items": {"type": "string", "format": "byte"}}},
-            }
-        },
-    },
-}
+FILES = {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}}
+TEXTS = {"images": {"type": "array", "items": {"type": "string", "format": "byte"}}}
+PLACE = {name: {"type": "number", "minimum": 0, "maximum": 1, "default": 0.5} for name in ("x", "y")}
 
 
 def application(service: Service) -> Guard:
@@ -47,7 +32,7 @@ def application(service: Service) -> Guard:
     from fastapi import FastAPI
 
     # FastAPI's pages of documentation load scripts from elsewhere
-    app = FastAPI(title="acmix", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="acmix", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     add_errors(app)
     add_state(app, service)
     add_work(app, service)
@@ -143,13 +128,13 @@ def add_work(app: "FastAPI", service: Service) -> None:
         try:
             await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                raise Refused(499, "the client went away")
+                raise Refused(GONE, "the client went away")
             return task.result()
         finally:
             task.cancel()
             gone.cancel()
 
-    @app.post("/predict", summary="What images show", openapi_extra={"requestBody": IMAGES})
+    @app.post("/predict", summary="What images show", openapi_extra=body_of())
     async def predict(request: Request) -> Response:
         found, bad = await answered(request, lambda images, _: service.predicted(images))
         told: dict[str, Any] = {"model": info.model, "task": info.task, "predictions": found}
@@ -157,11 +142,21 @@ def add_work(app: "FastAPI", service: Service) -> None:
             return as_json({"error": one_line(found[0]["error"]), **told}, 422)
         return as_json(told)
 
-    @app.post("/attention", summary="Where a pixel of an image looks, by block", openapi_extra={"requestBody": IMAGES})
+    @app.post("/attention", summary="Where a pixel of an image looks, by block", openapi_extra=body_of(PLACE))
     async def attention(request: Request) -> Response:
         if not explain.attentions(service.predictor.model):
             raise Refused(404, explain.why_not(service.predictor.model, info) or f"{info.model} has no attention")
         return as_json(await answered(request, lambda images, fields: looked(service, images, fields)))
+
+
+def body_of(fields: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What OpenAPI says of a body with images and, beside them, other fields."""
+    kinds = {"multipart/form-data": FILES, "application/json": TEXTS}
+    content = {
+        kind: {"schema": {"type": "object", "properties": {**images, **(fields or {})}, "required": [*images]}}
+        for kind, images in kinds.items()
+    }
+    return {"requestBody": {"required": True, "content": content}}
 
 
 async def looked(service: Service, images: list[Upload], fields: dict[str, str]) -> dict[str, Any]:
@@ -172,14 +167,9 @@ async def looked(service: Service, images: list[Upload], fields: dict[str, str])
     [upload] = images
     with service.queued(1):
         try:
-            pixels = await service.in_pool(pixels_of, upload, service.options.max_pixels)
-            await service.pixels.take(pixels)
-            try:
-                ready = await service.in_pool(prepared, service.predictor, upload)
+            async with service.prepared(upload) as ready:
                 arguments = (service.predictor, service.info, upload.name, ready, place)
                 return await service.batches.call(explain.attention_of, *arguments)
-            finally:
-                service.pixels.give_back(pixels)
         except UsageError as error:
             raise Refused(422, str(error)) from None
 

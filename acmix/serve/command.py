@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import warnings
 from collections.abc import Callable, Iterator
@@ -93,7 +94,9 @@ def listener(host: str, port: int) -> Iterator[socket.socket]:
         raise UsageError(f"--host {host}: {getattr(error, 'strerror', None) or error}; expected an address") from None
     with found:
         try:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # elsewhere it would let two processes listen at one port
+            if os.name == "posix":
+                found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.bind(place)
             found.listen(2048)
         except OSError as error:

@@ -34,7 +34,7 @@ def attention_of(predictor: Predictor, info: Info, name: str, ready: Any, place:
     """Where a pixel looks, by block.
 
     Args:
-        predictor: of the model.
+        predictor: of a model that has attention.
         info: of it.
         name: of the image.
         ready: the prepared image.
@@ -46,10 +46,8 @@ def attention_of(predictor: Predictor, info: Info, name: str, ready: Any, place:
         largest weight, and `weights`, a byte a pixel in base64: 255 for the largest.
 
     Raises:
-        Refused: the model tells nothing.
+        UsageError: the image did not reach the network.
     """
-    if not attentions(predictor.model):
-        raise Refused(404, why_not(predictor.model, info) or f"{info.model} has no attention")
     with Watch(predictor.model, place) as watch:
         [found] = predictor.found([(name, ready)])
     if found.error is not None or watch.seen is None:

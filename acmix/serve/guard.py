@@ -6,20 +6,19 @@ Bytes are counted as they arrive, with or without a `content-length`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from acmix.serve.metrics import Metrics
 from acmix.serve.options import MIB, Options
-from acmix.serve.refused import Refused, one_line
+from acmix.serve.refused import GONE, Refused, one_line
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PATHS = ("/", "/predict", "/attention", "/paths", "/labels", "/health", "/ready", "/metrics", "/openapi.json")
-# of a client that went away, as nginx counts it; never sent
-GONE = 499
 SAFE = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
@@ -68,7 +67,7 @@ class Exchange:
     def __init__(self, guard: Guard, scope: Scope, receive: Receive, send: Send) -> None:
         self.guard, self.scope, self.ask, self.tell = guard, scope, receive, send
         self.begun, self.size, self.status = time.monotonic(), 0, 0
-        self.has_arrived = False
+        self.has_arrived = not has_body(scope)
 
     async def run(self) -> None:
         """Has the application answer, or says why there is no answer."""
@@ -114,13 +113,13 @@ class Exchange:
         if self.has_arrived:
             return await self.ask()
         options = self.guard.options
-        left = self.begun + min(options.upload_timeout, options.timeout) - time.monotonic()
+        longest = min(options.upload_timeout, options.timeout)
+        left = self.begun + longest - time.monotonic()
         try:
             message = await asyncio.wait_for(self.ask(), max(left, 0.001))
         except asyncio.TimeoutError:
-            raise Refused(
-                408, f"the upload took more than {options.upload_timeout:g} s; send a smaller image, or try again"
-            ) from None
+            why = f"the upload took more than {longest:g} s; send a smaller image, or try again"
+            raise Refused(408, why) from None
         if message["type"] == "http.request":
             size = len(message.get("body", b""))
             self.size += size
@@ -156,4 +155,12 @@ class Exchange:
             async def nothing() -> Any:
                 return {"type": "http.disconnect"}
 
-            await refused.response()(self.scope, nothing, self.send)
+            with contextlib.suppress(asyncio.TimeoutError):
+                answer = refused.response()(self.scope, nothing, self.send)
+                await asyncio.wait_for(answer, self.guard.options.upload_timeout)
+
+
+def has_body(scope: Scope) -> bool:
+    """Whether the head of a request tells of a body."""
+    headers = dict(scope["headers"])
+    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0").strip(b"0") != b""

@@ -24,7 +24,7 @@ class Options:
         max_megapixels: of an image, in millions of pixels; its header is read before it is decoded.
         max_files: of a request; 413.
         timeout: seconds from a request's first line to its answer; 503 where the model is late.
-        upload_timeout: seconds from a request's first byte to its last; 408.
+        upload_timeout: seconds from a request's first byte to its last, 408; and those in which an answer is taken.
         drain: seconds that a service goes on taking requests after a signal to stop, while `/ready` answers 503.
         connections: the most that are open at a time; one more is answered with 429.
 

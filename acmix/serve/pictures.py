@@ -19,7 +19,7 @@ class NamedBytes(io.BytesIO):
 
     def __init__(self, upload: Upload) -> None:
         super().__init__(upload.content)
-        self.name = upload.name
+        self.name = upload.called
 
 
 def pixels_of(upload: Upload, most: int) -> int:
@@ -29,7 +29,7 @@ def pixels_of(upload: Upload, most: int) -> int:
         UsageError: it is no image, or has more than `most`.
     """
     if not upload.content:
-        raise UsageError(f"cannot read image {upload.name}: the file is empty; send an image")
+        raise UsageError(f"cannot read image {upload.called}: the file is empty; send an image")
     try:
         with Image.open(NamedBytes(upload), formats=formats()) as image:
             width, height = image.size
@@ -37,7 +37,7 @@ def pixels_of(upload: Upload, most: int) -> int:
         width, height = 0, 0
     except DECODE_ERRORS as error:
         why = why_unreadable(NamedBytes(upload), error)
-        raise UsageError(f"cannot read image {upload.name}: {why}; send another format, or the whole file") from None
+        raise UsageError(f"cannot read image {upload.called}: {why}; send another format, or the whole file") from None
     if not 0 < width * height <= most:
         most_million = f"{most / 1e6:g} million"
         raise UsageError(f"{upload.name} has too many pixels: at most {most_million} are taken; make it smaller")

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # characters of a reason
 LONGEST = 500
+# of a client that went away, as nginx counts it; never sent
+GONE = 499
 
 
 class Refused(Exception):

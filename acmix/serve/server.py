@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # seconds between the end of listening and the end of connections, in which what was sent before is read
 LAST_READS = 0.2
+# seconds beyond the longest request, after which connections that are left are broken off
+LAST_WRITES = 5.0
 
 
 def run(
@@ -81,6 +83,13 @@ def stopping_server(
             for each in self.servers:
                 each.close()
             await asyncio.sleep(LAST_READS)
+            end = asyncio.get_running_loop().call_later(service.options.timeout + LAST_WRITES, self.break_off)
             await super().shutdown(sockets)
+            end.cancel()
+
+        def break_off(self) -> None:
+            """Ends connections whose clients do not take their answers."""
+            for each in list(self.server_state.connections):
+                each.transport.abort()
 
     return Server(config)

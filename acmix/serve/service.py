@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -74,12 +74,12 @@ class Service:
 
     @contextlib.contextmanager
     def admitted(self) -> Any:
-        """Holds a place for a request while its body comes.
+        """Counts a request while its body comes, which takes no place in the queue: its images may never come.
 
         Raises:
-            Refused: there is none left.
+            Refused: the queue is full now.
         """
-        if self.pending + self.coming >= self.options.queue:
+        if self.pending >= self.options.queue:
             raise self.full()
         self.coming += 1
         try:
@@ -129,13 +129,22 @@ class Service:
     async def one(self, upload: Upload) -> dict[str, Any]:
         """What is found in one image, or why it cannot be read."""
         try:
-            pixels = await self.in_pool(pixels_of, upload, self.options.max_pixels)
-            await self.pixels.take(pixels)
-            try:
-                ready = await self.in_pool(prepared, self.predictor, upload)
+            async with self.prepared(upload) as ready:
                 found = await self.batches.result((upload.name, ready))
-            finally:
-                self.pixels.give_back(pixels)
             return await self.in_pool(answers.answer_of, found)
         except UsageError as error:
             return answers.unread(self.info.task, upload.name, error)
+
+    @contextlib.asynccontextmanager
+    async def prepared(self, upload: Upload) -> AsyncIterator[Any]:
+        """An image as the model reads it, whose pixels count against the budget until the block ends.
+
+        Raises:
+            UsageError: it cannot be read.
+        """
+        pixels = await self.in_pool(pixels_of, upload, self.options.max_pixels)
+        await self.pixels.take(pixels)
+        try:
+            yield await self.in_pool(prepared, self.predictor, upload)
+        finally:
+            self.pixels.give_back(pixels)

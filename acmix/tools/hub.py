@@ -15,6 +15,7 @@ from torch import nn
 
 from acmix.errors import UsageError
 from acmix.models.download import quick_if_offline, server_of
+from acmix.names import without_secrets
 from acmix.near import near
 from acmix.released.safe_load import UNREADABLE
 from acmix.tools.hub_fetch import fetched
@@ -32,8 +33,9 @@ def hub_name(source: str) -> str:
     """
     if source.startswith((REPOSITORY, "hf_hub:")):
         return REPOSITORY + source[len(REPOSITORY) :]
-    if os.path.isdir(source):
-        return FOLDER + source if is_snapshot(Path(source)) else ""
+    folder = os.path.expanduser(source)
+    if os.path.isdir(folder):
+        return FOLDER + folder if is_snapshot(Path(folder)) else ""
     architecture = source.partition(".")[0]
     if architecture.startswith("acmix_") and timm.is_model(architecture):
         raise UsageError(f"{source} has no published weights; give a checkpoint, or a run folder of `acmix train`")
@@ -82,11 +84,13 @@ def load_hub(name: str, source: str) -> tuple[nn.Module, list[str], bool]:
         except UsageError:
             raise
         except (*UNREADABLE, SafetensorError) as error:
-            said = " ".join(str(error).split())[:200] or type(error).__name__
+            server = server_of(cfg)
+            said = " ".join(str(error).split()).replace(server, without_secrets(server))[:200] or type(error).__name__
             if not reached:
                 raise UsageError(
-                    f"cannot reach {server_of(cfg)} for the weights of {source!r}, which were not downloaded before; "
-                    "check the connection, or give a folder with the repository's config.json and model.safetensors"
+                    f"cannot reach {without_secrets(server)} for the weights of {source!r}, which were not downloaded "
+                    "before; check the connection, or give a folder with the repository's config.json and "
+                    "model.safetensors"
                 ) from None
             raise UsageError(f"cannot load the published weights of {source!r}: {said}; check the name") from None
     names = class_names(model)

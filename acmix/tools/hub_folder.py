@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import timm
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from acmix.config.architecture import NETWORKS, is_plain
 from acmix.config.kinds import further_arguments
 from acmix.errors import UsageError
+from acmix.names import shown
 from acmix.near import did_you_mean
 from acmix.released.safe_load import UNREADABLE, check_archive, check_opcodes
 from acmix.train.checkpoint import FORMAT, VERSION
@@ -34,6 +35,11 @@ WEIGHT_FILES = (WEIGHTS, "pytorch_model.bin")
 MOST_BYTES = 2**24
 # arguments that config.json may hold besides those of an architecture
 TIMM_ARGUMENTS = {*NETWORKS, "img_size", "in_chans", "num_classes", "conv_path", "drop_path_rate"}
+
+
+# channels, height and width: an image of the largest has 192 MiB
+ImageSize = Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=3, max_length=3)]
+CropShare = Annotated[float, Field(gt=0, le=4)]
 
 
 class Section(BaseModel):
@@ -59,6 +65,29 @@ class Section(BaseModel):
     epoch: int = Field(default=0, ge=0, le=2**53)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     versions: dict[str, str] = Field(default_factory=dict)
+
+
+class Preparation(BaseModel):
+    """The fields of timm's `pretrained_cfg` that say how images are prepared; every one may be left out.
+
+    Attributes:
+        input_size: channels, height and width.
+        test_input_size: the same, for evaluation.
+        crop_pct: the part of the side that is cut out; above 1 for a margin.
+        test_crop_pct: the same, for evaluation.
+        interpolation: by name.
+        mean: of a channel each.
+        std: of a channel each.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+    input_size: ImageSize | None = None
+    test_input_size: ImageSize | None = None
+    crop_pct: CropShare | None = None
+    test_crop_pct: CropShare | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random"] | None = None
+    mean: list[Annotated[float, Field(ge=-1e6, le=1e6)]] | None = Field(default=None, min_length=1, max_length=64)
+    std: list[Annotated[float, Field(ge=1e-6, le=1e6)]] | None = Field(default=None, min_length=1, max_length=64)
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
@@ -125,7 +154,7 @@ def check_timm(folder: Path, source: str) -> None:
     An address in it is not followed: timm reads the weights of a folder from that folder alone.
 
     Raises:
-        UsageError: of its architecture, an argument of it, or a pickle.
+        UsageError: of its architecture, an argument of it, how images are prepared, or a pickle.
     """
     config = read_config(folder) or {}
     hint = f"get the folder again, or mend its {CONFIG}"
@@ -138,6 +167,13 @@ def check_timm(folder: Path, source: str) -> None:
     for field in (arguments, config.get("pretrained_cfg", {})):
         if not isinstance(field, dict):
             raise UsageError(f"{source}: {CONFIG} holds {str(field)[:80]!r} where fields are expected; {hint}")
+    try:
+        # a configuration without this section has its fields beside the architecture
+        Preparation.model_validate(config.get("pretrained_cfg", config))
+    except ValidationError as error:
+        first = error.errors()[0]
+        said = f"pretrained_cfg.{'.'.join(map(str, first['loc']))} is {str(first['input'])[:60]}: {first['msg']}"
+        raise UsageError(f"{source}: {shown(said)}; {hint}") from None
     for key, value in arguments.items():
         if key not in TIMM_ARGUMENTS:
             near = did_you_mean(key, sorted(TIMM_ARGUMENTS)) or "only sizes and kinds of layers are"

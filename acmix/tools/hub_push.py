@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -21,8 +22,8 @@ from acmix.models.download import is_reachable
 from acmix.tools.hub import REPOSITORY
 from acmix.tools.hub_card import FOLDER_SHOWN
 from acmix.tools.hub_fetch import check_repo_id, endpoint, fetched, one_line
-from acmix.tools.hub_folder import CARD, CONFIG, WEIGHT_FILES, is_snapshot
-from acmix.tools.hub_save import FILES, written
+from acmix.tools.hub_folder import CARD, CONFIG, WEIGHT_FILES, WEIGHTS, is_snapshot
+from acmix.tools.hub_save import FILES, check_free, written
 from acmix.tools.load import Info, load
 
 
@@ -89,6 +90,11 @@ def push_to_hub(
         if (classes, license, dataset) != (None, None, None):
             raise UsageError(f"{source} is sent as it is; give classes, license and dataset when you save it")
         load(source, device="cpu")
+        if not (source / WEIGHTS).is_file():
+            raise UsageError(
+                f"{source} has no {WEIGHTS}, and no other weights are sent; write one with `acmix hub save {source} "
+                "FOLDER`, and send that"
+            )
         files = nullcontext(source)
     else:
         name = repo_id.partition("/")[2]
@@ -154,9 +160,7 @@ def pull(repo_id: str, folder: str | os.PathLike[str], *, revision: str | None =
     """
     folder = Path(os.path.expanduser(folder))
     name = repo_id.removeprefix(REPOSITORY) + (f"@{revision}" if revision else "")
-    held = [each for each in FILES if os.path.lexists(folder / each)]
-    if held:
-        raise UsageError(f"{folder} holds a {held[0]} already; choose another folder, or move that away")
+    check_free(folder)
     found = fetched(name, name, with_card=True)
     load(found, device="cpu")
     try:
@@ -175,8 +179,14 @@ def pull(repo_id: str, folder: str | os.PathLike[str], *, revision: str | None =
 def addressed(file: Path, repo_id: str) -> bytes:
     """A card that shows how to load the model from its repository, also where it was written for a folder."""
     text = file.read_text(encoding="utf-8")
-    for folder, repository in ((FOLDER_SHOWN, f"{REPOSITORY}{repo_id}"), ("FOLDER", repo_id)):
-        text = text.replace(f'("{folder}"', f'("{repository}"')
+    name = '[^"/]+/[^"/]+'
+    # the two lines of `usage`, also those that another repository was written into
+    text = re.sub(
+        rf'(?m)^(model = timm\.create_model)\("({FOLDER_SHOWN}|{REPOSITORY}{name})"',
+        rf'\1("{REPOSITORY}{repo_id}"',
+        text,
+    )
+    text = re.sub(rf'(?m)^(model, info = acmix\.from_pretrained)\("(FOLDER|{name})"', rf'\1("{repo_id}"', text)
     return text.encode()
 
 

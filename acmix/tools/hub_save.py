@@ -59,9 +59,7 @@ def save_pretrained(
         UsageError: the model cannot be rebuilt from its name and arguments, or the folder cannot be written.
     """
     folder = Path(os.path.expanduser(folder))
-    held = [name for name in FILES if os.path.lexists(folder / name)]
-    if held:
-        raise UsageError(f"{folder} holds a {held[0]} already; choose another folder, or move that away")
+    check_free(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with written(
@@ -77,6 +75,17 @@ def save_pretrained(
     except OSError as error:
         raise UsageError(f"cannot write {folder}: {error.strerror}; choose another place") from None
     return folder
+
+
+def check_free(folder: Path) -> None:
+    """Refuses a folder that holds a file of a model already.
+
+    Raises:
+        UsageError: names the file.
+    """
+    held = [name for name in FILES if os.path.lexists(folder / name)]
+    if held:
+        raise UsageError(f"{folder} holds a {held[0]} already; choose another folder, or move that away")
 
 
 @contextmanager

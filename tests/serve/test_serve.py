@@ -74,7 +74,7 @@ def test_answers_are_those_of_predict(served: Served, classifier: Path, photos: 
         assert [name for name, _ in ours["classes"]] == [name for name, _ in theirs.classes]
         assert [share for _, share in ours["classes"]] == pytest.approx([share for _, share in theirs.classes])
     texts = [base64.b64encode(content).decode() for _, content in files]
-    again = served.post(json.dumps({"images": texts}).encode(), "application/json").told["predictions"]
+    again = served.post(json.dumps({"images": texts}, indent=4).encode(), "application/json").told["predictions"]
     assert [each["image"] for each in again] == ["image 0", "image 1", "image 2"]
     assert [each["classes"][0][0] for each in again] == [each["classes"][0][0] for each in told]
 
@@ -86,7 +86,15 @@ def test_one_broken_image_of_several_has_an_error_of_its_own(served: Served) -> 
     assert bad["error"].startswith("cannot read image bad.png: not an image")
 
 
+def test_the_name_of_an_upload_is_no_path_to_look_at(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    for name in ("/etc", str(tmp_path / "empty")):
+        found = served.post(form((name, jpeg()[:-300])))
+        assert (found.status, "truncated" in found.told["error"]) == (422, True)
+
+
 GOOD = form(("a.png", png(8, 8)))
+MANY = b'{"images": [' + b"[]," * 300_000 + b"[]]}"
 BAD: dict[str, tuple[int, str, Callable[[Served], Any]]] = {
     "no image": (422, "not an image", lambda it: it.post(form(("a.png", b"nonsense")))),
     "an empty file": (422, "is empty", lambda it: it.post(form(("a.png", b"")))),
@@ -101,7 +109,11 @@ BAD: dict[str, tuple[int, str, Callable[[Served], Any]]] = {
     "another type": (415, "text/plain", lambda it: it.post(b"hello", "text/plain")),
     "compressed": (415, "compressed", lambda it: it.post(GOOD, more="Content-Encoding: gzip\r\n")),
     "no JSON": (400, "no JSON", lambda it: it.post(b"{", "application/json")),
-    "deep JSON": (400, "no JSON", lambda it: it.post(b"[" * 100_000, "application/json")),
+    "deep JSON": (400, "100,000 brackets", lambda it: it.post(b"[" * 100_000, "application/json")),
+    "JSON of many lists": (400, "brackets", lambda it: it.post(MANY, "application/json")),
+    "another key in JSON": (400, "a key 'z'", lambda it: it.post(b'{"images": [], "z": 1}', "application/json")),
+    "no number in JSON": (400, "x is true", lambda it: it.post(b'{"images": [], "x": true}', "application/json")),
+    "no image in JSON": (422, "image 0: not", lambda it: it.post(b'{"images": ["aaaa"]}', "application/json")),
     "other JSON": (400, "no list", lambda it: it.post(b'{"images": 7}', "application/json")),
     "no base64": (400, "no base64", lambda it: it.post(b'{"images": ["?"]}', "application/json")),
     "too many bytes, told": (413, "larger than 1 MiB", lambda it: it.send(posted(b"")[:-5] + b"9" * 12 + b"\r\n\r\n")),
@@ -111,10 +123,11 @@ BAD: dict[str, tuple[int, str, Callable[[Served], Any]]] = {
     "no HTTP": (400, "no request", lambda it: it.send(b"\x16\x03\x01\x02\r\n\r\n")),
     "a long head": (400, "head is too long", lambda it: it.send(b"GET / HTTP/1.1\r\nA: " + b"a" * 50_000)),
     "another path": (404, "is not served", lambda it: it.get("/else")),
+    "a slash too many": (404, "is not served", lambda it: it.get("/labels/")),
     "another method": (405, "is not served", lambda it: it.get("/predict")),
     "half a head": (408, "no whole request", lambda it: it.send(b"POST /predict HT")),
     "half a body": (408, "the upload took", lambda it: it.send(posted(GOOD)[:-30])),
-    "a place outside": (400, "from 0 to 1", lambda it: it.post(with_field("x", "2"), path="/attention")),
+    "a place outside": (400, "from 0 to 1", lambda it: it.post(with_fields(x="2"), path="/attention")),
     "two places": (400, "takes one image", lambda it: it.post(form(*[("a.png", png(8, 8))] * 2), path="/attention")),
     "another block": (404, "no block 'x'", lambda it: it.get("/paths?block=x")),
     "another channel": (400, "from 0 on", lambda it: it.get("/paths?block=x&channel=-1")),
@@ -138,9 +151,12 @@ def endless() -> bytes:
     return chunked() + f"{len(begin):x}\r\n".encode() + begin + b"\r\n" + chunk * 20
 
 
-def with_field(name: str, value: str) -> bytes:
-    part = BOUNDARY + f'\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
-    return part + form(("a.png", png(8, 8)))
+def with_fields(**values: str) -> bytes:
+    parts = [
+        BOUNDARY + f'\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+        for name, value in values.items()
+    ]
+    return b"".join(parts) + form(("a.png", png(8, 8)))
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -201,6 +217,11 @@ def test_it_tells_of_its_blocks(served: Served) -> None:
     assert [np.shape(block["kernels"][name]) for name in "qkv"] == [(3, 3)] * 3
     one = served.get(f"/paths?block={block['name']}&channel=1").told
     assert one["head"] == 1 % len(one["kernels"]["q"])
+    in_json = {"images": [base64.b64encode(png(40, 40)).decode()], "x": 1, "y": 0.0}
+    for body, kind in ((with_fields(x="1", y="0"), FORM), (json.dumps(in_json).encode(), "application/json")):
+        pixels = {tuple(each["pixel"]) == (0, each["grid"][1] - 1)
+                  for each in served.post(body, kind, "/attention").told["blocks"]}  # fmt: skip
+        assert pixels == {True}
     found = served.post(form(("a.png", png(40, 40))), path="/attention").told
     assert {each["name"] for each in found["blocks"]} == {each["name"] for each in told["blocks"]}
     assert Image.open(io.BytesIO(base64.b64decode(found["view"]))).size == tuple(reversed(found["size"]))
@@ -231,7 +252,9 @@ def test_detectors_and_segmenters_answer_as_predict_prints(task: str, tmp_path: 
 
 def test_a_full_queue_says_when_to_come_again(classifier: Path) -> None:
     slow = ["--queue", "1", "--max-files", "1", "--batch-size", "8", "--window-ms", "1500", "--drain", "0"]
-    with serving(classifier, *slow) as it, it.connect() as first:
+    with serving(classifier, *slow) as it, it.connect() as first, it.connect() as half:
+        # takes no place
+        half.sendall(posted(GOOD)[:-30])
         first.sendall(posted(GOOD))
         it.process.wait_for(lambda: b"acmix_queue_images 1.0" in it.get("/metrics").body)
         found = it.post(GOOD)

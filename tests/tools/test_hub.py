@@ -115,6 +115,11 @@ def test_a_detector_and_a_segmenter_are_saved_for_acmix(task: str, tmp_path: Pat
     assert "timm has no such models" in (folder / "README.md").read_text()
 
 
+def test_a_folder_is_found_in_the_users_home(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(saved.parent))
+    assert acmix.load(f"~/{saved.name}")[1].classes == NAMES
+
+
 def test_predict_and_evaluate_take_the_folder(
     run: Path, saved: Path, data: Path, acmix: Callable[..., tuple[int, str, str]]
 ) -> None:
@@ -223,6 +228,14 @@ HOSTILE_TO_TIMM: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "an overlay": (lambda c: c["model_args"].update(pretrained_cfg_overlay={"url": "x"}), "is not taken from a file"),
     "a dictionary": (lambda c: c["model_args"].update(depths={"a": 1}), "expected plain values"),
     "no arguments": (lambda c: c.update(model_args=[1]), "where fields are expected"),
+    "another interpolation": (lambda c: c["pretrained_cfg"].update(interpolation="foo"), "interpolation is foo"),
+    "nothing to divide by": (lambda c: c["pretrained_cfg"].update(std=[0, 0, 0]), r"std\.0 is 0"),
+    "no crop": (lambda c: c["pretrained_cfg"].update(crop_pct="x"), "crop_pct is x"),
+    "a crop below 0": (lambda c: c["pretrained_cfg"].update(crop_pct=-1), "crop_pct is -1"),
+    "huge images": (lambda c: c["pretrained_cfg"].update(input_size=[3, 30000, 30000]), r"input_size\.1 is 30000"),
+    "images below 0": (lambda c: c["pretrained_cfg"].update(input_size=[3, -32, 32]), r"input_size\.1 is -32"),
+    "half a pixel": (lambda c: c["pretrained_cfg"].update(input_size=[3, 32.5, 32]), r"input_size\.1 is 32\.5"),
+    "no mean": (lambda c: c["pretrained_cfg"].update(mean="a"), "mean is a"),
     "no preparation": (lambda c: c.update(pretrained_cfg="x"), "where fields are expected"),
 }
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +24,7 @@ from huggingface_hub.utils import _http
 
 import acmix
 from acmix.errors import UsageError
+from acmix.models.download import is_reachable
 from acmix.tools.hub_push import pull
 from tests.support.hub import TOKEN, Hub, running
 from tests.support.paths import ROOT
@@ -72,6 +77,10 @@ def test_what_is_pushed_is_pulled_bit_for_bit_by_timm_and_acmix(hub: Hub, saved:
     folder = pull(NAME, tmp_path / "pulled", revision=hub.commit_of(NAME))
     assert {each.name for each in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
     assert torch.equal(outputs(acmix.from_pretrained(folder)[0]), expected)
+    acmix.push_to_hub(folder, "other/one")
+    card = ModelCard(hub.repositories["other/one"]["README.md"].decode())
+    assert 'timm.create_model("hf-hub:other/one", pretrained=True)' in card.text
+    assert 'from_pretrained("other/one")' in card.text
 
 
 def test_what_was_fetched_before_needs_no_network(
@@ -180,6 +189,41 @@ def test_what_cannot_be_meant_is_refused_before_anybody_is_asked(
     with pytest.raises(UsageError, match=r"cannot reach http://127\.0\.0\.1:1; ") as caught:
         acmix.push_to_hub(saved, NAME)
     assert "secret" not in str(caught.value)
+    with pytest.raises(UsageError, match=r"cannot reach http://127\.0\.0\.1:1 for") as caught:
+        acmix.load("resnet18.a1_in1k")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_server_that_speaks_no_http_is_not_reached() -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"220 mail\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert not is_reachable(f"http://me:secret@127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+    assert not is_reachable("https://me:secret@mirror.invalid")
+
+
+def test_a_folder_without_safetensors_is_not_sent_without_its_weights(hub: Hub, saved: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(saved, tmp_path / "pickled"))
+    model = acmix.load(folder)[0]
+    content = json.loads((folder / "config.json").read_text())
+    del content["acmix"]
+    (folder / "config.json").write_text(json.dumps(content))
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UsageError, match="no other weights are sent; write one with"):
+        acmix.push_to_hub(folder, NAME)
+    assert not hub.repositories.get(NAME)
+    assert (acmix.save_pretrained(folder, tmp_path / "new") / "model.safetensors").is_file()
 
 
 @pytest.mark.slow

@@ -112,6 +112,8 @@ def stopped(source: str, body: Path, requests: int, clients: int) -> dict[str, A
         )
         thread.start()
         while served.metrics().get('acmix_requests_total{path="/predict",status="200"}', 0) < requests // 8:
+            if not thread.is_alive():
+                raise UsageError("the load tool ended before an eighth of its requests was answered; see what it said")
             time.sleep(0.01)
         served.signal(signal.SIGTERM)
         _, errors = served.process.communicate(timeout=120)

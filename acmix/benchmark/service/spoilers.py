@@ -35,6 +35,7 @@ class Spoilers:
     Args:
         served: the service.
         image: a good one.
+        many_pixels: an image file with more pixels than the service takes.
         max_bytes: of a request.
         pause: seconds between two parts of a slow upload.
     """
