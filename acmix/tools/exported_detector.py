@@ -52,7 +52,7 @@ class ExportedDetector(nn.Module):
         batch, _ = self.transform([*images])
         sizes = torch.tensor(batch.image_sizes, dtype=torch.float32, device=batch.tensors.device)
         try:
-            found = self.export.inner(batch.tensors, sizes)
+            found = self.export.run(batch.tensors, sizes)
         except CANNOT_RUN as error:
             cannot_run(self.export.path, batch.tensors, error)
         results = self.checked(found, len(images))

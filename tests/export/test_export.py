@@ -82,6 +82,9 @@ def test_a_classifier_says_the_same(classifier: Path, done: dict[str, Path], for
     ours, theirs = (evaluate_checkpoint(each, str(data)) for each in (file, classifier))
     assert ours.result.metrics == theirs.result.metrics
     assert ours.result.images == theirs.result.images
+    # the file's own number format holds, also where a checkpoint is evaluated in another
+    half = evaluate_checkpoint(file, str(data), precision="bf16", device="cpu")
+    assert half.result.loss == pytest.approx(ours.result.loss)
 
 
 def test_whoever_reads_onnx_finds_classes_and_preparation(done: dict[str, Path], data: Path) -> None:
@@ -168,6 +171,8 @@ def test_a_detector_says_the_same(tmp_path: Path, format: str, head: str) -> Non
             assert np.mean(a.mask == b.mask) > 0.99
     ours, theirs = (evaluate_checkpoint(file, str(data)) for file in (made.path, run))
     assert ours.result.metrics == pytest.approx(theirs.result.metrics)
+    half = evaluate_checkpoint(made.path, str(data), precision="bf16", device="cpu")
+    assert half.result.metrics == pytest.approx(ours.result.metrics)
 
 
 def test_a_segmenter_in_half_precision_says_nearly_the_same(tmp_path: Path) -> None:
@@ -180,6 +185,8 @@ def test_a_segmenter_in_half_precision_says_nearly_the_same(tmp_path: Path) -> N
     assert model(torch.randn(1, 3, 64, 64)).dtype == torch.float32
     ours, theirs = (evaluate_checkpoint(file, str(data)) for file in (made.path, run))
     assert ours.result.metrics == pytest.approx(theirs.result.metrics, abs=1)
+    half = evaluate_checkpoint(made.path, str(data), precision="bf16", device="cpu")
+    assert half.result.metrics == ours.result.metrics
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
