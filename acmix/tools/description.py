@@ -23,7 +23,7 @@ MOST_CHARACTERS = 2**24
 VERSION = 1
 # sections of a configuration that say how a model is evaluated, and what in them is of one machine
 SECTIONS = ("task", "model", "data")
-OF_A_MACHINE = {"data": ("dir", "cache_gib"), "model": ("checkpoint", "pretrained", "head", "freeze")}
+OF_A_MACHINE = {"data": ("dir", "cache_gib", "train_split"), "model": ("checkpoint", "pretrained", "head", "freeze")}
 
 
 class Preprocessing(BaseModel):

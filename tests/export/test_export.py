@@ -20,7 +20,8 @@ from acmix.config import Config
 from acmix.errors import UsageError
 from acmix.export import export
 from acmix.export.int8 import to_int8
-from acmix.export.qdq import SCOPES
+from acmix.export.qdq import SCOPES, groups_of, known_options
+from acmix.export.write import reason
 from acmix.tools.description import read_description
 from acmix.tools.evaluate import evaluate_checkpoint
 from acmix.tools.exports import Session
@@ -125,7 +126,9 @@ def test_8_bits_are_chosen_by_what_they_lose(
     described = described.model_copy(update={"precision": "int8"})
     lines: list[str] = []
     made = to_int8(file, info, described, "auto", str(data), tmp_path, lines.append)
-    assert {each.group for each in made.quantised.drops} == {*SCOPES}
+    assert {each.group for each in made.quantised.drops} == {*SCOPES} - {"shortcuts"}
+    # the file tells what it was measured with, not the checkpoint
+    assert acmix.load(file)[1].metrics == made.metrics == made.after.result.metrics
     assert any("s left" in line for line in lines)
     assert made.before.result.images == made.after.result.images > 0
     graph = onnx.load(file)
@@ -160,7 +163,13 @@ def test_a_detector_says_the_same(tmp_path: Path, format: str, head: str) -> Non
     run = write_downstream_run(tmp_path / "run", config, DIGITS, metrics)
     made = export(run, tmp_path / f"model.{format}")
     assert sum(each.objects for each in made.differences) > 10
-    assert sum(each.lost for each in made.differences) == 0
+    assert sum(each.lost + each.extra for each in made.differences) == 0
+    if format == "onnx":
+        # a folded ACmix2d is one module, whose path is its large convolution
+        groups = groups_of(pytest.importorskip("onnx").load(made.path))
+        assert (len(groups["conv path"]), len(groups["shortcuts"])) == (4, 4)
+    with pytest.raises(UsageError, match="an export already"):
+        export(made.path, tmp_path / "again.pt2")
     picture = next((data / "val2017").glob("*.jpg"))
     [one], [other] = (predict(file, picture, score=0.01) for file in (made.path, run))
     assert [each.name for each in one.objects] == [each.name for each in other.objects]
@@ -213,6 +222,32 @@ def test_what_cannot_be_meant_is_one_line(classifier: Path, tmp_path: Path, give
     with pytest.raises(UsageError, match=said.replace("(", r"\(")):
         export(classifier, **given)
     assert not given["destination"].exists()
+
+
+def test_int8_asks_no_reader_that_a_checkpoint_names(tmp_path: Path, data: Path) -> None:
+    foreign = write_checkpoint(tmp_path / "foreign.pt", data, "data.format=hfds/nobody/evil")
+    with pytest.raises(UsageError, match="may read from a network; leave --int8 out"):
+        export(foreign, tmp_path / "model.onnx", int8="all", data=str(data))
+
+
+def test_older_onnxruntimes_get_the_options_that_they_know() -> None:
+    def older(source: str, *, per_channel: bool = False) -> None:
+        del source, per_channel
+
+    assert known_options(older, per_channel=True, calibration_cache_path="x") == {"per_channel": True}
+
+
+def test_int8_alone_stands_before_the_file_too(tmp_path: Path) -> None:
+    said = CliRunner().invoke(app, ["export", str(tmp_path / "no.pt"), "--int8", str(tmp_path / "model.onnx")])
+    # the file is known for the one to write
+    assert "there is no checkpoint" in str(said.exception)
+
+
+def test_the_first_cause_is_the_reason() -> None:
+    report = RuntimeError("an error report was written")
+    report.__cause__ = ValueError("the image is too small\nand more")
+    assert reason(report) == "the image is too small"
+    assert reason(KeyError()) == "KeyError"
 
 
 def test_somebody_elses_file_and_an_export_are_refused(classifier: Path, done: dict[str, Path], tmp_path: Path) -> None:
