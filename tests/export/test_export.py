@@ -88,7 +88,7 @@ def test_a_classifier_says_the_same(classifier: Path, done: dict[str, Path], for
     assert half.result.loss == pytest.approx(ours.result.loss)
 
 
-def test_whoever_reads_onnx_finds_classes_and_preparation(done: dict[str, Path], data: Path) -> None:
+def test_whoever_reads_onnx_finds_classes_and_preparation(done: dict[str, Path], data: Path, tmp_path: Path) -> None:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(done["onnx"]))
@@ -96,11 +96,20 @@ def test_whoever_reads_onnx_finds_classes_and_preparation(done: dict[str, Path],
     assert json.loads(told["classes"]) == NAMES
     how = json.loads(told["preprocessing"])
     picture = next((data / "val" / "class_01").iterdir())
-    side = how["img_size"]
-    image = Image.open(picture).convert("RGB").resize((side, side))
-    values = (np.asarray(image, np.float32) / 255 - how["mean"]) / how["std"]
-    (logits,) = session.run(None, {"images": values.transpose(2, 0, 1)[None].astype(np.float32)})
-    assert np.asarray(logits).shape == (1, CLASSES)
+    wide = tmp_path / "wide.png"
+    Image.open(picture).convert("RGB").resize((90, 41)).save(wide)
+    page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    [block] = [
+        each.partition("```")[0] for each in page.split("```python\n") if 'how["crop_pct"]' in each.partition("```")[0]
+    ]
+    block = block.replace('"model.onnx"', repr(str(done["onnx"]))).replace('"photos/val/owls/0.jpg"', repr(str(wide)))
+    names: dict[str, Any] = {}
+    exec(block, names)
+    model, info = acmix.load(done["onnx"])
+    wanted = model(info.transform(wide)[None])
+    assert wanted.shape == (1, CLASSES)
+    assert how["crop_pct"] == info.crop_pct
+    torch.testing.assert_close(torch.from_numpy(names["logits"]), wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("format", ["onnx", "pt2"])
@@ -198,6 +207,10 @@ def test_a_segmenter_in_half_precision_says_nearly_the_same(tmp_path: Path) -> N
     assert half.result.metrics == ours.result.metrics
 
 
+PREPARED = (
+    '{"in_chans": 3, "img_size": 32, "mean": [0.5, 0.5, 0.5], "std": [1, 1, 1], '
+    '"interpolation": "bicubic", "crop_pct": 1}'
+)
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"destination": "model.txt"}, "ends in .onnx or .pt2"),
     ({"destination": "model.onnx", "format": "pt2"}, "ends in .pt2"),
@@ -269,6 +282,9 @@ def test_somebody_elses_file_and_an_export_are_refused(classifier: Path, done: d
         ("preprocessing", '{"in_chans": 3, "img_size": 100000000}', "preprocessing"),
         ("classes", "[" * 100_000, "damaged description"),
         ("acmix_export", "7", "acmix_export"),
+        ("preprocessing", PREPARED.replace("bicubic", "foo"), "interpolation"),
+        ("preprocessing", PREPARED.replace("[0.5, 0.5, 0.5]", "[0.5, 0.5]"), "2 mean"),
+        ("preprocessing", PREPARED.replace("[1, 1, 1]", "[0, 1, 1]"), "std"),
     ],
 )
 def test_a_damaged_description_is_one_line(done: dict[str, Path], field: str, text: str, said: str) -> None:
