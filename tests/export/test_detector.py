@@ -68,7 +68,7 @@ def test_objects_that_the_model_does_not_find_count() -> None:
     sizes = torch.tensor([[64.0, 64.0]])
     told = of_detections((1, 64, 64), [nothing], [boxes, scores, labels], sizes, 1e-3)
     assert (told.objects, told.lost, told.extra) == (0, 0, 3)
-    with pytest.raises(UsageError, match="model.onnx finds 0 of the 0 objects .* and 3 others"):
+    with pytest.raises(UsageError, match="and 3 others"):
         check(told, "model.onnx", "fp32")
     same = {"boxes": boxes[0, :3], "scores": scores[0, :3], "labels": labels[0, :3]}
     told = of_detections((1, 64, 64), [same], [boxes, scores, labels], sizes, 1e-3)
