@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from acmix.benchmark.pairs import quartiles, time_in_turn
 from acmix.errors import UsageError
 from acmix.export import Exported
-from acmix.export.compare import BOUND, of_detections, relative
+from acmix.export.compare import BOUND, of_detections, of_places, relative
 from acmix.export.forms import PRECISIONS, answers, form_of, prepared
 from acmix.export.write import exported as program_of
 from acmix.export.write import quiet
@@ -89,7 +89,7 @@ def times(
         tell(f"timing {name}")
         try:
             run = make()
-            apart = difference(info.task, wanted, run(), inputs, done)
+            apart = difference(model, info.task, wanted, run(), inputs, done)
         except (*CANNOT_RUN, UsageError, OSError) as error:
             yield Time(name, batch_size, side, None, note=" ".join(str(error).split())[:200] or type(error).__name__)
             continue
@@ -112,17 +112,19 @@ def name_of(done: Exported) -> str:
     return "torch.export program"
 
 
-def difference(task: str, wanted: Any, found: Any, inputs: Sequence[Tensor], done: Exported) -> float:
+def difference(
+    model: nn.Module, task: str, wanted: Any, found: Any, inputs: tuple[Tensor, ...], done: Exported
+) -> float:
     """The largest difference; infinity where objects are lost."""
     outputs = found if isinstance(found, (tuple, list)) else [found]
     outputs = [torch.from_numpy(each) if isinstance(each, np.ndarray) else each for each in outputs]
     if task != "detect":
         return relative(outputs[0], wanted)
     if not done.description.suppression:
-        return 0.0
+        return of_places(model, inputs, outputs)
     shape = (len(inputs[0]), inputs[0].shape[2], inputs[0].shape[3])
     told = of_detections(shape, wanted, outputs, inputs[1], BOUND[done.precision])
-    return told.largest if told.lost <= 1 + 0.05 * told.objects else float("inf")
+    return told.largest if told.agrees else math.inf
 
 
 def of_file(done: Exported, inputs: Sequence[Tensor]) -> Callable[[], Any]:

@@ -17,10 +17,11 @@ class WithInt8(TyperCommand):
     """A command whose `--int8` may stand alone, for `--int8 all`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Adds what is left out: what follows is another option, or the end."""
+        """Adds what is left out: what follows is another option, the file to write, or the end."""
         given = []
         for word, after in zip(args, [*args[1:], "-"], strict=True):
-            given += [word, "all"] if word == "--int8" and after.startswith("-") else [word]
+            is_alone = after.startswith("-") or Path(after).suffix.lower() in (".onnx", ".pt2")
+            given += [word, "all"] if word == "--int8" and is_alone else [word]
         return super().parse_args(ctx, given)
 
 
@@ -80,14 +81,21 @@ def export(
     if as_json:
         told = {"path": str(done.path), "format": done.format, "precision": done.precision, "mib": done.mib}
         told |= {"operators": done.operators, "differences": [asdict(each) for each in done.differences]}
+        if done.quantised is not None:
+            told["int8"] = told_of_int8(done.quantised)
         typer.echo(to_json({**told, "times": [asdict(each) for each in timed]}))
         return
-    detects = any(each.objects for each in done.differences)
-    head = ["images", "height × width", "largest difference", *(["objects", "not found"] if detects else [])]
+    detects = done.description.task == "detect" and done.description.suppression
+    head = ["images", "height × width", "largest difference", *(["objects", "not found", "others"] if detects else [])]
+    if done.quantised is not None:
+        head[2] = "largest difference, float file"
+        head.append("8 bits")
+    of_int8 = done.quantised.differences if done.quantised is not None else []
     rows = []
-    for each in done.differences:
+    for place, each in enumerate(done.differences):
         count, height, width = each.shape
-        more = [str(each.objects), str(each.lost)] if detects else []
+        more = [str(each.objects), str(each.lost), str(each.extra)] if detects else []
+        more += [f"{of_int8[place].largest:.1e}"] if of_int8 else []
         rows.append([str(count), f"{height} × {width}", f"{each.largest:.1e}", *more])
     print_table(head, rows)
     if done.quantised is not None:
@@ -105,6 +113,18 @@ def export(
             ],
         )  # fmt: skip
     say(console, f"written: {done.path} ({done.mib:.1f} MiB, {done.precision})")
+
+
+def told_of_int8(done: Any) -> dict[str, Any]:
+    """What 8 bits cost, for JSON; top-1 in percent."""
+    from dataclasses import asdict
+
+    return {
+        **asdict(done.quantised),
+        "float_mib": done.float_mib,
+        "validation": {"images": done.after.result.images, "before": done.before.result.metrics, "after": done.metrics},
+        "differences": [asdict(each) for each in done.differences],
+    }
 
 
 def print_int8(done: Any) -> None:

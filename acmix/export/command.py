@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from acmix.errors import UsageError
-from acmix.export.compare import Difference, compare
+from acmix.export.compare import Difference, compare, seeing_all
 from acmix.export.forms import MULTIPLE, PRECISIONS, Form, form_of
 from acmix.export.int8 import Int8, check_int8, check_source, to_int8
 from acmix.export.write import write
 from acmix.near import did_you_mean
 from acmix.tools.description import Description, Preprocessing, config_of
-from acmix.tools.exports import Export, kind_of
+from acmix.tools.exports import kind_of
 from acmix.tools.load import Info, load
 from acmix.train.files import replaced_whole
 
@@ -93,9 +94,10 @@ def export(
     format = checked_format(place, format)
     check_options(format, precision, opset)
     check_int8(int8, data, format, precision)
+    given = Path(os.path.expanduser(source))
+    if given.is_file() and (kind := kind_of(given)):
+        raise UsageError(f"{source} is an export already ({kind}); give the checkpoint that it was made from")
     model, info = load(source, device="cpu")
-    if isinstance(model, Export):
-        raise UsageError(f"{source} is an export already ({info.kind}); give the checkpoint that it was made from")
     if not suppress and info.task != "detect":
         raise UsageError(f"{source} is no detector, and has no suppression to be left out; leave the option out")
     if int8 and data is not None:
@@ -117,15 +119,43 @@ def export(
             tried = shapes or shapes_of(info)
             differences = compare(
                 unfinished, format, model, info.task, info.in_chans, tried, Path(folder),
-                precision=precision, suppress=suppress,
+                precision=precision, suppress=suppress, name=place.name,
             )  # fmt: skip
+            if info.task == "detect" and suppress and not any(each.objects for each in differences):
+                tell("the model finds nothing in the images it is tried on; comparing a copy that keeps every score")
+                differences = compare_copy(seeing_all(model), info, format, opset, tried, Path(folder), place.name)
+                if not any(each.objects for each in differences):
+                    tell("nor does the copy: no object was compared")
             if int8 and data is not None:
                 precision, described = "int8", described.model_copy(update={"precision": "int8"})
                 quantised = to_int8(unfinished, info, described, int8, data, Path(folder), tell)
+                described = described.model_copy(update={"metrics": quantised.metrics})
+                tell("running the file with 8 bits in a process without acmix")
+                told = compare(
+                    unfinished, format, model, info.task, info.in_chans, tried, Path(folder),
+                    precision=precision, name=place.name,
+                )  # fmt: skip
+                quantised = replace(quantised, differences=told)
                 mib = unfinished.stat().st_size / 2**20
     except OSError as error:
         raise UsageError(f"cannot write {place}: {error.strerror or error}; choose another place") from None
     return Exported(place, format, precision, described, mib, operators, differences, quantised)
+
+
+def compare_copy(
+    model: nn.Module,
+    info: Info,
+    format: str,
+    opset: int | None,
+    shapes: Sequence[tuple[int, int, int]],
+    folder: Path,
+    name: str,
+) -> list[Difference]:
+    """Writes a detector in float32 into a folder and compares it, for a file whose own model finds nothing."""
+    form = form_of(model, info.task, img_size=info.img_size, in_chans=info.in_chans, dtype=torch.float32, suppress=True)
+    copy = folder / f"copy.{format}"
+    write(form, format, copy, {}, opset)
+    return compare(copy, format, model, info.task, info.in_chans, shapes, folder, name=name)
 
 
 def checked_format(place: Path, format: str | None) -> str:

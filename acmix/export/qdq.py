@@ -7,11 +7,12 @@ activations. The logits of a softmax stay in float: masked ones are −∞, whic
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ SCOPES: dict[str, tuple[frozenset[str], str]] = {
     "softmax": (frozenset({"Softmax"}), ""),
     "GELU": (frozenset({"Gelu", "Erf"}), ""),
     "fc2": (frozenset({"MatMul", "Gemm", "Add", "Conv"}), r"\.fc2\b"),
+    # of ACmix-ResNet, where the map gets smaller or wider
+    "shortcuts": (frozenset({"Conv", "Add"}), r"\blayer\d+\.\d+\.downsample\b"),
     "patch merging": (frozenset({"MatMul", "Gemm", "Conv", "Add"}), r"\.(downsample|patch_embed\w*|reduction)\b"),
     "attention products": (frozenset({"MatMul", "Einsum"}), r"\.attn\b"),
     "residuals": (frozenset({"Add"}), r"blocks?\.\d+$|layer\d\.\d+$|layers\.\d+\.\d+$"),
@@ -45,9 +48,12 @@ def groups_of(graph: Any) -> dict[str, list[str]]:
     for node in graph.graph.node:
         if not any(name in floats for name in node.output):
             continue
-        told = next((each.value for each in node.metadata_props if each.key == "pkg.torch.onnx.name_scopes"), "")
         # the modules from the outside in; the last entry names the operator
-        scope = ".".join(re.findall(r"'([^']*)'", told)[-2:-1])
+        scope, kind = (".".join(parts_of(node, key)[-2:-1]) for key in ("name_scopes", "class_hierarchy"))
+        if node.op_type == "Conv" and kind.endswith(".FoldedACmix") and side_of(node) > 1:
+            # a folded ACmix2d computes its path itself; a kernel of one pixel is that of its positions
+            groups["conv path"].append(node.name)
+            continue
         for name, (operators, place) in SCOPES.items():
             if node.op_type not in operators or not re.search(place, scope):
                 continue
@@ -58,6 +64,17 @@ def groups_of(graph: Any) -> dict[str, list[str]]:
             groups[name].append(node.name)
             break
     return {name: nodes for name, nodes in groups.items() if nodes}
+
+
+def parts_of(node: Any, key: str) -> list[str]:
+    """What PyTorch's exporter notes of a node, as a list of strings."""
+    told = next((each.value for each in node.metadata_props if each.key == f"pkg.torch.onnx.{key}"), "")
+    return re.findall(r"'([^']*)'", told)
+
+
+def side_of(node: Any) -> int:
+    """The longest side of a convolution's kernel; 1 where it is not told."""
+    return max((side for each in node.attribute if each.name == "kernel_shape" for side in each.ints), default=1)
 
 
 def of_floats(value: Any) -> bool:
@@ -81,7 +98,10 @@ def write_quantised(source: Path, destination: Path, nodes: list[str], images: t
             part = next(self.parts, None)
             return None if part is None else {"images": part.numpy()}
 
-    logging.disable(logging.WARNING)
+    # onnxruntime before 1.24, the newest on Python 3.10, takes the ranges again each time
+    remembered = known_options(quantize_static, calibration_cache_path=str(cache))
+    disabled = logging.root.manager.disable
+    logging.disable(max(disabled, logging.WARNING))
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             # of the ranges of logits, which are not used
@@ -96,11 +116,16 @@ def write_quantised(source: Path, destination: Path, nodes: list[str], images: t
                 weight_type=QuantType.QInt8,
                 nodes_to_quantize=nodes,
                 op_types_to_quantize=sorted({kind for kinds, _ in SCOPES.values() for kind in kinds}),
-                calibration_cache_path=str(cache),
+                **remembered,
             )
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(disabled)
     leave_logits(destination)
+
+
+def known_options(function: Callable[..., Any], **options: Any) -> dict[str, Any]:
+    """Those of the options that a function takes by name."""
+    return {name: value for name, value in options.items() if name in inspect.signature(function).parameters}
 
 
 def leave_logits(file: Path) -> None:

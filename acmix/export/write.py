@@ -42,8 +42,16 @@ def write(form: Form, format: str, path: Path, texts: Mapping[str, str], opset: 
     except UsageError:
         raise
     except CANNOT_RUN as error:
-        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UsageError(f"PyTorch {torch.__version__} cannot write this model as {format}: {said[:200]}") from error
+        raise UsageError(f"PyTorch {torch.__version__} cannot write this model as {format}: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """What an exporter's error says first: that of its first cause, for the others tell how to report it."""
+    seen = [error]
+    while (cause := seen[-1].__cause__ or seen[-1].__context__) is not None and cause not in seen:
+        seen.append(cause)
+    first = next((each for each in reversed(seen) if str(each).strip()), error)
+    return next((line.strip() for line in str(first).splitlines() if line.strip()), type(first).__name__)[:200]
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
 
 from acmix.config import Config, validate
 from acmix.config.architecture import check_architecture
@@ -23,7 +24,7 @@ MOST_CHARACTERS = 2**24
 VERSION = 1
 # sections of a configuration that say how a model is evaluated, and what in them is of one machine
 SECTIONS = ("task", "model", "data")
-OF_A_MACHINE = {"data": ("dir", "cache_gib"), "model": ("checkpoint", "pretrained", "head", "freeze")}
+OF_A_MACHINE = {"data": ("dir", "cache_gib", "train_split"), "model": ("checkpoint", "pretrained", "head", "freeze")}
 
 
 class Preprocessing(BaseModel):
@@ -44,10 +45,17 @@ class Preprocessing(BaseModel):
     img_size: Pixels | tuple[Pixels, Pixels]
     max_size: Pixels | None = None
     multiple: int = Field(default=1, ge=1, le=1024)
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str = Field(max_length=64)
-    crop_pct: float = Field(gt=0, le=10)
+    mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = Field(max_length=1024)
+    std: tuple[Annotated[float, Field(ge=1e-6, allow_inf_nan=False)], ...] = Field(max_length=1024)
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+    crop_pct: float = Field(ge=0.01, le=10)
+
+    @model_validator(mode="after")
+    def has_numbers_for_each_channel(self) -> Self:
+        """Refuses other numbers than one a channel where pictures have the channels."""
+        if self.in_chans in (1, 3) and not len(self.mean) == len(self.std) == self.in_chans:
+            raise ValueError(f"{len(self.mean)} mean and {len(self.std)} std for {self.in_chans} channels")
+        return self
 
 
 class Description(BaseModel):

@@ -48,20 +48,32 @@ class ExportedDetector(nn.Module):
 
     def forward(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """Pictures (C, h, w) in 0 … 1 -> {boxes (n, 4), scores (n,), labels (n,)[, masks (n, 1, h, w)]} of each."""
+        if not len(images):
+            raise UsageError(f"{self.export.path} got no images; give one at least")
         given = [(each.shape[-2], each.shape[-1]) for each in images]
         batch, _ = self.transform([*images])
         sizes = torch.tensor(batch.image_sizes, dtype=torch.float32, device=batch.tensors.device)
         try:
-            found = self.export.inner(batch.tensors, sizes)
+            found = self.export.run(batch.tensors, sizes)
         except CANNOT_RUN as error:
             cannot_run(self.export.path, batch.tensors, error)
         results = self.checked(found, len(images))
         return self.transform.postprocess(results, batch.image_sizes, given)
 
+    def fits(self, found: tuple[Tensor, ...], count: int) -> bool:
+        """Whether the outputs have the shapes and labels of detections of so many images."""
+        boxes, scores, labels, *masks = found
+        objects = (count, labels.shape[1]) if labels.dim() == 2 else (count,)
+        shapes = boxes.shape == (*objects, 4) and scores.shape == labels.shape == objects
+        right = len(objects) == 2 and shapes and all(each.dim() == 4 and each.shape[:2] == objects for each in masks)
+        if not right or labels.is_floating_point():
+            return False
+        return not labels.numel() or bool(labels.min() >= 0 and labels.max() <= self.num_classes)
+
     def checked(self, found: Any, count: int) -> list[dict[str, Tensor]]:
         """What there really is of each image."""
         right = isinstance(found, tuple) and len(found) == len(self.names)
-        if not right or any(len(part) != count for part in found):
+        if not right or not self.fits(found, count):
             raise UsageError(f"{self.export.path} gives something else than it says; export it again")
         results = []
         for image in zip(*found, strict=True):

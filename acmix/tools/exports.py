@@ -97,9 +97,14 @@ class Export(nn.Module):
         except CANNOT_RUN as error:
             cannot_run(self.path, images, error)
 
+    def run(self, *given: Tensor) -> Any:
+        """What the graph gives: in the number formats that are written in it, also where the caller uses autocast."""
+        with torch.autocast(given[0].device.type, enabled=False):
+            return self.inner(*given)
+
     def logits(self, images: Tensor) -> Tensor:
         """What it gives for a batch that it takes."""
-        logits = self.inner(images)
+        logits = self.run(images)
         wanted = images.shape[2:] if self.of_pixels else ()
         right = isinstance(logits, Tensor) and logits.dim() == 2 + len(wanted)
         if not right or len(logits) != len(images) or logits.shape[2:] != wanted:

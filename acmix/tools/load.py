@@ -331,6 +331,15 @@ def described(export: Export, description: Description, source: str, device: tor
         UsageError: the description is not the file's.
     """
     path, config = export.path, description.settings(export.path)
+    if config is None and description.task != "classify":
+        raise UsageError(
+            f"{path} does not say how its images are evaluated; export it again from the checkpoint of a run"
+        )
+    if export.sizes.in_chans not in (None, description.preprocessing.in_chans):
+        raise UsageError(
+            f"{path} takes {export.sizes.in_chans} channels, and describes {description.preprocessing.in_chans}; "
+            "export it again"
+        )
     model: nn.Module = export
     if description.task == "detect":
         model = ExportedDetector(export, description).eval()

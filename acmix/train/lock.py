@@ -104,7 +104,7 @@ class Taken(Exception):
 def held(
     folder: Path, say: Callable[[str], None] = lambda line: None, *, doing: str = "training into", other: str = ""
 ) -> Iterator[None]:
-    """Keeps other processes from a folder in the block, on this machine and on others.
+    """Keeps other processes from a folder in the block, on this machine and on others; on Windows it keeps nobody.
 
     Args:
         folder: it is there.
@@ -113,7 +113,7 @@ def held(
         other: what to choose in place of it, for messages.
 
     Raises:
-        UsageError: another process holds the folder; says which. On Windows it does not look.
+        UsageError: another process holds the folder; says which.
     """
     if os.name == "nt":
         # a file that is open can neither be removed there nor touched, and nothing tells who lives

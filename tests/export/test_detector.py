@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from acmix.export.compare import of_detections
+from acmix.errors import UsageError
+from acmix.export.compare import check, of_detections, of_places, seeing_all
 from acmix.export.detector import DetectorGraph, OpenGroupNorm, best
 from acmix.export.forms import answers, prepared
 from acmix.export.suppression import suppressed
@@ -61,6 +62,28 @@ def test_an_image_without_objects_has_none() -> None:
         assert all(not each.any() and each.shape[:2] == (2, 10) for each in masks)
 
 
+def test_objects_that_the_model_does_not_find_count() -> None:
+    nothing = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.int64)}
+    boxes, scores, labels = torch.rand(1, 4, 4) * 60, torch.full((1, 4), 0.9), torch.tensor([[1, 2, 1, 0]])
+    sizes = torch.tensor([[64.0, 64.0]])
+    told = of_detections((1, 64, 64), [nothing], [boxes, scores, labels], sizes, 1e-3)
+    assert (told.objects, told.lost, told.extra) == (0, 0, 3)
+    with pytest.raises(UsageError, match="and 3 others"):
+        check(told, "model.onnx", "fp32")
+    same = {"boxes": boxes[0, :3], "scores": scores[0, :3], "labels": labels[0, :3]}
+    told = of_detections((1, 64, 64), [same], [boxes, scores, labels], sizes, 1e-3)
+    assert (told.objects, told.lost, told.extra) == (3, 0, 0)
+
+
+def test_a_copy_that_keeps_every_score_finds_something() -> None:
+    torch.manual_seed(0)
+    for head in ("retinanet", "cascade_mask_rcnn"):
+        model = detector(head, score_threshold=0.999).eval()
+        [inputs] = prepared([(1, 64, 64)], 3, "detect")
+        before, after = (answers(each, "detect", inputs)[0]["scores"] for each in (model, seeing_all(model)))
+        assert len(before) == 0 < len(after)
+
+
 @pytest.mark.parametrize("head", ["retinanet", "fcos"])
 def test_without_suppression_every_place_is_told(head: str) -> None:
     torch.manual_seed(0)
@@ -75,6 +98,8 @@ def test_without_suppression_every_place_is_told(head: str) -> None:
         expected = (expected * outputs["bbox_ctrness"].sigmoid()).sqrt()
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
     assert boxes.shape == (*scores.shape[:2], 4)
+    assert of_places(model, inputs, (boxes, scores)) < 1e-4
+    assert of_places(model, inputs, (boxes * 1.5, scores)) > 1e-2
     # inside of each image, not of the batch
     assert (boxes[1, :, 2] <= inputs[1][1, 1]).all()
 

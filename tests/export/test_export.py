@@ -20,7 +20,8 @@ from acmix.config import Config
 from acmix.errors import UsageError
 from acmix.export import export
 from acmix.export.int8 import to_int8
-from acmix.export.qdq import SCOPES
+from acmix.export.qdq import SCOPES, groups_of, known_options
+from acmix.export.write import reason
 from acmix.tools.description import read_description
 from acmix.tools.evaluate import evaluate_checkpoint
 from acmix.tools.exports import Session
@@ -82,9 +83,12 @@ def test_a_classifier_says_the_same(classifier: Path, done: dict[str, Path], for
     ours, theirs = (evaluate_checkpoint(each, str(data)) for each in (file, classifier))
     assert ours.result.metrics == theirs.result.metrics
     assert ours.result.images == theirs.result.images
+    # the file's own number format holds, also where a checkpoint is evaluated in another
+    half = evaluate_checkpoint(file, str(data), precision="bf16", device="cpu")
+    assert half.result.loss == pytest.approx(ours.result.loss)
 
 
-def test_whoever_reads_onnx_finds_classes_and_preparation(done: dict[str, Path], data: Path) -> None:
+def test_whoever_reads_onnx_finds_classes_and_preparation(done: dict[str, Path], data: Path, tmp_path: Path) -> None:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(done["onnx"]))
@@ -92,11 +96,20 @@ def test_whoever_reads_onnx_finds_classes_and_preparation(done: dict[str, Path],
     assert json.loads(told["classes"]) == NAMES
     how = json.loads(told["preprocessing"])
     picture = next((data / "val" / "class_01").iterdir())
-    side = how["img_size"]
-    image = Image.open(picture).convert("RGB").resize((side, side))
-    values = (np.asarray(image, np.float32) / 255 - how["mean"]) / how["std"]
-    (logits,) = session.run(None, {"images": values.transpose(2, 0, 1)[None].astype(np.float32)})
-    assert np.asarray(logits).shape == (1, CLASSES)
+    wide = tmp_path / "wide.png"
+    Image.open(picture).convert("RGB").resize((90, 41)).save(wide)
+    page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    [block] = [
+        each.partition("```")[0] for each in page.split("```python\n") if 'how["crop_pct"]' in each.partition("```")[0]
+    ]
+    block = block.replace('"model.onnx"', repr(str(done["onnx"]))).replace('"photos/val/owls/0.jpg"', repr(str(wide)))
+    names: dict[str, Any] = {}
+    exec(block, names)
+    model, info = acmix.load(done["onnx"])
+    wanted = model(info.transform(wide)[None])
+    assert wanted.shape == (1, CLASSES)
+    assert how["crop_pct"] == info.crop_pct
+    torch.testing.assert_close(torch.from_numpy(names["logits"]), wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("format", ["onnx", "pt2"])
@@ -122,7 +135,9 @@ def test_8_bits_are_chosen_by_what_they_lose(
     described = described.model_copy(update={"precision": "int8"})
     lines: list[str] = []
     made = to_int8(file, info, described, "auto", str(data), tmp_path, lines.append)
-    assert {each.group for each in made.quantised.drops} == {*SCOPES}
+    assert {each.group for each in made.quantised.drops} == {*SCOPES} - {"shortcuts"}
+    # the file tells what it was measured with, not the checkpoint
+    assert acmix.load(file)[1].metrics == made.metrics == made.after.result.metrics
     assert any("s left" in line for line in lines)
     assert made.before.result.images == made.after.result.images > 0
     graph = onnx.load(file)
@@ -157,7 +172,13 @@ def test_a_detector_says_the_same(tmp_path: Path, format: str, head: str) -> Non
     run = write_downstream_run(tmp_path / "run", config, DIGITS, metrics)
     made = export(run, tmp_path / f"model.{format}")
     assert sum(each.objects for each in made.differences) > 10
-    assert sum(each.lost for each in made.differences) == 0
+    assert sum(each.lost + each.extra for each in made.differences) == 0
+    if format == "onnx":
+        # a folded ACmix2d is one module, whose path is its large convolution
+        groups = groups_of(pytest.importorskip("onnx").load(made.path))
+        assert (len(groups["conv path"]), len(groups["shortcuts"])) == (4, 4)
+    with pytest.raises(UsageError, match="an export already"):
+        export(made.path, tmp_path / "again.pt2")
     picture = next((data / "val2017").glob("*.jpg"))
     [one], [other] = (predict(file, picture, score=0.01) for file in (made.path, run))
     assert [each.name for each in one.objects] == [each.name for each in other.objects]
@@ -168,6 +189,8 @@ def test_a_detector_says_the_same(tmp_path: Path, format: str, head: str) -> Non
             assert np.mean(a.mask == b.mask) > 0.99
     ours, theirs = (evaluate_checkpoint(file, str(data)) for file in (made.path, run))
     assert ours.result.metrics == pytest.approx(theirs.result.metrics)
+    half = evaluate_checkpoint(made.path, str(data), precision="bf16", device="cpu")
+    assert half.result.metrics == pytest.approx(ours.result.metrics)
 
 
 def test_a_segmenter_in_half_precision_says_nearly_the_same(tmp_path: Path) -> None:
@@ -180,8 +203,14 @@ def test_a_segmenter_in_half_precision_says_nearly_the_same(tmp_path: Path) -> N
     assert model(torch.randn(1, 3, 64, 64)).dtype == torch.float32
     ours, theirs = (evaluate_checkpoint(file, str(data)) for file in (made.path, run))
     assert ours.result.metrics == pytest.approx(theirs.result.metrics, abs=1)
+    half = evaluate_checkpoint(made.path, str(data), precision="bf16", device="cpu")
+    assert half.result.metrics == ours.result.metrics
 
 
+PREPARED = (
+    '{"in_chans": 3, "img_size": 32, "mean": [0.5, 0.5, 0.5], "std": [1, 1, 1], '
+    '"interpolation": "bicubic", "crop_pct": 1}'
+)
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"destination": "model.txt"}, "ends in .onnx or .pt2"),
     ({"destination": "model.onnx", "format": "pt2"}, "ends in .pt2"),
@@ -208,6 +237,32 @@ def test_what_cannot_be_meant_is_one_line(classifier: Path, tmp_path: Path, give
     assert not given["destination"].exists()
 
 
+def test_int8_asks_no_reader_that_a_checkpoint_names(tmp_path: Path, data: Path) -> None:
+    foreign = write_checkpoint(tmp_path / "foreign.pt", data, "data.format=hfds/nobody/evil")
+    with pytest.raises(UsageError, match="may read from a network; leave --int8 out"):
+        export(foreign, tmp_path / "model.onnx", int8="all", data=str(data))
+
+
+def test_older_onnxruntimes_get_the_options_that_they_know() -> None:
+    def older(source: str, *, per_channel: bool = False) -> None:
+        del source, per_channel
+
+    assert known_options(older, per_channel=True, calibration_cache_path="x") == {"per_channel": True}
+
+
+def test_int8_alone_stands_before_the_file_too(tmp_path: Path) -> None:
+    said = CliRunner().invoke(app, ["export", str(tmp_path / "no.pt"), "--int8", str(tmp_path / "model.onnx")])
+    # the file is known for the one to write
+    assert "there is no checkpoint" in str(said.exception)
+
+
+def test_the_first_cause_is_the_reason() -> None:
+    report = RuntimeError("an error report was written")
+    report.__cause__ = ValueError("the image is too small\nand more")
+    assert reason(report) == "the image is too small"
+    assert reason(KeyError()) == "KeyError"
+
+
 def test_somebody_elses_file_and_an_export_are_refused(classifier: Path, done: dict[str, Path], tmp_path: Path) -> None:
     theirs = tmp_path / "notes.pt2"
     theirs.write_text("keep", encoding="utf-8")
@@ -227,6 +282,9 @@ def test_somebody_elses_file_and_an_export_are_refused(classifier: Path, done: d
         ("preprocessing", '{"in_chans": 3, "img_size": 100000000}', "preprocessing"),
         ("classes", "[" * 100_000, "damaged description"),
         ("acmix_export", "7", "acmix_export"),
+        ("preprocessing", PREPARED.replace("bicubic", "foo"), "interpolation"),
+        ("preprocessing", PREPARED.replace("[0.5, 0.5, 0.5]", "[0.5, 0.5]"), "2 mean"),
+        ("preprocessing", PREPARED.replace("[1, 1, 1]", "[0, 1, 1]"), "std"),
     ],
 )
 def test_a_damaged_description_is_one_line(done: dict[str, Path], field: str, text: str, said: str) -> None:
