@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import Dataset
 
 from acmix.config import Augment, Config, validate
 from acmix.data import UnreadableFiles, open_dataset, readers, train_loader, val_loader
@@ -246,7 +247,7 @@ def test_readers_survive_ctrl_c(folder):
     assert sum(1 for _ in batches) == 6
 
 
-class Squares:
+class Squares(Dataset[int]):
     """Rows that are read in a process of their own."""
 
     def __len__(self) -> int:
@@ -275,9 +276,23 @@ def test_a_reader_whose_end_no_signal_told_is_missed_soon(
         with pytest.raises(
             (RuntimeError, EOFError, ConnectionError), match=rf"^$|reset|{re.escape(READER_LOST)}.*exited"
         ):
-            [*(iter(loader) if is_at_the_start else batches)]
+            list(iter(loader) if is_at_the_start else batches)
     finally:
         signal.signal(signal.SIGCHLD, handler)
+
+
+def test_the_end_of_a_reader_is_an_error_where_a_batch_is_waited_for_and_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(readers, "LOOK", 0.1)
+    batches = iter(readers.Loader(Squares(), num_workers=1, timeout=60, prefetch_factor=1))
+    assert int(next(batches)) == 0
+    [reader] = batches._workers
+    os.kill(reader.pid, signal.SIGKILL)
+    # raised here, it could be within anything
+    reader.join()
+    with pytest.raises((RuntimeError, EOFError, ConnectionError)):
+        list(batches)
 
 
 def test_what_an_image_draws_leaves_the_generators_alone():
