@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from acmix.export.compare import Difference, compare, seeing_all
 from acmix.export.forms import MULTIPLE, PRECISIONS, Form, form_of
 from acmix.export.int8 import Int8, check_int8, check_source, to_int8
 from acmix.export.write import write
+from acmix.extras import install
 from acmix.near import did_you_mean
 from acmix.tools.description import Description, Preprocessing, config_of
 from acmix.tools.exports import kind_of
@@ -23,6 +25,8 @@ from acmix.tools.load import Info, load
 from acmix.train.files import replaced_whole
 
 FORMATS = ("onnx", "pt2")
+# what writes a file of ONNX, and what runs it for the comparison
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSETS = range(18, 24)
 
 
@@ -93,6 +97,7 @@ def export(
     place = Path(os.path.expanduser(destination))
     format = checked_format(place, format)
     check_options(format, precision, opset)
+    check_packages(format)
     check_int8(int8, data, format, precision)
     given = Path(os.path.expanduser(source))
     if given.is_file() and (kind := kind_of(given)):
@@ -187,6 +192,15 @@ def check_options(format: str, precision: str, opset: int | None) -> None:
         raise UsageError("--dtype bf16: onnxruntime has no such operators on the CPU; use fp16, or the format pt2")
     if opset is not None and (format != "onnx" or opset not in OPSETS):
         raise UsageError(f"--opset {opset}: expected {OPSETS[0]} to {OPSETS[-1]}, for the format onnx")
+
+
+def check_packages(format: str) -> None:
+    """Refuses ONNX without the packages for it, before any work."""
+    for name in PACKAGES if format == "onnx" else ():
+        try:
+            import_module(name)
+        except ImportError:
+            raise UsageError(f"exporting to ONNX needs {name}; run {install('export')}") from None
 
 
 def shapes_of(info: Info) -> list[tuple[int, int, int]]:

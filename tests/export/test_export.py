@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,18 @@ def test_what_cannot_be_meant_is_one_line(classifier: Path, tmp_path: Path, give
     with pytest.raises(UsageError, match=said.replace("(", r"\(")):
         export(classifier, **given)
     assert not given["destination"].exists()
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_is_asked_for_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package: str
+) -> None:
+    # Python's own way to say that there is none
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UsageError, match=rf"needs {package}; run pip install"):
+        export(tmp_path / "no.pt", tmp_path / "model.onnx")
+    with pytest.raises(UsageError, match="there is no checkpoint"):
+        export(tmp_path / "no.pt", tmp_path / "model.pt2")
 
 
 def test_int8_asks_no_reader_that_a_checkpoint_names(tmp_path: Path, data: Path) -> None:
