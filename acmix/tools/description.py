@@ -96,8 +96,8 @@ class Description(BaseModel):
     outputs: tuple[str, ...] = ("logits",)
 
     def texts(self) -> dict[str, str]:
-        """The fields as they stand in a file."""
-        return {name: json.dumps(value, ensure_ascii=False) for name, value in self.model_dump(mode="json").items()}
+        """The fields as they stand in a file: ASCII, so that names whose bytes are no UTF-8 come back as they were."""
+        return {name: json.dumps(value) for name, value in self.model_dump().items()}
 
     def settings(self, path: Path) -> Config | None:
         """The configuration, checked.
