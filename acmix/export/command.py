@@ -14,14 +14,15 @@ from torch import nn
 
 from acmix.errors import UsageError
 from acmix.export.compare import Difference, compare, seeing_all
-from acmix.export.forms import MULTIPLE, PRECISIONS, Form, form_of
+from acmix.export.forms import PRECISIONS, Form, form_of
 from acmix.export.int8 import Int8, check_int8, check_source, to_int8
 from acmix.export.write import write
 from acmix.extras import install
 from acmix.near import did_you_mean
-from acmix.tools.description import Description, Preprocessing, config_of
+from acmix.tools.description import Description, config_of
 from acmix.tools.exports import kind_of
 from acmix.tools.load import Info, load
+from acmix.tools.preparation import preprocessing_of
 from acmix.train.files import replaced_whole
 
 FORMATS = ("onnx", "pt2")
@@ -213,26 +214,13 @@ def description_of(form: Form, info: Info, precision: str, suppress: bool) -> De
     """What the file says of itself."""
     from acmix import __version__
 
-    detector = info.task == "detect"
-    most = None
-    if info.config is not None and info.task != "classify":
-        most = info.config.task.max_size
     return Description(
         model=info.model,
         task=info.task,  # type: ignore[arg-type]
         head=info.head,
         classes=tuple(info.classes),
         named=info.are_named,
-        preprocessing=Preprocessing(
-            in_chans=info.in_chans,
-            img_size=info.img_size,
-            max_size=most,
-            multiple=MULTIPLE if detector else 1,
-            mean=info.mean,
-            std=info.std,
-            interpolation=info.interpolation,
-            crop_pct=info.crop_pct,
-        ),
+        preprocessing=preprocessing_of(vars(info), info.config),
         suppression=suppress,
         precision=precision,
         versions={"acmix": __version__, "torch": torch.__version__},

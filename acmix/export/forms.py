@@ -19,10 +19,9 @@ from acmix.errors import UsageError
 from acmix.export.detector import DetectorGraph
 from acmix.heads.detectors import DENSE
 from acmix.layers.fold import fold
+from acmix.tools.description import MULTIPLE
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-# sides of a detector's images
-MULTIPLE = 32
 # most images, and most pixels a side, that graphs are asked to take; an open size needs some bound
 MOST_IMAGES, MOST_STEPS = 2**16, 2**12
 # a detector's example has no map of one pixel, which would be another case to PyTorch's exporters
@@ -126,7 +125,7 @@ def form_of(
 
 
 def filled(side: int) -> int:
-    """The next multiple of `MULTIPLE`."""
+    """The next multiple of what a detector's sides are multiples of."""
     return -(-side // MULTIPLE) * MULTIPLE
 
 
