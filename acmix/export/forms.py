@@ -82,7 +82,14 @@ class OutsideDetector(nn.Module):
 
 
 def form_of(
-    model: nn.Module, task: str, *, img_size: int | tuple[int, int], in_chans: int, dtype: torch.dtype, suppress: bool
+    model: nn.Module,
+    task: str,
+    *,
+    img_size: int | tuple[int, int],
+    in_chans: int,
+    dtype: torch.dtype,
+    suppress: bool,
+    fixed_size: bool = False,
 ) -> Form:
     """The form of a trained model; the model stays as it is.
 
@@ -93,6 +100,7 @@ def form_of(
         in_chans: their channels.
         dtype: number format of the weights in the file.
         suppress: of a detector, whether its non-maximum suppression is part of it.
+        fixed_size: of a classifier: whether it takes images of img_size alone.
 
     Raises:
         UsageError: an R-CNN without suppression.
@@ -119,7 +127,7 @@ def form_of(
         return Form(graph, ("images", "sizes"), outputs, (images, sizes), opened)
     images = structured(2, in_chans, *side)
     free = torch.export.Dim.DYNAMIC
-    opened = ({0: free, 2: free, 3: free},)
+    opened = ({0: free} if fixed_size else {0: free, 2: free, 3: free},)
     outputs = ("logits",)
     return Form(Outside(folded, dtype), ("images",), outputs, (images,), opened)
 

@@ -87,6 +87,7 @@ class Description(BaseModel):
         classes: a name for each output; label k of a detector is the k-th, from 1 on.
         named: False where they are numbers.
         preprocessing: of pictures.
+        fixed_size: whether it takes images of preprocessing.img_size alone; else of any size.
         suppression: of a detector, whether it ends with non-maximum suppression.
         precision: the number format of its weights.
         versions: of acmix and torch that wrote it.
@@ -104,6 +105,7 @@ class Description(BaseModel):
     classes: tuple[str, ...] = Field(max_length=1_000_000)
     named: bool
     preprocessing: Preprocessing
+    fixed_size: bool = False
     suppression: bool = True
     precision: str = Field(default="fp32", max_length=16)
     versions: dict[str, str] = Field(default_factory=dict)

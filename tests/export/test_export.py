@@ -114,6 +114,29 @@ def test_whoever_reads_onnx_finds_classes_and_preparation(done: dict[str, Path],
 
 
 @pytest.mark.parametrize("format", ["onnx", "pt2"])
+def test_a_classifier_of_one_size_is_written_for_that_size(data: Path, tmp_path: Path, format: str) -> None:
+    network = 'model.args={"embed_dim": 12, "depth": 1, "num_heads": 1}'
+    source = write_checkpoint(tmp_path / "vit.pt", data, "model.name=vit_tiny_patch16_224", network)
+    lines: list[str] = []
+    made = export(source, tmp_path / f"model.{format}", tell=lines.append)
+    model, info = acmix.load(source)
+    side = info.img_size
+    assert [each.shape for each in made.differences] == [(2, side, side), (1, side, side), (3, side, side)]
+    assert made.description.fixed_size
+    assert any(f"takes images of {side} × {side} alone" in line for line in lines)
+    again, _ = acmix.load(made.path)
+    images = torch.randn(4, 3, side, side)
+    with torch.inference_mode():
+        torch.testing.assert_close(again(images), model(images), rtol=1e-4, atol=1e-5)
+    with pytest.raises(UsageError, match="alone, not"):
+        again(torch.randn(1, 3, side + 16, side))
+    [one] = predict(made.path, next((data / "val" / "class_00").iterdir()))
+    assert one.classes[0][0] in NAMES
+    with pytest.raises(UsageError, match="alone, not"):
+        export(source, tmp_path / f"other.{format}", shapes=[(1, 64, 80)])
+
+
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
 def test_a_file_tells_nothing_of_the_machine(done: dict[str, Path], format: str, data: Path) -> None:
     file = done[format]
     content = file.read_bytes()
