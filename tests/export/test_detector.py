@@ -129,12 +129,18 @@ class Suppression(nn.Module):
 
 
 def small_boxes(seed: int) -> tuple[Tensor, ...]:
-    """500 candidates of 8 of 80 classes: 12 pixels large, far from the corner of an image of 1,333 pixels."""
+    """500 candidates of 8 of 80 classes: 12 pixels large, far from the corner of an image of 1,333 pixels.
+
+    Half of them are copies of the others, moved so far that they overlap by about a half.
+    """
     draw = torch.Generator().manual_seed(seed)
-    corners = 1253 + 60 * torch.rand(1, 500, 2, generator=draw)
-    boxes = torch.cat([corners, corners + 6 + 12 * torch.rand(1, 500, 2, generator=draw)], 2)
+    corners = 1253 + 60 * torch.rand(1, 250, 2, generator=draw)
+    boxes = torch.cat([corners, corners + 6 + 12 * torch.rand(1, 250, 2, generator=draw)], 2)
+    moved = (boxes[..., 2:] - boxes[..., :2]) / 3 * (1 + 0.01 * torch.randn(1, 250, 1, generator=draw))
+    moved[..., 1] = 0
     scores = torch.rand(1, 500, generator=draw)
-    return boxes, scores, torch.randint(72, 80, (1, 500), generator=draw), scores > 0.05
+    groups = torch.randint(72, 80, (1, 250), generator=draw)
+    return torch.cat([boxes, boxes + moved.repeat(1, 1, 2)], 1), scores, groups.repeat(1, 2), scores > 0.05
 
 
 def exactly(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor) -> Tensor:
