@@ -224,7 +224,7 @@ def why_one_size(model: nn.Module, info: Info) -> str:
     try:
         model(structured(1, info.in_chans, *smaller))
     except CANNOT_RUN as error:
-        return reason(error)
+        return reason(error).rstrip(".")
     return ""
 
 

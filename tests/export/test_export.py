@@ -121,6 +121,7 @@ def test_a_classifier_of_one_size_is_written_for_that_size(data: Path, tmp_path:
     made = export(source, tmp_path / f"model.{format}", tell=lines.append)
     model, info = acmix.load(source)
     side = info.img_size
+    assert isinstance(side, int)
     assert [each.shape for each in made.differences] == [(2, side, side), (1, side, side), (3, side, side)]
     assert made.description.fixed_size
     assert any(f"takes images of {side} × {side} alone" in line for line in lines)
