@@ -55,8 +55,8 @@ def acmix_map(
         # d-major: one node, where a transposition between two views would be five
         order = [piece * head_dim + d for d in range(head_dim) for piece in range(3 * heads)]
         pieces = torch.cat([q, k, v], 1).index_select(1, torch.tensor(order, device=q.device))  # (B, D·P, H, W)
-        padding = dilation * (kernels.shape[2] // 2)
-        conv = F.conv2d(pieces, kernels, None, stride, padding, dilation, groups=head_dim)  # (B, C, Ho, Wo)
+        side = dilation * (kernels.shape[2] // 2)
+        conv = F.conv2d(pieces, kernels, None, stride, (side, side), dilation, groups=head_dim)  # (B, C, Ho, Wo)
     if position is None:
         assert conv is not None
         return conv
