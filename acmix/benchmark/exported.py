@@ -152,6 +152,7 @@ def of_aoti(model: nn.Module, info: Info, done: Exported, inputs: Sequence[Tenso
         in_chans=info.in_chans,
         dtype=PRECISIONS.get(done.precision, torch.float32),
         suppress=done.description.suppression,
+        fixed_size=done.description.fixed_size,
     )
     with tempfile.TemporaryDirectory() as folder, quiet():
         package = torch._inductor.aoti_compile_and_package(

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -13,16 +14,20 @@ from torch import nn
 
 from acmix.errors import UsageError
 from acmix.export.compare import Difference, compare, seeing_all
-from acmix.export.forms import MULTIPLE, PRECISIONS, Form, form_of
+from acmix.export.forms import PRECISIONS, Form, form_of, structured
 from acmix.export.int8 import Int8, check_int8, check_source, to_int8
-from acmix.export.write import write
+from acmix.export.write import reason, write
+from acmix.extras import install
 from acmix.near import did_you_mean
-from acmix.tools.description import Description, Preprocessing, config_of
-from acmix.tools.exports import kind_of
+from acmix.tools.description import Description, config_of
+from acmix.tools.exports import CANNOT_RUN, kind_of
 from acmix.tools.load import Info, load
+from acmix.tools.preparation import preprocessing_of
 from acmix.train.files import replaced_whole
 
 FORMATS = ("onnx", "pt2")
+# what writes a file of ONNX, and what runs it for the comparison
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSETS = range(18, 24)
 
 
@@ -66,6 +71,8 @@ def export(
 ) -> Exported:
     """Exports a trained model to one file, in the folded form, with batch, height and width open.
 
+    A classifier that takes images of one size alone is written for that size: height and width are fixed.
+
     | task | inputs, float32 | outputs |
     |---|---|---|
     | classify | images (B, C, h, w) | logits (B, K) |
@@ -93,6 +100,7 @@ def export(
     place = Path(os.path.expanduser(destination))
     format = checked_format(place, format)
     check_options(format, precision, opset)
+    check_packages(format)
     check_int8(int8, data, format, precision)
     given = Path(os.path.expanduser(source))
     if given.is_file() and (kind := kind_of(given)):
@@ -102,11 +110,18 @@ def export(
         raise UsageError(f"{source} is no detector, and has no suppression to be left out; leave the option out")
     if int8 and data is not None:
         check_source(source, info, data)
+    height, width = sides_of(info)
+    why = why_one_size(model.float(), info) if info.task == "classify" else ""
+    tried = shapes or (shapes_of(info) if not why else [(count, height, width) for count in (2, 1, 3)])
+    if why:
+        if wrong := [each for each in tried if each[1:] != (height, width)]:
+            raise UsageError(f"{info.model} takes images of {height} × {width} alone, not {list(wrong[0][1:])} ({why})")
+        tell(f"{info.model} takes images of {height} × {width} alone ({why}): height and width are fixed in the file")
     form = form_of(
         model.float(), info.task, img_size=info.img_size, in_chans=info.in_chans, dtype=PRECISIONS[precision],
-        suppress=suppress,
+        suppress=suppress, fixed_size=bool(why),
     )  # fmt: skip
-    described = description_of(form, info, precision, suppress)
+    described = description_of(form, info, precision, suppress, fixed_size=bool(why))
     tell(f"writing {place}: {info.head + ' on ' if info.head else ''}{info.model} as {format}, {precision}")
     quantised = None
     try:
@@ -116,7 +131,6 @@ def export(
             operators = write(form, format, unfinished, described.texts(), opset)
             mib = unfinished.stat().st_size / 2**20
             tell(f"{mib:.1f} MiB, {operators:,} operators; comparing in a process without acmix")
-            tried = shapes or shapes_of(info)
             differences = compare(
                 unfinished, format, model, info.task, info.in_chans, tried, Path(folder),
                 precision=precision, suppress=suppress, name=place.name,
@@ -189,36 +203,49 @@ def check_options(format: str, precision: str, opset: int | None) -> None:
         raise UsageError(f"--opset {opset}: expected {OPSETS[0]} to {OPSETS[-1]}, for the format onnx")
 
 
+def check_packages(format: str) -> None:
+    """Refuses ONNX without the packages for it, before any work."""
+    for name in PACKAGES if format == "onnx" else ():
+        try:
+            import_module(name)
+        except ImportError:
+            raise UsageError(f"exporting to ONNX needs {name}; run {install('export')}") from None
+
+
+def sides_of(info: Info) -> tuple[int, int]:
+    """Height and width of the images that a model was made for."""
+    return (info.img_size, info.img_size) if isinstance(info.img_size, int) else info.img_size
+
+
+@torch.no_grad()
+def why_one_size(model: nn.Module, info: Info) -> str:
+    """Why a classifier takes images of its own size alone, in its own words; "" where it takes another one."""
+    _, *smaller = shapes_of(info)[1]
+    try:
+        model(structured(1, info.in_chans, *smaller))
+    except CANNOT_RUN as error:
+        return reason(error).rstrip(".")
+    return ""
+
+
 def shapes_of(info: Info) -> list[tuple[int, int, int]]:
     """Batches and sizes to try: the model's own, a smaller image that is no square, and more images."""
-    height, width = (info.img_size, info.img_size) if isinstance(info.img_size, int) else info.img_size
+    height, width = sides_of(info)
     return [(2, height, width), (1, height * 3 // 4 + 1, width), (3, height, width + width // 4)]
 
 
-def description_of(form: Form, info: Info, precision: str, suppress: bool) -> Description:
+def description_of(form: Form, info: Info, precision: str, suppress: bool, *, fixed_size: bool = False) -> Description:
     """What the file says of itself."""
     from acmix import __version__
 
-    detector = info.task == "detect"
-    most = None
-    if info.config is not None and info.task != "classify":
-        most = info.config.task.max_size
     return Description(
         model=info.model,
         task=info.task,  # type: ignore[arg-type]
         head=info.head,
         classes=tuple(info.classes),
         named=info.are_named,
-        preprocessing=Preprocessing(
-            in_chans=info.in_chans,
-            img_size=info.img_size,
-            max_size=most,
-            multiple=MULTIPLE if detector else 1,
-            mean=info.mean,
-            std=info.std,
-            interpolation=info.interpolation,
-            crop_pct=info.crop_pct,
-        ),
+        preprocessing=preprocessing_of(vars(info), info.config),
+        fixed_size=fixed_size,
         suppression=suppress,
         precision=precision,
         versions={"acmix": __version__, "torch": torch.__version__},

@@ -26,7 +26,7 @@ from torchvision.ops import roi_align
 from acmix.export.suppression import suppressed
 from acmix.heads.cascade import CascadeHeads
 from acmix.heads.parts import precise
-from acmix.ops.leaving import fresh
+from acmix.ops.leaving import compact, fresh
 
 # boxes below it are left out, as torchvision does: of proposals, and of results
 LEAST_PROPOSAL, LEAST_BOX = 1e-3, 1e-2
@@ -100,10 +100,11 @@ class DetectorGraph(nn.Module):
         for own, chances in zip(boxes, scores, strict=True):
             classes = chances.shape[2]
             values, index = best(fresh(chances).flatten(1), detector.topk_candidates)
-            parts.append((rows(fresh(own), index // classes), values, index % classes + 1))
-        every, values, labels = (torch.cat(part, 1) for part in zip(*parts, strict=True))
-        stays = suppressed(every, values, labels, values > detector.score_thresh, detector.nms_thresh)
-        return chosen(every, torch.where(stays, values, -1.0), labels, detector.detections_per_img)
+            parts.append((rows(fresh(own), index // classes), values, index % classes))
+        every, values, kinds = (torch.cat(part, 1) for part in zip(*parts, strict=True))
+        count, valid = scores[0].shape[2], values > detector.score_thresh
+        stays = suppressed(every, values, kinds, valid, detector.nms_thresh, count)
+        return chosen(every, torch.where(stays, values, -1.0), kinds + 1, detector.detections_per_img)
 
     # R-CNNs
 
@@ -125,11 +126,15 @@ class DetectorGraph(nn.Module):
         # back to as many for each image
         classes = scores.shape[1]
         counted = torch.where(large, scores, -1.0)
-        every = spread(boxes, place, real).flatten(1, 2)  # (B, P·K, 4)
-        values = spread(counted + 1, place, real).flatten(1, 2) - 1  # -1 where there is no region
-        labels = (torch.arange(classes, device=sizes.device) + 1).repeat(values.shape[0], real.shape[1])
-        stays = suppressed(every, values, labels, values > heads.score_thresh, heads.nms_thresh)
-        found = chosen(every, torch.where(stays, values, -1.0), labels, heads.detections_per_img)
+        every = by_class(spread(boxes, place, real))  # (B·K, P, 4)
+        values = by_class(spread(counted + 1, place, real)[..., None])[..., 0] - 1  # -1 where there is no region
+        # each class is suppressed as if it were an image of its own
+        alone = torch.zeros_like(values, dtype=torch.int64)
+        stays = suppressed(every, values, alone, values > heads.score_thresh, heads.nms_thresh, 1)
+        values = torch.where(stays, values, -1.0).view(real.shape[0], classes * real.shape[1])
+        labels = (torch.arange(classes, device=sizes.device) + 1).repeat_interleave(real.shape[1])
+        labels = labels.repeat(real.shape[0], 1)
+        found = chosen(every.view(*values.shape, 4), values, labels, heads.detections_per_img)
         return (*found, self.masks(stages, maps, *found)) if self.detector.has_masks else found
 
     def proposals(self, maps: list[Tensor], sizes: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,7 +149,7 @@ class DetectorGraph(nn.Module):
         boxes, values, levels = (torch.cat(part, 1) for part in zip(*parts, strict=True))
         scores = values.sigmoid()
         valid = is_large(boxes, LEAST_PROPOSAL) & (scores >= finder.score_thresh) & (values > -torch.inf)
-        stays = suppressed(boxes, scores, levels, valid, finder.nms_thresh)
+        stays = suppressed(boxes, scores, levels, valid, finder.nms_thresh, len(maps))
         values, index = best(torch.where(stays, scores, -1.0), finder.post_nms_top_n())
         return rows(boxes, index), values >= 0
 
@@ -253,6 +258,12 @@ def clipped(boxes: Tensor, sizes: Tensor) -> Tensor:
 def is_large(boxes: Tensor, least: float) -> Tensor:
     """Whether both sides of boxes (…, 4) are at least so long."""
     return ((boxes[..., 2:] - boxes[..., :2]) >= least).all(-1)
+
+
+def by_class(values: Tensor) -> Tensor:
+    """(B, P, K, n) -> (B·K, P, n), in one piece of memory."""
+    batch, regions, classes, numbers = values.shape
+    return compact(values.permute(0, 2, 1, 3)).view(batch * classes, regions, numbers)
 
 
 def there(real: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,10 +19,9 @@ from acmix.errors import UsageError
 from acmix.export.detector import DetectorGraph
 from acmix.heads.detectors import DENSE
 from acmix.layers.fold import fold
+from acmix.tools.description import MULTIPLE
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-# sides of a detector's images
-MULTIPLE = 32
 # most images, and most pixels a side, that graphs are asked to take; an open size needs some bound
 MOST_IMAGES, MOST_STEPS = 2**16, 2**12
 # a detector's example has no map of one pixel, which would be another case to PyTorch's exporters
@@ -83,7 +82,14 @@ class OutsideDetector(nn.Module):
 
 
 def form_of(
-    model: nn.Module, task: str, *, img_size: int | tuple[int, int], in_chans: int, dtype: torch.dtype, suppress: bool
+    model: nn.Module,
+    task: str,
+    *,
+    img_size: int | tuple[int, int],
+    in_chans: int,
+    dtype: torch.dtype,
+    suppress: bool,
+    fixed_size: bool = False,
 ) -> Form:
     """The form of a trained model; the model stays as it is.
 
@@ -94,6 +100,7 @@ def form_of(
         in_chans: their channels.
         dtype: number format of the weights in the file.
         suppress: of a detector, whether its non-maximum suppression is part of it.
+        fixed_size: of a classifier: whether it takes images of img_size alone.
 
     Raises:
         UsageError: an R-CNN without suppression.
@@ -120,13 +127,13 @@ def form_of(
         return Form(graph, ("images", "sizes"), outputs, (images, sizes), opened)
     images = structured(2, in_chans, *side)
     free = torch.export.Dim.DYNAMIC
-    opened = ({0: free, 2: free, 3: free},)
+    opened = ({0: free} if fixed_size else {0: free, 2: free, 3: free},)
     outputs = ("logits",)
     return Form(Outside(folded, dtype), ("images",), outputs, (images,), opened)
 
 
 def filled(side: int) -> int:
-    """The next multiple of `MULTIPLE`."""
+    """The next multiple of what a detector's sides are multiples of."""
     return -(-side // MULTIPLE) * MULTIPLE
 
 

@@ -14,7 +14,6 @@ import torch
 
 from acmix.errors import UsageError
 from acmix.export.forms import Form
-from acmix.extras import install
 from acmix.tools.exports import CANNOT_RUN
 
 # of protobuf, in which ONNX is written
@@ -35,7 +34,7 @@ def write(form: Form, format: str, path: Path, texts: Mapping[str, str], opset: 
         How many operators the graph has.
 
     Raises:
-        UsageError: a package is missing, the network is too large for a file of ONNX, or PyTorch's exporter refuses it.
+        UsageError: the network is too large for a file of ONNX, or PyTorch's exporter refuses it.
     """
     try:
         return write_onnx(form, path, texts, opset) if format == "onnx" else write_program(form, path, texts)
@@ -78,10 +77,6 @@ def write_onnx(form: Form, path: Path, texts: Mapping[str, str], opset: int | No
             f"the network has {needed / 2**30:.1f} GiB of weights, and a file of ONNX holds less than 2; "
             "export it as pt2, or with --dtype fp16"
         )
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise UsageError(f"writing ONNX needs onnx and onnxscript; run {install('export')}") from None
     with quiet():
         made: Any = torch.onnx.export(
             form.module,

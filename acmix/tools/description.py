@@ -22,9 +22,15 @@ from acmix.errors import UsageError
 # of the text of one field; 20,000 classes with long names are a tenth of it
 MOST_CHARACTERS = 2**24
 VERSION = 1
+# sides of a detector's batch
+MULTIPLE = 32
 # sections of a configuration that say how a model is evaluated, and what in them is of one machine
 SECTIONS = ("task", "model", "data")
 OF_A_MACHINE = {"data": ("dir", "cache_gib", "train_split"), "model": ("checkpoint", "pretrained", "head", "freeze")}
+
+
+# red, green or blue
+Colour = Annotated[int, Field(ge=0, le=255)]
 
 
 class Preprocessing(BaseModel):
@@ -33,22 +39,34 @@ class Preprocessing(BaseModel):
     Attributes:
         in_chans: their channels.
         img_size: pixels a side, or height and width, of a classifier's images; of others the shorter side.
-        max_size: the most that the longer side gets, of detectors and segmenters; None where there is no bound.
+        max_size: the most that the longer side gets, of detectors and segmenters: the shorter one is then shorter than
+            img_size; None where there is no bound, as of classifiers, whose images all have img_size.
+        align: the sides that a picture is resized to are rounded up to multiples of it.
         multiple: sides are filled up with zeros, to the right and below, to multiples of it.
         mean, std: of the channels, in values from 0 to 1: they are subtracted and divided by.
         interpolation: how pictures are resized.
+        antialias: whether the filter gets wider where pictures get smaller.
         crop_pct: the share of the resized side that is kept from the middle.
+        crop_mode: of a classifier: "center" resizes the shorter side to img_size / crop_pct, "squash" both sides, and
+            "border" the longer one; what is missing then is filled up with the mean colour.
+        background: what transparent pixels are laid on: red, green and blue, 0 to 255.
+        white: the value that is white in grey of more than 8 bits; None: 65535, or what the picture says.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     in_chans: int = Field(ge=1, le=1024)
     img_size: Pixels | tuple[Pixels, Pixels]
     max_size: Pixels | None = None
+    align: int = Field(default=1, ge=1, le=1024)
     multiple: int = Field(default=1, ge=1, le=1024)
     mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = Field(max_length=1024)
     std: tuple[Annotated[float, Field(ge=1e-6, allow_inf_nan=False)], ...] = Field(max_length=1024)
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+    antialias: bool = True
     crop_pct: float = Field(ge=0.01, le=10)
+    crop_mode: Literal["center", "squash", "border"] = "center"
+    background: tuple[Colour, Colour, Colour] = (255, 255, 255)
+    white: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def has_numbers_for_each_channel(self) -> Self:
@@ -69,6 +87,7 @@ class Description(BaseModel):
         classes: a name for each output; label k of a detector is the k-th, from 1 on.
         named: False where they are numbers.
         preprocessing: of pictures.
+        fixed_size: whether it takes images of preprocessing.img_size alone; else of any size.
         suppression: of a detector, whether it ends with non-maximum suppression.
         precision: the number format of its weights.
         versions: of acmix and torch that wrote it.
@@ -86,6 +105,7 @@ class Description(BaseModel):
     classes: tuple[str, ...] = Field(max_length=1_000_000)
     named: bool
     preprocessing: Preprocessing
+    fixed_size: bool = False
     suppression: bool = True
     precision: str = Field(default="fp32", max_length=16)
     versions: dict[str, str] = Field(default_factory=dict)
@@ -96,8 +116,8 @@ class Description(BaseModel):
     outputs: tuple[str, ...] = ("logits",)
 
     def texts(self) -> dict[str, str]:
-        """The fields as they stand in a file."""
-        return {name: json.dumps(value, ensure_ascii=False) for name, value in self.model_dump(mode="json").items()}
+        """The fields as they stand in a file: ASCII, so that names whose bytes are no UTF-8 come back as they were."""
+        return {name: json.dumps(value) for name, value in self.model_dump().items()}
 
     def settings(self, path: Path) -> Config | None:
         """The configuration, checked.

@@ -67,6 +67,9 @@ class Export(nn.Module):
         sizes: what it was made for; a fixed batch is filled up with zeros.
         texts: what the file says of itself, by name.
         of_pixels: whether it gives logits of every pixel.
+
+    Attributes:
+        classes: how many the file names; None where it does not say.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Export(nn.Module):
         super().__init__()
         self.path, self.kind, self.inner, self.sizes = path, kind, inner, sizes
         self.texts, self.of_pixels = dict(texts or {}), of_pixels
+        self.classes: int | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, in_chans, h, w) -> (B, K), or (B, K, h, w)."""
@@ -111,6 +115,8 @@ class Export(nn.Module):
             shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             expected = "(B, classes, h, w)" if self.of_pixels else "(B, classes)"
             raise UsageError(f"{self.path} gives {shape} for images {list(images.shape)}; expected logits {expected}")
+        if self.classes not in (None, logits.shape[1]):
+            raise UsageError(f"{self.path} names {self.classes} classes for {logits.shape[1]} outputs; export it again")
         return logits
 
 

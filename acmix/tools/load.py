@@ -26,7 +26,7 @@ from acmix.tools.exported_detector import ExportedDetector
 from acmix.tools.exports import Export, input_size, kind_of, number_of_classes, read_export
 from acmix.tools.hub import FOLDER, REPOSITORY, hub_name, load_hub, local, near_names
 from acmix.tools.hub_folder import our_contents
-from acmix.tools.preparation import preparation
+from acmix.tools.preparation import preparation, preparation_said_twice, preparation_told
 from acmix.train.checkpoint import FORMAT, check_build, checkpoint_of, load_weights, restored
 from acmix.train.device import this_device
 
@@ -62,6 +62,7 @@ class Info:
         epoch: how many epochs the weights were trained, if the file tells.
         config: the run's whole configuration; None where there is none.
         notes: what had to be assumed, a line each.
+        crop_mode: "center", "squash" or "border": what of a classifier's picture is resized; see timm.
     """
 
     source: str
@@ -84,6 +85,7 @@ class Info:
     epoch: int | None = None
     config: Config | None = None
     notes: tuple[str, ...] = ()
+    crop_mode: str = "center"
 
 
 def load(
@@ -275,6 +277,8 @@ def preparation_of(model: Any) -> dict[str, Any]:
         std=std,
         interpolation=cfg["interpolation"],
         crop_pct=float(cfg["crop_pct"]),
+        # as timm takes any other word
+        crop_mode=cfg["crop_mode"] if cfg["crop_mode"] in ("squash", "border") else "center",
         transform=Transform(in_chans, transform),
     )
 
@@ -340,19 +344,18 @@ def described(export: Export, description: Description, source: str, device: tor
             f"{path} takes {export.sizes.in_chans} channels, and describes {description.preprocessing.in_chans}; "
             "export it again"
         )
+    how = description.preprocessing
+    prepared = preparation_told(how) if config is None else preparation_said_twice(how, config, path)
     model: nn.Module = export
     if description.task == "detect":
         model = ExportedDetector(export, description).eval()
     elif description.task == "segment":
-        export.of_pixels = True
+        export.of_pixels, export.classes = True, len(description.classes)
     else:
-        size = description.preprocessing.img_size
-        height, width = (size, size) if isinstance(size, int) else size
-        black = torch.zeros(1, description.preprocessing.in_chans, height, width, device=device)
+        height, width = (how.img_size, how.img_size) if isinstance(how.img_size, int) else how.img_size
+        export.classes = len(description.classes)
         with torch.inference_mode():
-            outputs = export(black).shape[1]
-        if outputs != len(description.classes):
-            raise UsageError(f"{path} names {len(description.classes)} classes for {outputs} outputs; export it again")
+            export(torch.zeros(1, how.in_chans, height, width, device=device))
     return model, Info(
         source=source,
         path=path,
@@ -360,37 +363,11 @@ def described(export: Export, description: Description, source: str, device: tor
         model=description.model,
         classes=[*description.classes],
         are_named=description.named,
-        **(preparation_told(description) if config is None else preparation(config)),
+        **prepared,
         task=description.task,
         head=description.head,
         metrics=dict(description.metrics),
         top1=description.metrics.get("top1"),
         epoch=description.epoch,
         config=config,
-    )
-
-
-def preparation_told(description: Description) -> dict[str, Any]:
-    """How images are prepared for a classifier whose file holds no configuration, as fields of `Info`."""
-    told = description.preprocessing
-    height, width = (told.img_size, told.img_size) if isinstance(told.img_size, int) else told.img_size
-    transform = None
-    if told.in_chans in (1, 3):
-        steps = create_transform(
-            input_size=(told.in_chans, height, width),
-            mean=told.mean,
-            std=told.std,
-            interpolation=told.interpolation,
-            crop_pct=told.crop_pct,
-            is_training=False,
-        )
-        transform = with_channels(bounded(steps), told.in_chans)
-    return dict(
-        img_size=told.img_size,
-        in_chans=told.in_chans,
-        mean=told.mean,
-        std=told.std,
-        interpolation=told.interpolation,
-        crop_pct=told.crop_pct,
-        transform=Transform(told.in_chans, transform),
     )

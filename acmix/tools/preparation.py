@@ -2,20 +2,101 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from timm.data import create_transform
 from torch import Tensor
 
 from acmix.config import Config
-from acmix.data.image import evaluation_transform, normalisation
+from acmix.data.image import evaluation_transform, normalisation, with_channels
 from acmix.data.joint import as_image, to_float
 from acmix.data.pictures import Transform
+from acmix.data.resized import bounded
+from acmix.errors import UsageError
+from acmix.tools.description import MULTIPLE, Preprocessing
 
 
 def preparation(config: Config) -> dict[str, Any]:
     """The size, channels and transform of a model's pictures, as evaluation has them."""
     return {"classify": of_classifier, "detect": of_detector, "segment": of_segmenter}[config.task.name](config)
+
+
+def preprocessing_of(prepared: Mapping[str, Any], config: Config | None) -> Preprocessing:
+    """How pictures become what a model's export reads; of a detector, also what it does by itself.
+
+    Args:
+        prepared: fields of `acmix.load`'s `Info`, such as `preparation` gives.
+        config: of the model's run; None where there is none, as of a classifier of timm's.
+    """
+    task = config.task if config is not None and config.task.name != "classify" else None
+    detects = task is not None and task.name == "detect"
+    return Preprocessing(
+        in_chans=prepared["in_chans"],
+        img_size=prepared["img_size"],
+        max_size=task.max_size if task else None,
+        align=(task.align if task else None) or 1,
+        multiple=MULTIPLE if detects else 1,
+        mean=prepared["mean"],
+        std=prepared["std"],
+        interpolation=prepared["interpolation"],
+        antialias=not detects,
+        crop_pct=prepared["crop_pct"],
+        crop_mode=prepared.get("crop_mode", "center"),
+        background=prepared["transform"].background,
+        white=prepared["transform"].white,
+    )
+
+
+def preparation_said_twice(told: Preprocessing, config: Config, path: Path) -> dict[str, Any]:
+    """`preparation` of a file that also has a `preprocessing`, of which older files tell less.
+
+    Args:
+        told: the file's `preprocessing`.
+        config: the file's configuration.
+        path: the file, for messages.
+
+    Raises:
+        UsageError: they disagree; names the first field that differs.
+    """
+    prepared = preparation(config)
+    own = preprocessing_of(prepared, config)
+    for name in type(told).model_fields:
+        if name in told.model_fields_set and getattr(told, name) != getattr(own, name):
+            raise UsageError(
+                f"{path} says {name} {getattr(told, name)} in its preprocessing and {getattr(own, name)} in its "
+                "configuration; export it again"
+            )
+    return prepared
+
+
+def preparation_told(told: Preprocessing) -> dict[str, Any]:
+    """How images are prepared for a classifier whose file holds no configuration, as fields of `Info`."""
+    height, width = (told.img_size, told.img_size) if isinstance(told.img_size, int) else told.img_size
+    transform = None
+    if told.in_chans in (1, 3):
+        steps = create_transform(
+            input_size=(told.in_chans, height, width),
+            mean=told.mean,
+            std=told.std,
+            interpolation=told.interpolation,
+            crop_pct=told.crop_pct,
+            crop_mode=told.crop_mode,
+            is_training=False,
+        )
+        transform = with_channels(bounded(steps), told.in_chans)
+    return dict(
+        img_size=told.img_size,
+        in_chans=told.in_chans,
+        mean=told.mean,
+        std=told.std,
+        interpolation=told.interpolation,
+        crop_pct=told.crop_pct,
+        crop_mode=told.crop_mode,
+        transform=Transform(told.in_chans, transform, told.background, told.white),
+    )
 
 
 def of_classifier(config: Config) -> dict[str, Any]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.ops import batched_nms, nms
 
 from acmix.errors import UsageError
 from acmix.export.compare import check, of_detections, of_places, seeing_all
 from acmix.export.detector import DetectorGraph, OpenGroupNorm, best
 from acmix.export.forms import answers, prepared
 from acmix.export.suppression import suppressed
+from acmix.export.write import quiet
 from acmix.heads import create_detector
 from acmix.heads.detectors import DETECTORS
 from acmix.layers.fold import fold
@@ -105,18 +108,67 @@ def test_without_suppression_every_place_is_told(head: str) -> None:
 
 
 def test_suppression_of_a_batch_is_that_of_each_image() -> None:
-    from torchvision.ops import batched_nms
-
     draw = torch.Generator().manual_seed(0)
     corners = 400 * torch.rand(3, 50, 2, generator=draw)
     boxes = torch.cat([corners, corners + 20 + 80 * torch.rand(3, 50, 2, generator=draw)], 2)
     scores, groups = torch.rand(3, 50, generator=draw), torch.randint(0, 3, (3, 50), generator=draw)
     valid = scores > 0.2
-    stays = suppressed(boxes, scores, groups, valid, 0.3)
+    stays = suppressed(boxes, scores, groups, valid, 0.3, 3)
     for image in range(3):
         place = valid[image].nonzero()[:, 0]
         kept = place[batched_nms(boxes[image][place], scores[image][place], groups[image][place], 0.3)]
         assert stays[image].nonzero()[:, 0].tolist() == sorted(kept.tolist())
+
+
+class Suppression(nn.Module):
+    """The suppression alone, of 80 groups."""
+
+    def forward(self, boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor) -> Tensor:
+        """(B, M)."""
+        return suppressed(boxes, scores, groups, valid, 0.5, 80)
+
+
+def small_boxes(seed: int) -> tuple[Tensor, ...]:
+    """500 candidates of 8 of 80 classes: 12 pixels large, far from the corner of an image of 1,333 pixels.
+
+    Half of them are copies of the others, moved so far that they overlap by about a half.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    corners = 1253 + 60 * torch.rand(1, 250, 2, generator=draw)
+    boxes = torch.cat([corners, corners + 6 + 12 * torch.rand(1, 250, 2, generator=draw)], 2)
+    moved = (boxes[..., 2:] - boxes[..., :2]) / 3 * (1 + 0.01 * torch.randn(1, 250, 1, generator=draw))
+    moved[..., 1] = 0
+    scores = torch.rand(1, 500, generator=draw)
+    groups = torch.randint(72, 80, (1, 250), generator=draw)
+    return torch.cat([boxes, boxes + moved.repeat(1, 1, 2)], 1), scores, groups.repeat(1, 2), scores > 0.05
+
+
+def exactly(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor) -> Tensor:
+    """What stays, (B, M), class by class and image by image."""
+    stays = torch.zeros_like(valid)
+    for image in range(len(boxes)):
+        for group in groups[image].unique():
+            place = (valid[image] & (groups[image] == group)).nonzero()[:, 0]
+            stays[image, place[nms(boxes[image, place], scores[image, place], 0.5)]] = True
+    return stays
+
+
+def test_suppression_in_onnx_is_exact_in_each_class(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    module, names = Suppression(), ["boxes", "scores", "groups", "valid"]
+    several = tuple(map(torch.cat, zip(*map(small_boxes, range(20)), strict=True)))
+    batch = torch.export.Dim("batch", max=64)
+    with quiet():
+        torch.onnx.export(
+            module, tuple(each[:2] for each in several), str(tmp_path / "alone.onnx"), dynamo=True, input_names=names,
+            dynamic_shapes=({0: batch},) * 4, verbose=False,
+        )  # fmt: skip
+    session = onnxruntime.InferenceSession(str(tmp_path / "alone.onnx"))
+    [found] = session.run(None, {name: each.numpy() for name, each in zip(names, several, strict=True)})
+    wanted = exactly(*several)
+    assert 5_000 < int(wanted.sum()) < int(several[3].sum())
+    assert torch.equal(torch.from_numpy(found), wanted)
+    assert torch.equal(module(*several), wanted)
 
 
 def test_the_best_of_a_short_row_are_filled_up() -> None:

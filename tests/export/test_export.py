@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,30 @@ def test_whoever_reads_onnx_finds_classes_and_preparation(done: dict[str, Path],
     assert wanted.shape == (1, CLASSES)
     assert how["crop_pct"] == info.crop_pct
     torch.testing.assert_close(torch.from_numpy(names["logits"]), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+def test_a_classifier_of_one_size_is_written_for_that_size(data: Path, tmp_path: Path, format: str) -> None:
+    network = 'model.args={"embed_dim": 12, "depth": 1, "num_heads": 1}'
+    source = write_checkpoint(tmp_path / "vit.pt", data, "model.name=vit_tiny_patch16_224", network)
+    lines: list[str] = []
+    made = export(source, tmp_path / f"model.{format}", tell=lines.append)
+    model, info = acmix.load(source)
+    side = info.img_size
+    assert isinstance(side, int)
+    assert [each.shape for each in made.differences] == [(2, side, side), (1, side, side), (3, side, side)]
+    assert made.description.fixed_size
+    assert any(f"takes images of {side} × {side} alone" in line for line in lines)
+    again, _ = acmix.load(made.path)
+    images = torch.randn(4, 3, side, side)
+    with torch.inference_mode():
+        torch.testing.assert_close(again(images), model(images), rtol=1e-4, atol=1e-5)
+    with pytest.raises(UsageError, match="alone, not"):
+        again(torch.randn(1, 3, side + 16, side))
+    [one] = predict(made.path, next((data / "val" / "class_00").iterdir()))
+    assert one.classes[0][0] in NAMES
+    with pytest.raises(UsageError, match="alone, not"):
+        export(source, tmp_path / f"other.{format}", shapes=[(1, 64, 80)])
 
 
 @pytest.mark.parametrize("format", ["onnx", "pt2"])
@@ -235,6 +260,18 @@ def test_what_cannot_be_meant_is_one_line(classifier: Path, tmp_path: Path, give
     with pytest.raises(UsageError, match=said.replace("(", r"\(")):
         export(classifier, **given)
     assert not given["destination"].exists()
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_is_asked_for_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package: str
+) -> None:
+    # Python's own way to say that there is none
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UsageError, match=rf"needs {package}; run pip install"):
+        export(tmp_path / "no.pt", tmp_path / "model.onnx")
+    with pytest.raises(UsageError, match="there is no checkpoint"):
+        export(tmp_path / "no.pt", tmp_path / "model.pt2")
 
 
 def test_int8_asks_no_reader_that_a_checkpoint_names(tmp_path: Path, data: Path) -> None:
