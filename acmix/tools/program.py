@@ -159,7 +159,7 @@ def read_program(path: Path) -> tuple[Program, list[int | None], dict[str, str]]
     except UNREADABLE as error:
         said = " ".join(str(error).split())[:100] or type(error).__name__
         raise UsageError(
-            f"{path} is damaged, or not what torch.export.save of PyTorch 2.9 or later writes ({said}); export again"
+            f"{path} is damaged, or not what torch.export.save of PyTorch 2.8 or later writes ({said}); export again"
         ) from None
 
 
