@@ -71,6 +71,14 @@ def test_the_speed_of_every_family_is_the_saved_one():
     assert table(saved("family_speed_cpu.csv")) in read("docs/performance.md")
 
 
+def test_the_table_of_exports_is_the_saved_one():
+    from acmix.benchmark.published.exports import table
+
+    found = saved("exports.csv")
+    assert table(found) in read("docs/export.md")
+    assert all(row["model"] for row in found)
+
+
 def test_the_table_of_compiled_kernels_is_the_saved_one():
     from acmix.benchmark.ahead.before import START, table
 

@@ -2,6 +2,7 @@
 
 python benchmarks/exports.py [--models NAME …] [--forms FORMAT:DTYPE …] [--seconds S] [--toy]
     ->  benchmarks/results/exports.csv
+python benchmarks/exports.py --table      puts what was measured into docs/export.md
 
 Weights are drawn, not trained. A file is compared over five sizes and three batches with the model itself, by a process
 without acmix, and timed beside it, in turn, on one image.
@@ -19,6 +20,8 @@ import torch
 
 from acmix.benchmark.exported import times
 from acmix.benchmark.leaving import MODELS, settled
+from acmix.benchmark.published.cells import put_between
+from acmix.benchmark.published.measured import Row, rows_of
 from acmix.benchmark.record import check_table, measured_with, write_table
 from acmix.config import Config, validate
 from acmix.errors import UsageError
@@ -26,6 +29,7 @@ from acmix.export import Exported, export
 from acmix.near import did_you_mean
 from acmix.tasks import task_of
 from acmix.train import checkpoint
+from acmix.train.log import duration
 
 SWIN = "acmix_swin_tiny_patch4_window7_224"
 # head, task and what keeps a head that has learned nothing from finding nothing
@@ -37,6 +41,8 @@ FORMS = ("onnx:fp32", "onnx:fp16", "pt2:fp32", "pt2:fp16", "pt2:bf16")
 BATCHES = (1, 2, 5)
 # parts of the model's own side; none but the first is square, none but the first two a multiple of 32
 SIZES = ((1.0, 1.0), (0.5, 1.5), (0.43, 0.72), (1.13, 0.6), (0.29, 0.8))
+PAGE = "docs/export.md"
+START, END = "<!-- exports: python benchmarks/exports.py --table -->", "<!-- end of exports -->"
 COLUMNS = (
     "model", "format", "dtype", "images", "largest_difference", "objects", "objects_lost", "mib", "operators",
     "export_seconds", "eager_ms", "file_ms", "ratio", "ratio_low", "ratio_high", "note", "date", "commit", "machine",
@@ -56,21 +62,47 @@ def main(root: Path) -> int:
     parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=FORMS)
     parser.add_argument("--seconds", type=float, default=10.0, help="of the rounds of each pair")
     parser.add_argument("--toy", action="store_true", help="small networks of the same families")
+    parser.add_argument("--table", action="store_true", help=f"measure nothing; put the table into {PAGE}")
     chosen = parser.parse_args()
+    if chosen.table:
+        put_between(root / PAGE, START, END, table(rows_of(root / "benchmarks" / "results" / "exports.csv")))
+        return 0
     for name in chosen.models:
         if name not in known:
             raise UsageError(f"--models {name}: {did_you_mean(name, known, otherwise='expected ' + ', '.join(known))}")
     file = root / "benchmarks" / "results" / ("exports_toy.csv" if chosen.toy else "exports.csv")
     check_table(file, COLUMNS)
+    began, done, wanted = time.monotonic(), 0, len(chosen.models) * len(chosen.forms)
     for name in chosen.models:
         with tempfile.TemporaryDirectory() as folder:
             config = config_of(name, toy=chosen.toy)
             source = write_checkpoint(config, Path(folder))
             for form in chosen.forms:
-                row = {"model": name, **measured(source, config, form, Path(folder), chosen.seconds)}
+                row = measured(source, config, form, Path(folder), chosen.seconds) | {"model": name}
                 print("  ".join(f"{row[column]}" for column in COLUMNS), flush=True)
                 write_table(file, COLUMNS, [row], key=("model", "format", "dtype"))
+                done, taken = done + 1, time.monotonic() - began
+                left = taken / done * (wanted - done)
+                print(f"    {done} of {wanted}, {duration(taken)} passed, about {duration(left)} left", flush=True)
     return 0
+
+
+def table(found: list[Row]) -> str:
+    """What was measured, for a document, a line a file."""
+    lines = [
+        "| model | file | largest difference | MiB | operators | time ÷ PyTorch in fp32 |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for row in found:
+        apart = row["largest_difference"]
+        if row["objects"]:
+            apart += f", {row['objects_lost']} of {row['objects']} objects lost"
+        ratio = f"{row['ratio']} ({row['ratio_low']} – {row['ratio_high']})" if row["ratio"] else row["note"]
+        form = f"{row['format']}, {row['dtype']}"
+        lines.append(f"| {row['model']} | {form} | {apart} | {row['mib']} | {row['operators']} | {ratio} |")
+    machines = ", ".join(dict.fromkeys(row["machine"] for row in found))
+    commits = ", ".join(dict.fromkeys(row["commit"][:7] for row in found))
+    return "\n".join([*lines, "", f"{machines}, drawn weights, one image, commits {commits}."])
 
 
 def config_of(name: str, *, toy: bool) -> Config:
