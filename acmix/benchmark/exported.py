@@ -24,6 +24,7 @@ from acmix.export.forms import PRECISIONS, answers, form_of, prepared
 from acmix.export.write import exported as program_of
 from acmix.export.write import quiet
 from acmix.layers.fold import fold
+from acmix.tools.description import sides_of
 from acmix.tools.exports import CANNOT_RUN, Session
 from acmix.tools.load import Info, load
 
@@ -75,7 +76,7 @@ def times(
         tell: called with a line for each pair.
     """
     model, info = load(source, device="cpu")
-    side = (info.img_size, info.img_size) if isinstance(info.img_size, int) else info.img_size
+    side = sides_of(info.img_size)
     [inputs] = prepared([(batch_size, *side)], info.in_chans, info.task)
     eager = partial(answers, model, info.task, inputs)
     wanted = eager()
@@ -94,7 +95,7 @@ def times(
             yield Time(name, batch_size, side, None, note=" ".join(str(error).split())[:200] or type(error).__name__)
             continue
         # 8 bits lose what was measured already
-        if not apart <= BOUND.get(done.precision, math.inf):
+        if not apart <= BOUND[done.precision]:
             yield Time(name, batch_size, side, None, note=f"wrong by {apart:.1e}")
             continue
         rounds = time_in_turn([eager, run], device=CPU, seconds=seconds)

@@ -19,7 +19,7 @@ from acmix.export.int8 import Int8, check_int8, check_source, to_int8
 from acmix.export.write import reason, write
 from acmix.extras import install
 from acmix.near import did_you_mean
-from acmix.tools.description import Description, config_of
+from acmix.tools.description import Description, config_of, sides_of
 from acmix.tools.exports import CANNOT_RUN, kind_of
 from acmix.tools.load import Info, load
 from acmix.tools.preparation import preprocessing_of
@@ -110,7 +110,7 @@ def export(
         raise UsageError(f"{source} is no detector, and has no suppression to be left out; leave the option out")
     if int8 and data is not None:
         check_source(source, info, data)
-    height, width = sides_of(info)
+    height, width = sides_of(info.img_size)
     why = why_one_size(model.float(), info) if info.task == "classify" else ""
     tried = shapes or (shapes_of(info) if not why else [(count, height, width) for count in (2, 1, 3)])
     if why:
@@ -212,11 +212,6 @@ def check_packages(format: str) -> None:
             raise UsageError(f"exporting to ONNX needs {name}; run {install('export')}") from None
 
 
-def sides_of(info: Info) -> tuple[int, int]:
-    """Height and width of the images that a model was made for."""
-    return (info.img_size, info.img_size) if isinstance(info.img_size, int) else info.img_size
-
-
 @torch.no_grad()
 def why_one_size(model: nn.Module, info: Info) -> str:
     """Why a classifier takes images of its own size alone, in its own words; "" where it takes another one."""
@@ -230,7 +225,7 @@ def why_one_size(model: nn.Module, info: Info) -> str:
 
 def shapes_of(info: Info) -> list[tuple[int, int, int]]:
     """Batches and sizes to try: the model's own, a smaller image that is no square, and more images."""
-    height, width = sides_of(info)
+    height, width = sides_of(info.img_size)
     return [(2, height, width), (1, height * 3 // 4 + 1, width), (3, height, width + width // 4)]
 
 

@@ -19,7 +19,7 @@ from acmix.errors import UsageError
 from acmix.export.detector import DetectorGraph
 from acmix.heads.detectors import DENSE
 from acmix.layers.fold import fold
-from acmix.tools.description import MULTIPLE
+from acmix.tools.description import MULTIPLE, sides_of
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # most images, and most pixels a side, that graphs are asked to take; an open size needs some bound
@@ -109,7 +109,7 @@ def form_of(
     for each in (*folded.parameters(), *folded.buffers()):
         # folded weights may be parts of others, of which a file would hold the whole
         each.data = each.data.clone(memory_format=torch.contiguous_format)
-    side = (img_size, img_size) if isinstance(img_size, int) else img_size
+    side = sides_of(img_size)
     batch = torch.export.Dim("batch", max=MOST_IMAGES)
     if task == "detect":
         body: Any = folded

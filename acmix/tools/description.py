@@ -29,8 +29,15 @@ SECTIONS = ("task", "model", "data")
 OF_A_MACHINE = {"data": ("dir", "cache_gib", "train_split"), "model": ("checkpoint", "pretrained", "head", "freeze")}
 
 
+# how pictures are resized, by name
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 # red, green or blue
 Colour = Annotated[int, Field(ge=0, le=255)]
+
+
+def sides_of(img_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width, of a side alone or of both."""
+    return (img_size, img_size) if isinstance(img_size, int) else img_size
 
 
 class Preprocessing(BaseModel):
@@ -61,7 +68,7 @@ class Preprocessing(BaseModel):
     multiple: int = Field(default=1, ge=1, le=1024)
     mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = Field(max_length=1024)
     std: tuple[Annotated[float, Field(ge=1e-6, allow_inf_nan=False)], ...] = Field(max_length=1024)
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+    interpolation: Interpolation
     antialias: bool = True
     crop_pct: float = Field(ge=0.01, le=10)
     crop_mode: Literal["center", "squash", "border"] = "center"

@@ -26,6 +26,7 @@ from acmix.errors import UsageError
 from acmix.names import shown
 from acmix.near import did_you_mean
 from acmix.released.safe_load import UNREADABLE, check_archive, check_opcodes
+from acmix.tools.description import Interpolation
 from acmix.train.checkpoint import FORMAT, VERSION
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -85,7 +86,7 @@ class Preparation(BaseModel):
     test_input_size: ImageSize | None = None
     crop_pct: CropShare | None = None
     test_crop_pct: CropShare | None = None
-    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random"] | None = None
+    interpolation: Literal[Interpolation, "random"] | None = None
     mean: list[Annotated[float, Field(ge=-1e6, le=1e6)]] | None = Field(default=None, min_length=1, max_length=64)
     std: list[Annotated[float, Field(ge=1e-6, le=1e6)]] | None = Field(default=None, min_length=1, max_length=64)
 

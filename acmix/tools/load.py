@@ -21,7 +21,7 @@ from acmix.models.build import build_model
 from acmix.released import from_official
 from acmix.released.checkpoint import configuration_of
 from acmix.released.safe_load import safe_load
-from acmix.tools.description import Description, read_description
+from acmix.tools.description import Description, read_description, sides_of
 from acmix.tools.exported_detector import ExportedDetector
 from acmix.tools.exports import Export, input_size, kind_of, number_of_classes, read_export
 from acmix.tools.hub import FOLDER, REPOSITORY, hub_name, load_hub, local, near_names
@@ -352,7 +352,7 @@ def described(export: Export, description: Description, source: str, device: tor
     elif description.task == "segment":
         export.of_pixels, export.classes = True, len(description.classes)
     else:
-        height, width = (how.img_size, how.img_size) if isinstance(how.img_size, int) else how.img_size
+        height, width = sides_of(how.img_size)
         export.classes = len(description.classes)
         with torch.inference_mode():
             export(torch.zeros(1, how.in_chans, height, width, device=device))

@@ -16,7 +16,7 @@ from acmix.data.joint import as_image, to_float
 from acmix.data.pictures import Transform
 from acmix.data.resized import bounded
 from acmix.errors import UsageError
-from acmix.tools.description import MULTIPLE, Preprocessing
+from acmix.tools.description import MULTIPLE, Preprocessing, sides_of
 
 
 def preparation(config: Config) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def preparation_said_twice(told: Preprocessing, config: Config, path: Path) -> d
 
 def preparation_told(told: Preprocessing) -> dict[str, Any]:
     """How images are prepared for a classifier whose file holds no configuration, as fields of `Info`."""
-    height, width = (told.img_size, told.img_size) if isinstance(told.img_size, int) else told.img_size
+    height, width = sides_of(told.img_size)
     transform = None
     if told.in_chans in (1, 3):
         steps = create_transform(
