@@ -8,12 +8,13 @@ Shapes
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from acmix.ops.leaving import fresh
+from acmix.ops.leaving import fresh, is_known
 
 
 def acmix_map(
@@ -33,8 +34,7 @@ def acmix_map(
     """rate · local attention + grouped convolution, both of the same q, k and v.
 
     The neighbours of all pixels exist at once: 2·K²·C numbers a pixel of the output. At 224 pixels that is 79 MB for an
-    image in a layer of ResNet's first stage, in float32. One node of the graph finds them: a sampler of the nearest
-    pixel.
+    image in a layer of ResNet's first stage, in float32. One node of the graph copies them, a row of D numbers each.
 
     Args:
         q, k, v: (B, C, H, W) each, head-major.
@@ -60,23 +60,30 @@ def acmix_map(
     if position is None:
         assert conv is not None
         return conv
-    place, half = places(q)
-    p = position((place - 1).to(q.dtype))
+    place, period = places(q)
+    p = position((4 * place / period - 1).to(q.dtype))
     query = q
     if stride > 1:
         # no slices: to torch.export, another way than a convolution's to count outputs is another size
         query, place = F.max_pool2d(q, 1, stride), F.max_pool2d(place, 1, stride)
     rows, columns = query.shape[2:]
-    pixels = rows * columns
-    around = mirrored(place.reshape(1, 2, pixels, 1) + offsets(size, dilation, place) / half)  # (1, 2, Ho·Wo, O)
-    around = around.permute(0, 2, 3, 1).expand(batch, -1, -1, -1)
-    near = torch.cat([k - torch.cat([p] * heads, 1), v], 1).to(around.dtype)  # (B, 2·C, H, W)
-    near = F.grid_sample(near, around, mode="nearest", padding_mode="border", align_corners=True)
-    near = near.view(batch, 2, heads, head_dim, pixels, size * size)  # (B, 2, N, D, Ho·Wo, O)
-    # of a part of a larger tensor, torch.export would ask how many images there are
-    query = fresh(query).view(batch, heads, head_dim, pixels, 1)
-    weights = ((query * near[:, 0]).sum(2, keepdim=True) * head_dim**-0.5).softmax(4)  # (B, N, 1, Ho·Wo, O)
-    out = (weights * near[:, 1]).sum(4).to(q.dtype)  # (B, N, D, Ho·Wo)
+    if is_known(q.shape[2]) and is_known(q.shape[3]):
+        index = known_around(q.shape[2], q.shape[3], size, stride, dilation, q.device)
+    else:
+        index = open_around(place.view(1, 2, -1, 1), period, q.shape[3], size, dilation)
+    # The channels of a head side by side: a copy for every neighbour, not every number. Both are fresh, as of a part
+    # of a larger tensor, or one that lies in another order, torch.export would ask how many images or pixels there are
+    keys, values = (
+        x.to(place.dtype)
+        .view(batch, heads, head_dim, -1, 1)
+        .transpose(2, 3)
+        .index_select(2, index)
+        .view(batch, heads, -1, size * size, head_dim)  # (B, N, Ho·Wo, O, D)
+        for x in (k - torch.cat([p] * heads, 1), fresh(v))
+    )
+    query = fresh(fresh(query).view(batch, heads, head_dim, -1, 1).transpose(2, 3)).to(place.dtype)
+    weights = ((keys @ query) * head_dim**-0.5).transpose(3, 4).softmax(4)  # (B, N, Ho·Wo, 1, O)
+    out = fresh((weights @ values).transpose(2, 4)).to(q.dtype)  # (B, N, D, 1, Ho·Wo)
     out = out.view(batch, heads * head_dim, rows, columns)
     if rate is not None:
         out = rate * out
@@ -84,27 +91,47 @@ def acmix_map(
 
 
 def places(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x and y of every pixel of a map (B, C, H, W), from 0 to 2, and half of how many pixels lie between the two.
+    """Column and row of every pixel of a map (B, C, H, W), and after how many steps a mirrored line is back at one.
 
     Returns:
-        (1, 2, H, W) and (1, 2, 1, 1), in float32 at least. A side of one pixel counts as one of two, and has the first.
+        (1, 2, H, W) and (1, 2, 1, 1), in float32 at least, which counts 2^24 pixels. For a line of one pixel, 1.
     """
     # sums and a maximum, not the sizes themselves, of which an exporter would make many nodes
     dtype = torch.promote_types(x.dtype, torch.float32)
     ones = torch.ones(1, 1, x.shape[2], x.shape[3], dtype=dtype, device=x.device)
-    count = torch.cat([ones.cumsum(3), ones.cumsum(2)], 1) - 1  # the column and the row
-    half = (count.amax((2, 3), keepdim=True) / 2).clamp(min=0.5)
-    return count / half, half
+    place = torch.cat([ones.cumsum(3), ones.cumsum(2)], 1) - 1
+    return place, (2 * place.amax((2, 3), keepdim=True)).clamp(min=1)
 
 
-def mirrored(place: Tensor) -> Tensor:
-    """Places from 0 to 2, mirrored at both ends as often as it takes: from −1 to 1."""
-    # the sampler mirrors too, but torch.export would ask it whether a side is one pixel
-    return 1 - (place.abs().fmod(4) - 2).abs()
+def open_around(place: Tensor, period: Tensor, width: Any, size: int, dilation: int) -> Tensor:
+    """The pixels y·W + x around pixels of a map of any size, mirrored at the border as often as it takes.
+
+    Args:
+        place: (1, 2, Ho·Wo, 1), column and row of each.
+        period: (1, 2, 1, 1), as of `places`.
+        width: W.
+
+    Returns:
+        (Ho·Wo·O,), offsets row by row.
+    """
+    line = steps(size, dilation)
+    offsets = [line * size, [step for step in line for _ in range(size)]]
+    place = (place + torch.tensor(offsets, dtype=place.dtype, device=place.device)[:, None]).abs().fmod(period)
+    column, row = torch.minimum(place, period - place).long().chunk(2, 1)  # (1, 1, Ho·Wo, O) each
+    return (row * width + column).flatten()
 
 
-def offsets(size: int, dilation: int, like: Tensor) -> Tensor:
-    """Columns and rows to a pixel's neighbours, row by row: (2, 1, O)."""
-    line = [dilation * (o - size // 2) for o in range(size)]
-    both = [line * size, [o for o in line for _ in range(size)]]
-    return torch.tensor(both, dtype=like.dtype, device=like.device)[:, None]
+def known_around(height: int, width: int, size: int, stride: int, dilation: int, device: torch.device) -> Tensor:
+    """`open_around` of a map whose size is known: (Ho·Wo·O,), the sum of a table of rows and one of columns."""
+    tables = []
+    for side, factor in ((height, width), (width, 1)):
+        period = max(2 * side - 2, 1)
+        around = [[(at + step) % period for step in steps(size, dilation)] for at in range(0, side, stride)]
+        table = [[factor * min(each, period - each) for each in line] for line in around]
+        tables.append(torch.tensor(table, device=device))  # (Ho, K), (Wo, K)
+    return (tables[0][:, None, :, None] + tables[1][:, None]).flatten()
+
+
+def steps(size: int, dilation: int) -> list[int]:
+    """Pixels from a pixel to those of its neighbourhood, in one direction."""
+    return [dilation * (o - size // 2) for o in range(size)]
