@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from acmix.benchmark.pairs import quartiles, time_in_turn
+from acmix.benchmark.pairs import SETTLE_SECONDS, quartiles, time_in_turn
 from acmix.errors import UsageError
 from acmix.export import Exported
 from acmix.export.compare import BOUND, of_detections, of_places, relative
@@ -98,7 +98,7 @@ def times(
         if not apart <= BOUND[done.precision]:
             yield Time(name, batch_size, side, None, note=f"wrong by {apart:.1e}")
             continue
-        rounds = time_in_turn([eager, run], device=CPU, seconds=seconds)
+        rounds = time_in_turn([eager, run], device=CPU, seconds=seconds, settle_seconds=SETTLE_SECONDS)
         if not is_told:
             yield Time(EAGER, batch_size, side, 1000 * statistics.median(own for own, _ in rounds))
             is_told = True

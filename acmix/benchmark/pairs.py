@@ -28,6 +28,8 @@ SAMPLE_SECONDS = 0.005
 WARMUP_RUNS = {"cpu": 1, "cuda": 10}
 # a run as long as this hides what a second warm-up would bring
 LONG_SECONDS = 0.3
+# onnxruntime's threads look for work for a while after a run: without it, PyTorch took 59 ms beside them, and 24 alone
+SETTLE_SECONDS = 0.15
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,7 @@ def time_in_turn(
     seconds: float,
     until: float = math.inf,
     budget: Budget | None = None,
+    settle_seconds: float = 0.0,
 ) -> list[tuple[float, ...]]:
     """Seconds that a run of each took, round by round, after a warm-up.
 
@@ -193,6 +196,8 @@ def time_in_turn(
         seconds: how long the rounds last; at least five are done.
         until: with a budget, when all must be over, as `time.perf_counter` has it; at least one round is done.
         budget: counts the rounds.
+        settle_seconds: how long each side runs in every turn before it is timed. Threads of another library go on
+            for a while after its run, waiting for the next, and would take the side's cores from it.
     """
     samples = [partial(sample, run, warmed_up(run, device, until), device) for run in runs]
     rounds: list[tuple[float, ...]] = []
@@ -200,7 +205,13 @@ def time_in_turn(
     while True:
         if budget is not None:
             budget.doing(budget.work, f"round {len(rounds) + 1}")
-        rounds.append(tuple(each() for each in samples))
+        times = []
+        for run, timed in zip(runs, samples, strict=True):
+            settled = time.perf_counter() + settle_seconds
+            while time.perf_counter() < settled:
+                run()
+            times.append(timed())
+        rounds.append(tuple(times))
         now = time.perf_counter()
         # the next round and the run whose memory is measured must fit, too
         if budget is not None and now + (now - before) + sum(rounds[-1]) > until:

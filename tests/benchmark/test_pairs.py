@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from itertools import pairwise
 
@@ -87,3 +88,19 @@ def test_without_a_peer_the_same_is_checked_and_measured() -> None:
     }
     wrong = measure(replace(right("a"), run=never, faults=lambda: ["output is off by 1.0"]), None)
     assert (wrong.speed, wrong.wrong) == (None, ("a: output is off by 1.0",))
+
+
+def test_a_side_runs_alone_before_it_is_timed() -> None:
+    disturbed = 0.0
+
+    def disturbing() -> None:
+        nonlocal disturbed
+        disturbed = time.perf_counter() + 0.05
+
+    def disturbable() -> None:
+        time.sleep(0.02 if time.perf_counter() < disturbed else 0.001)
+
+    slow = time_in_turn([disturbing, disturbable], device=CPU, seconds=0.0)
+    assert min(theirs for _, theirs in slow) > 0.01
+    alone = time_in_turn([disturbing, disturbable], device=CPU, seconds=0.0, settle_seconds=0.1)
+    assert max(theirs for _, theirs in alone) < 0.01

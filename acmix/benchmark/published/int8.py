@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from acmix.benchmark.pairs import quartiles, time_in_turn
+from acmix.benchmark.pairs import SETTLE_SECONDS, quartiles, time_in_turn
 from acmix.benchmark.record import check_table, measured_with, read_table, write_table
 from acmix.data import Trained
 from acmix.export import export
@@ -99,7 +99,7 @@ def rows_of(name: str, run: str, data: str, seconds: float) -> list[dict[str, An
 def ratio(source: Path, file: Path, images: torch.Tensor, seconds: float) -> tuple[float, float, float]:
     """Time of a file ÷ that of another, timed in turn: quartiles over the rounds."""
     runs = [partial(Session(each), images) for each in (source, file)]
-    rounds = time_in_turn(runs, device=torch.device("cpu"), seconds=seconds)
+    rounds = time_in_turn(runs, device=torch.device("cpu"), seconds=seconds, settle_seconds=SETTLE_SECONDS)
     return quartiles([theirs / own for own, theirs in rounds])
 
 
