@@ -21,7 +21,7 @@ from acmix.tools.runs import RunRecord
 # a split that is a file, a pattern or an address is of one machine; so is another reader than that of folders
 PLACES = "/\\:{}*"
 # fields of `Info`
-PREPARATION = ("img_size", "in_chans", "mean", "std", "interpolation", "crop_pct")
+PREPARATION = ("img_size", "in_chans", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 # what in timm's configuration is of where weights came from
 OF_SOURCE = (
     "architecture",
@@ -131,6 +131,7 @@ def timm_fields(saved: Saved, file: Path) -> dict[str, Any]:
         "std": how["std"],
         "interpolation": how["interpolation"],
         "crop_pct": how["crop_pct"],
+        "crop_mode": how["crop_mode"],
         "num_classes": model.num_classes,
     }
     more: dict[str, Any] = {"pretrained_cfg": cfg}

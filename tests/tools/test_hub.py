@@ -86,6 +86,19 @@ def test_timm_and_acmix_give_what_the_run_gives_bit_for_bit(run: Path, saved: Pa
     assert ([*told["mean"]], [*cfg["label_names"]]) == ([0.4, 0.5, 0.6], NAMES)
 
 
+def test_how_pictures_are_cut_is_saved_as_it_was_done(run: Path, tmp_path: Path) -> None:
+    # some of timm's weights squash pictures; a run that begins with them cuts out the middle
+    trained, info = acmix.load(run)
+    bare: Any = timm.create_model("resnet18", num_classes=3)
+    for model, name in ((trained, "trained"), (bare, "bare")):
+        model.pretrained_cfg = {**model.pretrained_cfg, "crop_mode": "squash"}
+        acmix.save_pretrained(model, tmp_path / name)
+    modes = [acmix.load(tmp_path / name)[1].crop_mode for name in ("trained", "bare")]
+    assert [info.crop_mode, *modes] == ["center", "center", "squash"]
+    told = by_timm(tmp_path / "trained").pretrained_cfg
+    assert resolve_data_config({}, pretrained_cfg=told)["crop_mode"] == "center"
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_a_model_in_memory_is_saved_with_its_arguments(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
