@@ -56,7 +56,7 @@ def main(root: Path) -> int:
     Args:
         root: of the repository.
     """
-    known = [*MODELS, *(f"{head} on {SWIN}" for head in HEADS)]
+    known = known_models()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=known, metavar="NAME")
     parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=FORMS)
@@ -87,8 +87,15 @@ def main(root: Path) -> int:
     return 0
 
 
+def known_models() -> list[str]:
+    """All that is measured, in the order of the table."""
+    return [*MODELS, *(f"{head} on {SWIN}" for head in HEADS)]
+
+
 def table(found: list[Row]) -> str:
     """What was measured, for a document, a line a file."""
+    models = known_models()
+    found = sorted(found, key=lambda row: (models.index(row["model"]), FORMS.index(f"{row['format']}:{row['dtype']}")))
     lines = [
         "| model | file | largest difference | MiB | operators | time ÷ PyTorch in fp32 |",
         "|---|---|---:|---:|---:|---:|",
