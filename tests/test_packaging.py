@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import yaml
 
 import acmix
 from tests.support.paths import ROOT
+from tests.support.processes import PATIENCE
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -55,6 +58,15 @@ def test_every_package_that_is_imported_is_declared() -> None:
             modules = imported(path, within_functions=within_functions) - BROUGHT
             undeclared = {DISTRIBUTIONS.get(module, module).lower() for module in modules} - declared
             assert not undeclared, f"{path.name} imports {undeclared}, which pyproject.toml does not name"
+
+
+def test_a_folder_called_acmix_hides_nothing(tmp_path: Path) -> None:
+    # such as a clone, beside which somebody's first script lies
+    (tmp_path / "acmix").mkdir()
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-c", "import acmix; print(acmix.__version__)"]
+    found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert (found.stdout, found.stderr) == (f"{acmix.__version__}\n", "")
 
 
 def test_every_file_beside_the_code_is_packaged() -> None:

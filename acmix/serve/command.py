@@ -33,7 +33,7 @@ def serve(
         port: 0 for any that is free.
         options: limits.
         device, img_size: as `acmix.load` takes them.
-        tell: gets a line where the service is ready, and one where it stops.
+        tell: gets a line for each thing that had to be assumed, one where the service is ready, and one where it stops.
 
     Raises:
         UsageError: a package is missing, the address is taken, or the model cannot be used.
@@ -48,6 +48,10 @@ def serve(
         pass
     service = loaded(source, options, device, img_size)
     from acmix.serve.server import run
+    from acmix.tools.predict_command import said_of
+
+    for line in said_of(service.info):
+        tell(line)
 
     count = len(service.info.classes)
     what = f"{service.info.model} ({service.info.task}, {count} class{'es' * (count != 1)})"

@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from acmix.tools.predict import predict
 from tests.support.checks import one_error
@@ -248,6 +250,18 @@ def test_detectors_and_segmenters_answer_as_predict_prints(task: str, tmp_path: 
         if task == "segment":
             labels = np.asarray(Image.open(io.BytesIO(base64.b64decode(one["labels"]))))
             assert np.array_equal(labels, expected.labels)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_what_is_assumed_of_a_foreign_export_is_said(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    traced: Any = torch.jit.trace(network, torch.zeros(1, 3, 32, 32))
+    traced.save(tmp_path / "traced.pt")
+    with serving(tmp_path / "traced.pt", "--drain", "0") as it:
+        said = (it.process.folder / "0.out").read_text()
+    assert "note: the export does not tell mean, std and crop" in said
+    assert said.index("note: ") < said.index("serving ")
 
 
 def test_a_full_queue_says_when_to_come_again(classifier: Path) -> None:
