@@ -48,6 +48,8 @@ def loaded(arguments: list[str], place: Path, **variables: str) -> tuple[str, se
         pytest.param(["config", "train.epochs"], "300", marks=pytest.mark.slow),
         pytest.param(["config", "train.epoch"], "train.epochs", marks=pytest.mark.slow),
         (["evaluate", "nothing.pt", "--data", "."], "there is no checkpoint nothing.pt"),
+        (["export", "acmix_pvt_tiny", "out.onnx", "--opset", "99"], "--opset 99: expected 18 to 23"),
+        pytest.param(["export", "acmix_pvt_tiny", f"{'a' * 300}.pt2"], "too long; choose", marks=pytest.mark.slow),
         pytest.param(["predict", "nothing.pt", "x.jpg"], "there is no checkpoint nothing.pt", marks=pytest.mark.slow),
         pytest.param(["rates", "runs/nothing"], "there is no checkpoint runs/nothing", marks=pytest.mark.slow),
         pytest.param(["config"], "  train.epochs ", marks=pytest.mark.slow),

@@ -66,6 +66,10 @@ def export(
     check_there_if_file(source)
     from dataclasses import asdict
 
+    from acmix.export.options import checked_options
+
+    # told at once, before PyTorch is loaded
+    checked_options(destination.expanduser(), format, precision=precision, opset=opset, int8=int8, data=data)
     from acmix.export import export as run
 
     tell = (lambda line: None) if as_json else (lambda line: say(console, line))

@@ -15,20 +15,18 @@ from torch import nn
 from acmix.errors import UsageError
 from acmix.export.compare import Difference, compare, seeing_all
 from acmix.export.forms import PRECISIONS, Form, form_of, structured
-from acmix.export.int8 import Int8, check_int8, check_source, to_int8
+from acmix.export.int8 import Int8, check_source, to_int8
+from acmix.export.options import checked_options
 from acmix.export.write import reason, write
 from acmix.extras import install
-from acmix.near import did_you_mean
 from acmix.tools.description import Description, config_of, sides_of
 from acmix.tools.exports import CANNOT_RUN, kind_of
 from acmix.tools.load import Info, load
 from acmix.tools.preparation import preprocessing_of
 from acmix.train.files import replaced_whole
 
-FORMATS = ("onnx", "pt2")
 # what writes a file of ONNX, and what runs it for the comparison
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-OPSETS = range(18, 24)
 
 
 @dataclass(frozen=True)
@@ -98,10 +96,8 @@ def export(
             what stood at the destination before is as it was.
     """
     place = Path(os.path.expanduser(destination))
-    format = checked_format(place, format)
-    check_options(format, precision, opset)
+    format = checked_options(place, format, precision=precision, opset=opset, int8=int8, data=data)
     check_packages(format)
-    check_int8(int8, data, format, precision)
     given = Path(os.path.expanduser(source))
     if given.is_file() and (kind := kind_of(given)):
         raise UsageError(f"{source} is an export already ({kind}); give the checkpoint that it was made from")
@@ -125,7 +121,7 @@ def export(
     tell(f"writing {place}: {info.head + ' on ' if info.head else ''}{info.model} as {format}, {precision}")
     quantised = None
     try:
-        with tempfile.TemporaryDirectory() as folder, replaced_whole(place) as unfinished:
+        with tempfile.TemporaryDirectory() as folder, replaced_whole(Path(os.path.realpath(place))) as unfinished:
             # touched first: the exporters have errors of their own for a folder that cannot be written to
             unfinished.touch()
             operators = write(form, format, unfinished, described.texts(), opset)
@@ -170,37 +166,6 @@ def compare_copy(
     copy = folder / f"copy.{format}"
     write(form, format, copy, {}, opset)
     return compare(copy, format, model, info.task, info.in_chans, shapes, folder, name=name)
-
-
-def checked_format(place: Path, format: str | None) -> str:
-    """The format of a destination.
-
-    Raises:
-        UsageError: none, or another than asked for; or something else stands there.
-    """
-    suffix = place.suffix.lower().removeprefix(".")
-    if format is not None and format not in FORMATS:
-        raise UsageError(f"--format {format}: {did_you_mean(format, FORMATS, otherwise='expected onnx or pt2')}")
-    if suffix not in FORMATS or format not in (None, suffix):
-        wanted = f".{format}" if format else ".onnx or .pt2"
-        raise UsageError(f"{place}: expected a name that ends in {wanted}")
-    if place.is_dir():
-        raise UsageError(f"{place} is a folder; expected a file to write")
-    if not place.parent.is_dir():
-        raise UsageError(f"there is no folder {place.parent} to write {place.name} into; make it first")
-    if place.exists() and place.stat().st_size and not kind_of(place):
-        raise UsageError(f"{place} is there and no export; choose another name")
-    return suffix
-
-
-def check_options(format: str, precision: str, opset: int | None) -> None:
-    """Refuses options that do not go together."""
-    if precision not in PRECISIONS:
-        raise UsageError(f"--dtype {precision}: expected {', '.join(PRECISIONS)}")
-    if format == "onnx" and precision == "bf16":
-        raise UsageError("--dtype bf16: onnxruntime has no such operators on the CPU; use fp16, or the format pt2")
-    if opset is not None and (format != "onnx" or opset not in OPSETS):
-        raise UsageError(f"--opset {opset}: expected {OPSETS[0]} to {OPSETS[-1]}, for the format onnx")
 
 
 def check_packages(format: str) -> None:

@@ -27,13 +27,11 @@ from acmix.export.compare import Difference
 from acmix.export.qdq import BATCH, groups_of, write_quantised
 from acmix.export.write import set_texts
 from acmix.extras import install
-from acmix.near import did_you_mean
 from acmix.tools.description import Description
 from acmix.tools.evaluate import Evaluated, check_local, evaluate_checkpoint
 from acmix.tools.exports import Session
 from acmix.tools.load import Info
 
-MODES = ("all", "auto")
 # most memory for images at a time; of large ones fewer are taken
 MOST_BYTES = 2**32
 CALIBRATION, CHOOSING, TOLERANCE = 128, 512, 0.5
@@ -107,20 +105,6 @@ class Int8:
     def lost(self) -> float:
         """Points of top-1 that 8 bits cost there."""
         return float(self.before.result.metrics["top1"] or 0) - float(self.after.result.metrics["top1"] or 0)
-
-
-def check_int8(int8: str | None, data: str | None, format: str, precision: str) -> None:
-    """Refuses options of int8 that do not go together."""
-    if int8 is None:
-        if data is not None:
-            raise UsageError("--data is for --int8, whose ranges come from images; add it, or leave --data out")
-        return
-    if int8 not in MODES:
-        raise UsageError(f"--int8 {int8}: {did_you_mean(int8, MODES, otherwise='expected all or auto')}")
-    if data is None:
-        raise UsageError("--int8 needs --data DIR, whose images it takes ranges from and measures on")
-    if format != "onnx" or precision != "fp32":
-        raise UsageError(f"--int8 is for the format onnx in fp32, not {format} in {precision}; leave --dtype out")
 
 
 def check_source(source: object, info: Info, data: str) -> None:

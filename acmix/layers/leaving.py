@@ -67,6 +67,7 @@ def acmix_map(
         # no slices: to torch.export, another way than a convolution's to count outputs is another size
         query, place = F.max_pool2d(q, 1, stride), F.max_pool2d(place, 1, stride)
     rows, columns = query.shape[2:]
+    pixels, all_pixels = inferred(rows * columns), inferred(q.shape[2] * q.shape[3])
     if is_known(q.shape[2]) and is_known(q.shape[3]):
         index = known_around(q.shape[2], q.shape[3], size, stride, dilation, q.device)
     else:
@@ -75,19 +76,24 @@ def acmix_map(
     # of a larger tensor, or one that lies in another order, torch.export would ask how many images or pixels there are
     keys, values = (
         x.to(place.dtype)
-        .view(batch, heads, head_dim, -1, 1)
+        .view(batch, heads, head_dim, all_pixels, 1)
         .transpose(2, 3)
         .index_select(2, index)
-        .view(batch, heads, -1, size * size, head_dim)  # (B, N, Ho·Wo, O, D)
+        .view(batch, heads, pixels, size * size, head_dim)  # (B, N, Ho·Wo, O, D)
         for x in (k - torch.cat([p] * heads, 1), fresh(v))
     )
-    query = fresh(fresh(query).view(batch, heads, head_dim, -1, 1).transpose(2, 3)).to(place.dtype)
+    query = fresh(fresh(query).view(batch, heads, head_dim, pixels, 1).transpose(2, 3)).to(place.dtype)
     weights = ((keys @ query) * head_dim**-0.5).transpose(3, 4).softmax(4)  # (B, N, Ho·Wo, 1, O)
     out = fresh((weights @ values).transpose(2, 4)).to(q.dtype)  # (B, N, D, 1, Ho·Wo)
     out = out.view(batch, heads * head_dim, rows, columns)
     if rate is not None:
         out = rate * out
     return out if conv is None else out + conv
+
+
+def inferred(size: Any) -> Any:
+    """A size of a view that follows from its others: −1 in ONNX, where it costs no nodes; an empty batch needs it."""
+    return -1 if torch.onnx.is_in_onnx_export() else size
 
 
 def places(x: Tensor) -> tuple[Tensor, Tensor]:

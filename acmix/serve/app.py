@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ROUTES = "POST /predict and /attention, GET /, /labels, /paths, /health, /ready, /metrics"
 FILES = {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}}
 TEXTS = {"images": {"type": "array", "items": {"type": "string", "format": "byte"}}}
+NUMBER = re.compile(r"[0-9]{0,30}\.?[0-9]{1,30}([eE][+-]?[0-9]{1,3})?")
 PLACE = {name: {"type": "number", "minimum": 0, "maximum": 1, "default": 0.5} for name in ("x", "y")}
 
 
@@ -177,10 +178,7 @@ async def looked(service: Service, images: list[Upload], fields: dict[str, str])
 def share(fields: dict[str, str], name: str) -> float:
     """A field from 0 to 1; the middle where there is none."""
     text = fields.get(name, "0.5")
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
+    value = float(text) if NUMBER.fullmatch(text) else -1.0
     if not 0 <= value <= 1:
         raise Refused(400, f"{name}={text[:40]!r}: expected a number from 0 to 1")
     return value

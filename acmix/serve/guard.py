@@ -68,6 +68,9 @@ class Exchange:
         self.guard, self.scope, self.ask, self.tell = guard, scope, receive, send
         self.begun, self.size, self.status = time.monotonic(), 0, 0
         self.has_arrived = not has_body(scope)
+        names = {name for name, _ in scope["headers"]}
+        # a proxy may have read another end of the body, and what follows is then no request of its client
+        self.is_ambiguous = {b"content-length", b"transfer-encoding"} <= names
 
     async def run(self) -> None:
         """Has the application answer, or says why there is no answer."""
@@ -96,6 +99,8 @@ class Exchange:
         from starlette.datastructures import Headers
 
         headers = Headers(scope=self.scope)
+        if self.is_ambiguous:
+            raise Refused(400, "the request has both a content-length and a transfer-encoding; send one of them")
         said = headers.get("content-length", "0")
         if said.isascii() and said.isdigit() and int(said) > self.guard.options.max_bytes:
             raise self.too_large()
@@ -144,7 +149,7 @@ class Exchange:
             headers = MutableHeaders(scope=message)
             for name, value in SAFE.items():
                 headers.setdefault(name, value)
-            if self.guard.is_closing:
+            if self.guard.is_closing or self.is_ambiguous:
                 headers["connection"] = "close"
         await self.tell(message)
 

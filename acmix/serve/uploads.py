@@ -143,7 +143,8 @@ def from_json(body: bytes, options: Options) -> Uploads:
     if marks > MARKS_OF_ALL + MARKS_OF_IMAGE * options.max_files:
         raise Refused(400, f"the JSON has {marks:,} brackets, commas, colons and quotes, which no images need; {HOW}")
     try:
-        value: Any = json.loads(body)
+        # whole numbers too, of which Python reads only so many digits
+        value: Any = json.loads(body, parse_int=float)
     except (ValueError, RecursionError) as error:
         raise Refused(400, f"the body is no JSON: {error}; {HOW}") from None
     texts = value.pop("images", None) if isinstance(value, dict) else None

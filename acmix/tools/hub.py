@@ -19,7 +19,7 @@ from acmix.names import without_secrets
 from acmix.near import near
 from acmix.released.safe_load import UNREADABLE
 from acmix.tools.hub_fetch import fetched
-from acmix.tools.hub_folder import CONFIG, check_timm, is_snapshot
+from acmix.tools.hub_folder import CONFIG, WEIGHTS, check_timm, is_snapshot
 from acmix.train.checkpoint import check_tables
 
 REPOSITORY, FOLDER = "hf-hub:", "local-dir:"
@@ -29,13 +29,17 @@ def hub_name(source: str) -> str:
     """What timm builds for a source: a repository, a folder that holds a copy of one, or a model's name; "" for none.
 
     Raises:
-        UsageError: one of our own names, which have no published weights.
+        UsageError: one of our own names, which have no published weights; or a folder of weights that says nothing.
     """
     if source.startswith((REPOSITORY, "hf_hub:")):
         return REPOSITORY + source[len(REPOSITORY) :]
     folder = os.path.expanduser(source)
     if os.path.isdir(folder):
-        return FOLDER + folder if is_snapshot(Path(folder)) else ""
+        if is_snapshot(Path(folder)):
+            return FOLDER + folder
+        if all(os.path.isfile(os.path.join(folder, name)) for name in (CONFIG, WEIGHTS)):
+            raise UsageError(f"{source}: {CONFIG} says of no model (is it damaged?); get the folder again")
+        return ""
     architecture = source.partition(".")[0]
     if architecture.startswith("acmix_") and timm.is_model(architecture):
         raise UsageError(f"{source} has no published weights; give a checkpoint, or a run folder of `acmix train`")

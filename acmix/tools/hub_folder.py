@@ -128,11 +128,13 @@ def our_contents(folder: Path, source: str) -> dict[str, Any] | None:
     given = (read_config(folder) or {}).get("acmix")
     if given is None:
         return None
+    if not isinstance(given, dict):
+        raise UsageError(f"{source}: {CONFIG} holds {str(given)[:80]!r} as acmix, not fields; get the folder again")
     try:
         section = Section.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
-        said = f"acmix.{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        said = f"{'.'.join(['acmix', *map(str, first['loc'])])}: {first['msg']}"
         raise UsageError(f"{source}: {CONFIG} has a damaged section ({said[:160]}); get the folder again") from None
     weights = folder / WEIGHTS
     if not weights.is_file():

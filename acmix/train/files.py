@@ -23,7 +23,9 @@ def replaced_whole(path: Path, *, keep: int | None = None) -> Iterator[Path]:
         keep: how many of it there are then: of NAME.pt, the one before is NAME-1.pt, and so on. None: no other file is
             touched, whatever it is called.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    end = f".{os.getpid()}.tmp"
+    # a name may have 255 bytes
+    unfinished = path.with_name(f".{os.fsdecode(os.fsencode(path.name)[: 254 - len(end)])}{end}")
     try:
         yield unfinished
         with open(unfinished, "rb+") as file:

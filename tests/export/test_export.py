@@ -293,6 +293,18 @@ def test_int8_alone_stands_before_the_file_too(tmp_path: Path) -> None:
     assert "there is no checkpoint" in str(said.exception)
 
 
+def test_an_earlier_export_is_replaced_and_a_link_to_it_stays(
+    classifier: Path, done: dict[str, Path], tmp_path: Path
+) -> None:
+    earlier, link = tmp_path / "earlier.pt2", tmp_path / "link.pt2"
+    earlier.write_bytes(done["pt2"].read_bytes()[:-1])
+    link.symlink_to(earlier.name)
+    assert export(classifier, link).path == link
+    assert link.is_symlink()
+    assert zipfile.is_zipfile(earlier)
+    assert {each.name for each in tmp_path.iterdir()} == {"earlier.pt2", "link.pt2"}
+
+
 def test_the_first_cause_is_the_reason() -> None:
     report = RuntimeError("an error report was written")
     report.__cause__ = ValueError("the image is too small\nand more")
@@ -301,11 +313,11 @@ def test_the_first_cause_is_the_reason() -> None:
 
 
 def test_somebody_elses_file_and_an_export_are_refused(classifier: Path, done: dict[str, Path], tmp_path: Path) -> None:
-    theirs = tmp_path / "notes.pt2"
-    theirs.write_text("keep", encoding="utf-8")
-    with pytest.raises(UsageError, match="no export"):
-        export(classifier, theirs)
-    assert theirs.read_text(encoding="utf-8") == "keep"
+    for theirs in (tmp_path / "notes.pt2", tmp_path / "notes.onnx"):
+        theirs.write_text("keep", encoding="utf-8")
+        with pytest.raises(UsageError, match="no export"):
+            export(classifier, theirs)
+        assert theirs.read_text(encoding="utf-8") == "keep"
     with pytest.raises(UsageError, match="an export already"):
         export(done["pt2"], tmp_path / "again.pt2")
 

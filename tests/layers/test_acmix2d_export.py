@@ -14,6 +14,8 @@ import torch.fx.experimental._config as config
 
 import acmix
 from acmix.layers import ACmix1d, ACmix2d, Mixing
+from acmix.layers.leaving import known_around, open_around, places
+from acmix.ops.leaving import around
 
 SIZES = [(2, 6, 9, 11), (3, 6, 9, 11), (1, 6, 20, 5), (1, 6, 1, 1), (1, 6, 2, 15)]
 needs_onnx = pytest.mark.skipif(
@@ -115,6 +117,30 @@ def test_a_layer_of_7_by_7_is_at_most_60_nodes(folded: bool, free: str | None, t
             dynamic_shapes=(names,) if free else None,
         )
     assert len(onnx.load(tmp_path / "layer.onnx").graph.node) <= (60 if free else 30)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("folded", [False, True], ids=["layer", "folded"])
+def test_an_empty_batch_is_one_in_graphs_too(folded: bool) -> None:
+    layer: Any = ACmix2d(6, 8, stride=2).eval()
+    if folded:
+        layer = acmix.fold(layer)
+    x = torch.randn(2, 6, 9, 7)
+    traced: Any = torch.jit.trace(layer, x, check_trace=False)
+    program = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)).module()
+    assert traced(x[:0]).shape == program(x[:0]).shape == layer(x[:0]).shape == (0, 8, 5, 4)
+
+
+def test_neighbours_are_counted_alike_at_known_and_at_open_sizes() -> None:
+    for height, width, size, stride, dilation in ((9, 11, 7, 1, 1), (1, 5, 5, 2, 1), (4, 1, 3, 1, 3), (3, 2, 9, 2, 2)):
+        place, period = places(torch.zeros(1, 1, height, width))
+        place = place[:, :, ::stride, ::stride].reshape(1, 2, -1, 1)
+        found = open_around(place, period, width, size, dilation)
+        expected = known_around(height, width, size, stride, dilation, torch.device("cpu"))
+        pixels = torch.arange(height * width).view(1, height, width, 1)
+        line = around((height, width), (size, size), stride, dilation, torch.device("cpu"))
+        torch.testing.assert_close(expected, pixels.flatten()[line.flatten()])
+        torch.testing.assert_close(found, expected)
 
 
 OPTIONS: list[dict[str, Any]] = [

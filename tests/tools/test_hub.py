@@ -229,7 +229,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "classes": (lambda c: c["acmix"].update(classes=["a"]), "names 1 classes for 4 outputs"),
     "other weights": (lambda c: c["acmix"].update(sha256="0" * 64), "is not the file that config.json"),
     "a path": (lambda c: c["acmix"].update(sha256="../../../../etc/passwd"), "damaged section"),
-    "no section": (lambda c: c.update(acmix=[1]), "damaged section"),
+    "no section": (lambda c: c.update(acmix=[1]), r"holds '\[1\]' as acmix, not fields"),
     "another version": (lambda c: c["acmix"].update(version=2), "damaged section"),
 }
 HOSTILE_TO_TIMM: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
@@ -251,6 +251,14 @@ HOSTILE_TO_TIMM: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no mean": (lambda c: c["pretrained_cfg"].update(mean="a"), "mean is a"),
     "no preparation": (lambda c: c.update(pretrained_cfg="x"), "where fields are expected"),
 }
+
+
+@pytest.mark.parametrize("content", ["", "null", "[]", "[" * 100_000, '{"acmix": 1' + "0" * 5000 + "}"], ids=range(5))
+def test_a_configuration_that_cannot_be_read_is_one_line(content: str, saved: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(saved, tmp_path / "copy"))
+    (folder / "config.json").write_text(content)
+    with pytest.raises(UsageError, match=r"config\.json says of no model .* get the folder again"):
+        acmix.load(folder)
 
 
 @pytest.mark.parametrize("case", [*HOSTILE, *(f"timm: {each}" for each in HOSTILE_TO_TIMM)])

@@ -51,6 +51,13 @@ def test_as_many_versions_are_kept_as_asked(tmp_path: Path, keep: int) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
+def test_a_name_may_be_as_long_as_any(tmp_path: Path) -> None:
+    file = tmp_path / ("ä" * 120 + "a" * 10 + ".onnx")
+    with replaced_whole(file) as unfinished:
+        unfinished.write_text("whole")
+    assert [each.name for each in tmp_path.iterdir()] == [file.name]
+
+
 @pytest.mark.parametrize("keep", [None, 1, 2])
 def test_copies_that_a_user_has_made_are_left(tmp_path: Path, keep: int | None) -> None:
     for name in ("found.json", "found-7.json", "found-copy.json", "found-1.txt"):
