@@ -177,6 +177,14 @@ def test_a_bad_request_is_answered_with_its_reason(served: Served, name: str) ->
     assert "\n" not in found.told["error"]
 
 
+def test_nothing_is_read_behind_a_body_with_two_lengths(served: Served) -> None:
+    behind = b"0\r\n\r\nGET /health HTTP/1.1\r\nHost: test\r\n\r\n"
+    with served.connect() as connection:
+        connection.sendall(chunked()[:-2] + b"Content-Length: 5\r\n\r\n" + behind)
+        assert answer(connection).status == 400
+        assert connection.recv(1) == b""
+
+
 def test_after_all_that_it_serves(served: Served, photos: list[Path]) -> None:
     assert served.post(form(("a.jpg", photos[0].read_bytes()))).status == 200
     assert (served.process.folder / "0.err").read_text() == ""

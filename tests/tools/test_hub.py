@@ -90,9 +90,10 @@ def test_how_pictures_are_cut_is_saved_as_it_was_done(run: Path, tmp_path: Path)
     # some of timm's weights squash pictures; a run that begins with them cuts out the middle
     trained, info = acmix.load(run)
     bare: Any = timm.create_model("resnet18", num_classes=3)
-    for model, name in ((trained, "trained"), (bare, "bare")):
-        model.pretrained_cfg = {**model.pretrained_cfg, "crop_mode": "squash"}
-        acmix.save_pretrained(model, tmp_path / name)
+    each: Any
+    for each, name in ((trained, "trained"), (bare, "bare")):
+        each.pretrained_cfg = {**each.pretrained_cfg, "crop_mode": "squash"}
+        acmix.save_pretrained(each, tmp_path / name)
     modes = [acmix.load(tmp_path / name)[1].crop_mode for name in ("trained", "bare")]
     assert [info.crop_mode, *modes] == ["center", "center", "squash"]
     told = by_timm(tmp_path / "trained").pretrained_cfg
