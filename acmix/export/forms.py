@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from acmix.errors import UsageError
+from acmix.export import options
 from acmix.export.detector import DetectorGraph
 from acmix.heads.detectors import DENSE
 from acmix.layers.fold import fold
 from acmix.tools.description import MULTIPLE, sides_of
 
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+PRECISIONS = dict(zip(options.PRECISIONS, (torch.float32, torch.float16, torch.bfloat16), strict=True))
 # most images, and most pixels a side, that graphs are asked to take; an open size needs some bound
 MOST_IMAGES, MOST_STEPS = 2**16, 2**12
 # a detector's example has no map of one pixel, which would be another case to PyTorch's exporters
