@@ -22,7 +22,9 @@ from acmix.heads.detectors import DENSE
 from acmix.layers.fold import fold
 from acmix.tools.description import MULTIPLE, sides_of
 
-PRECISIONS = dict(zip(options.PRECISIONS, (torch.float32, torch.float16, torch.bfloat16), strict=True))
+PRECISIONS: dict[str, torch.dtype] = dict(
+    zip(options.PRECISIONS, (torch.float32, torch.float16, torch.bfloat16), strict=True)
+)
 # most images, and most pixels a side, that graphs are asked to take; an open size needs some bound
 MOST_IMAGES, MOST_STEPS = 2**16, 2**12
 # a detector's example has no map of one pixel, which would be another case to PyTorch's exporters

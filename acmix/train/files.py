@@ -23,9 +23,7 @@ def replaced_whole(path: Path, *, keep: int | None = None) -> Iterator[Path]:
         keep: how many of it there are then: of NAME.pt, the one before is NAME-1.pt, and so on. None: no other file is
             touched, whatever it is called.
     """
-    end = f".{os.getpid()}.tmp"
-    # a name may have 255 bytes
-    unfinished = path.with_name(f".{os.fsdecode(os.fsencode(path.name)[: 254 - len(end)])}{end}")
+    unfinished = beside(path, "tmp")
     try:
         yield unfinished
         with open(unfinished, "rb+") as file:
@@ -37,6 +35,12 @@ def replaced_whole(path: Path, *, keep: int | None = None) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def beside(path: Path, end: str) -> Path:
+    """The hidden file .NAME.PID.END of this process, its name cut where it would have more than 255 bytes."""
+    end = f".{os.getpid()}.{end}"
+    return path.with_name(f".{os.fsdecode(os.fsencode(path.name)[: 254 - len(end)])}{end}")
 
 
 def versions(path: Path) -> list[Path]:
@@ -60,7 +64,7 @@ def make_room(path: Path, keep: int) -> None:
         if younger.is_file():
             os.replace(younger, older)
     if keep > 1 and path.is_file():
-        again = path.with_name(f".{path.name}.{os.getpid()}.again.tmp")
+        again = beside(path, "again.tmp")
         again.unlink(missing_ok=True)
         try:
             os.link(path, again)
@@ -108,7 +112,7 @@ def make_place(file: Path | None) -> None:
             raise UsageError(f"cannot write {file}: permission denied; choose another place")
         if not file.exists():
             # some places, such as /proc, let nobody write, whatever they say
-            tried = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+            tried = beside(file, "tmp")
             tried.touch()
             tried.unlink()
     except OSError as error:

@@ -15,7 +15,7 @@ import torch
 
 from acmix.errors import UsageError
 from acmix.train import checkpoint
-from acmix.train.files import replaced_whole, versions
+from acmix.train.files import make_place, replaced_whole, versions
 from acmix.train.loop import Run, train
 from acmix.train.writer import Writer, copied
 from tests.support.checks import assert_same_bits
@@ -53,6 +53,7 @@ def test_as_many_versions_are_kept_as_asked(tmp_path: Path, keep: int) -> None:
 
 def test_a_name_may_be_as_long_as_any(tmp_path: Path) -> None:
     file = tmp_path / ("ä" * 120 + "a" * 10 + ".onnx")
+    make_place(file)
     with replaced_whole(file) as unfinished:
         unfinished.write_text("whole")
     assert [each.name for each in tmp_path.iterdir()] == [file.name]
