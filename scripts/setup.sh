@@ -7,6 +7,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 extras="${1:?name the extras to install, for example demo,dev}"
 stamps=.venv/.acmix
 unfinished=$stamps/unfinished
+# GB that an installation of all extras with GPU libraries takes at its height
+room=10
 
 say() { printf 'acmix: %s\n' "$*" >&2; }
 
@@ -47,6 +49,11 @@ make_environment() {
         fail "$python is Python $version; expected 3.10 or newer: set PYTHON to its path"
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
         fail "$python has no venv module; install it (Debian and Ubuntu: apt install python3-venv)"
+    local free
+    free="$(df -Pk . | awk 'NR == 2 { print int($4 * 1024 / 1e9) }')" || free=$room
+    # one that is there already is cleared
+    [[ -e .venv ]] || ((free >= room)) ||
+        say "note: $PWD has $free GB left; .venv takes up to 7 GB, and what is downloaded for it as much as 3 GB for a while"
     say "creating .venv with Python $version; the first time, downloading PyTorch takes minutes"
     "$python" -m venv --clear .venv 9>&-
 }

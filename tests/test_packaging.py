@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 import acmix
@@ -67,6 +70,29 @@ def test_a_folder_called_acmix_hides_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import acmix; print(acmix.__version__)"]
     found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert (found.stdout, found.stderr) == (f"{acmix.__version__}\n", "")
+
+
+@pytest.mark.parametrize(("free", "is_told"), [(7_000_000, True), (70_000_000, False)])
+def test_a_disk_without_room_is_told_before_the_download(tmp_path: Path, free: int, is_told: bool) -> None:
+    (tmp_path / "scripts").mkdir()
+    for name in ("pyproject.toml", "constraints.txt", "scripts/setup.sh"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    # a disk of that size, and a Python that makes no environment
+    for name, text in (
+        ("df", f"echo Filesystem Blocks Used Available; echo disk 9 9 {free} 9% /"),
+        ("no-python", f'[[ "$2" == venv ]] && exit 9; exec {shlex.quote(sys.executable)} "$@"'),
+    ):
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "PYTHON": str(tmp_path / "no-python")}
+    done = subprocess.run(
+        ["bash", tmp_path / "scripts" / "setup.sh", "demo"], env={**os.environ, **environment}, capture_output=True,
+        text=True, timeout=PATIENCE,
+    )  # fmt: skip
+    assert done.returncode == 9
+    first, *more = done.stderr.splitlines()
+    assert ("has 7 GB left" in first) == is_told, done.stderr
+    assert len(more) == is_told
 
 
 def test_every_file_beside_the_code_is_packaged() -> None:

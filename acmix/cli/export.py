@@ -10,6 +10,7 @@ from typer.core import TyperCommand
 
 from acmix.cli.app import app, check_there_if_file, console, print_table
 from acmix.names import to_json
+from acmix.tools.guard import clearing_up
 from acmix.train.terminal import say
 
 
@@ -26,6 +27,7 @@ class WithInt8(TyperCommand):
 
 
 @app.command(cls=WithInt8)
+@clearing_up()
 def export(
     source: Annotated[
         str, typer.Argument(metavar="CHECKPOINT", help="A run folder, a checkpoint, or timm model's name.")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from acmix.cli.app import app, check_there_if_file, console
+from acmix.tools.guard import clearing_up
 from acmix.train.terminal import say
 
 hub = typer.Typer(rich_markup_mode=None, help="Save a model for the Hugging Face hub, send it there, or fetch it.")
@@ -25,6 +26,7 @@ Repository = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="A reposit
 
 
 @hub.command()
+@clearing_up()
 def save(
     source: Source,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write.")],
@@ -42,6 +44,7 @@ def save(
 
 
 @hub.command()
+@clearing_up()
 def push(
     source: Source,
     repository: Repository,
@@ -72,6 +75,7 @@ def push(
 
 
 @hub.command()
+@clearing_up()
 def pull(
     repository: Repository,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write.")],

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from acmix.cli.app import Checkpoint, DataOption, DeviceOption, app, check_there, check_there_if_file, console, wide
 from acmix.names import shown, to_json
+from acmix.tools.guard import clearing_up
 from acmix.train.terminal import say
 
 
@@ -81,6 +82,7 @@ def evaluate(
 
 
 @app.command()
+@clearing_up()
 def predict(
     source: Annotated[
         str,
@@ -137,6 +139,7 @@ def predict(
 
 
 @app.command()
+@clearing_up()
 def convert(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="A checkpoint or YAML file, released or ours.")],
     destination: Annotated[

@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from acmix import memory
@@ -18,6 +19,8 @@ from acmix.train.worker_error import Failed, LostOthers, is_launched, write_work
 
 # no space is left: on the disk, or of what a user may take of it
 FULL = (errno.ENOSPC, errno.EDQUOT)
+# what ends a process by default: a batch system's, container's or `timeout`'s signal, and that of a closed terminal
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def guarded(call: Callable[[], object]) -> None:
@@ -58,9 +61,41 @@ def interrupt(number: int, frame: Any) -> None:
     While PyTorch loads, a KeyboardInterrupt may be raised where its code drops every exception. Nothing has been done
     by then, so that nothing has to be closed.
     """
-    if getattr(getattr(sys.modules.get("torch"), "__spec__", None), "_initializing", False):
+    if is_torch_loading():
         os._exit(130)
     signal.default_int_handler(number, frame)
+
+
+def is_torch_loading() -> bool:
+    """Whether an import of PyTorch has begun and not ended."""
+    return getattr(getattr(sys.modules.get("torch"), "__spec__", None), "_initializing", False)
+
+
+@contextmanager
+def clearing_up() -> Iterator[None]:
+    """Within the block SIGTERM and a closed terminal end the process as Ctrl-C does: what it wrote aside is removed.
+
+    For commands that write aside; training saves when it is told to end. Also a decorator.
+    """
+    ours: list[int] = []
+    if threading.current_thread() is threading.main_thread():
+        # nohup has a closed terminal ignored, and whoever has set a handler keeps it
+        ours = [number for number in ENDING if signal.getsignal(number) == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def end(number: int, frame: Any) -> NoReturn:
+    """Ends the process with a signal's status, and lets nothing interrupt the clearing up; `timeout` signals twice."""
+    if is_torch_loading():
+        os._exit(128 + number)
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def fail(message: str) -> NoReturn:

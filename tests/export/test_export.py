@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 import zipfile
 from pathlib import Path
@@ -37,6 +38,7 @@ from tests.support.downstream import (
     write_downstream_run,
 )
 from tests.support.paths import ROOT
+from tests.support.processes import command
 from tests.support.saved import METRICS, NAMES, write_checkpoint
 from tests.support.tiny import CLASSES
 
@@ -66,6 +68,24 @@ def done(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     assert [each["way"] for each in told["times"]] == ["PyTorch", "torch.export program"]
     assert told["times"][1]["ratio"] > 0
     return {"onnx": made.path, "pt2": program}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_told_to_end_leaves_nothing(classifier: Path, tmp_path: Path, number: int) -> None:
+    folder, scratch = tmp_path / "exported", tmp_path / "scratch"
+    folder.mkdir()
+    scratch.mkdir()
+    (folder / "notes.txt").write_text("kept")
+    process = command("export", classifier, folder / "model.pt2", TMPDIR=str(scratch))
+    # the file is written, to be compared
+    process.wait_for(lambda: any(each.stat().st_size for each in folder.glob(".model.pt2.*.tmp")))
+    assert [*scratch.iterdir()]
+    process.signal(number)
+    process.signal(number)
+    [end] = process.finish()
+    assert (end.status, end.errors) == (128 + number, "")
+    assert [each.name for each in folder.iterdir()] == ["notes.txt"]
+    assert not [*scratch.iterdir()]
 
 
 @pytest.mark.parametrize("format", ["onnx", "pt2"])

@@ -164,6 +164,8 @@ def run(
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+    # the server may have looked for the folder of temporary files already, where TMPDIR was another one
+    tempfile.tempdir = None
     torch.set_num_threads(1)
     # as in a process that a user starts; this one's own way would be handed down
     multiprocessing.set_start_method(None, force=True)
