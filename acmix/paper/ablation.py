@@ -140,6 +140,9 @@ def train_all(
     try:
         while (waiting or going) and not stop.signal:
             while waiting and len(going) < jobs:
+                wait_until_free(output / waiting[0].name, stop)
+                if stop.signal:
+                    break
                 run = waiting.pop(0)
                 run.status = STARTED
                 going[start(grid, run, data, output, threads)] = run
@@ -180,7 +183,6 @@ def start(grid: Grid, run: Run, data: str, output: Path, threads: int) -> subpro
     """Starts or resumes a run in a process of its own."""
     folder = output / run.name
     folder.parent.mkdir(parents=True, exist_ok=True)
-    wait_until_free(folder)
     command = [sys.executable, "-m", "acmix", "train", grid.config, "--output", str(folder)]
     # it saves and ends where this process is killed
     given = {**os.environ, **environment(threads), LAUNCHER_PROCESS: str(os.getpid())}
@@ -196,10 +198,10 @@ def start(grid: Grid, run: Run, data: str, output: Path, threads: int) -> subpro
         )
 
 
-def wait_until_free(folder: Path) -> None:
-    """Waits for a run whose grid was killed, while it saves."""
+def wait_until_free(folder: Path, stop: StopRequest) -> None:
+    """Waits for a run whose grid was killed, while it saves; no longer where a signal comes."""
     until = time.monotonic() + GRACE
-    while folder.is_dir() and time.monotonic() < until:
+    while folder.is_dir() and time.monotonic() < until and not stop.signal:
         try:
             with held(folder):
                 return

@@ -21,6 +21,8 @@ import yaml
 
 from acmix.paper.grid import read_grid
 from acmix.paper.runs import COLUMNS, TABLE, kept, runs_of
+from acmix.train.lock import held
+from tests.support.processes import command
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -83,6 +85,25 @@ def test_a_grid_is_trained_told_and_kept(acmix: Call, data: Path, tmp_path: Path
     status, said, _ = acmix("paper", "ablation", grid, "--output", output, "--status")
     assert status == 0
     assert "4 of 4 runs done" in said
+
+
+@pytest.mark.slow
+def test_a_stopped_grid_waits_no_longer_for_a_run_that_another_process_trains(data: Path, tmp_path: Path) -> None:
+    grid, folder = written(tmp_path), tmp_path / "runs" / "both" / "seed_0"
+    kept(read_grid(grid), tmp_path / "runs")
+    folder.mkdir(parents=True)
+    process = command("paper", "ablation", grid, "--data", data, "--output", tmp_path / "runs")
+    with held(folder):
+        # the table is written where a run starts, and none does
+        process.wait_for(lambda: "runs are done" in "".join(each.read_text() for each in process.folder.glob("0.out")))
+        time.sleep(1)
+        asked = time.monotonic()
+        process.signal(signal.SIGINT)
+        [end] = process.finish()
+    assert time.monotonic() - asked < 30
+    assert end.status == 130
+    assert "stopping: the runs save where they are" in end.output
+    assert [*folder.iterdir()] == []
 
 
 @pytest.mark.slow
