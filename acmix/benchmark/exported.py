@@ -27,6 +27,7 @@ from acmix.layers.fold import fold
 from acmix.tools.description import sides_of
 from acmix.tools.exports import CANNOT_RUN, Session
 from acmix.tools.load import Info, load
+from acmix.tools.slow_convolutions import InSingle, is_slow
 
 EAGER = "PyTorch"
 CPU = torch.device("cpu")
@@ -129,14 +130,25 @@ def difference(
 
 
 def of_file(done: Exported, inputs: Sequence[Tensor]) -> Callable[[], Any]:
-    """The file, as somebody without acmix runs it."""
+    """The file, as somebody without acmix runs it; convolutions that a processor has no kernels for as acmix does."""
     if done.format == "onnx":
         session = Session(done.path)
         given = {each.name: tensor.numpy() for each, tensor in zip(session.inputs, inputs, strict=True)}
         return partial(session.session.run, None, given)
     with done.path.open("rb") as file:
         program = torch.export.load(file).module()  # type: ignore[arg-type]
-    return without_gradient(program, inputs)
+    run = without_gradient(program, inputs)
+    return computed_in_single(run) if is_slow(PRECISIONS[done.precision], CPU) else run
+
+
+def computed_in_single(run: Callable[[], Any]) -> Callable[[], Any]:
+    """A call whose slow convolutions are computed in fp32."""
+
+    def call() -> Any:
+        with InSingle():
+            return run()
+
+    return call
 
 
 def of_compiled(model: nn.Module, inputs: Sequence[Tensor]) -> Callable[[], Any]:
@@ -146,6 +158,9 @@ def of_compiled(model: nn.Module, inputs: Sequence[Tensor]) -> Callable[[], Any]
 
 def of_aoti(model: nn.Module, info: Info, done: Exported, inputs: Sequence[Tensor]) -> Callable[[], Any]:
     """The program, compiled ahead of time to machine code."""
+    if is_slow(PRECISIONS.get(done.precision, torch.float32), CPU):
+        # hundreds of times as long; nothing can be put in their place in machine code
+        raise UsageError(f"PyTorch has no kernels for convolutions in {done.precision} on this processor")
     form = form_of(
         model,
         info.task,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import subprocess
@@ -20,8 +21,9 @@ from torchvision.ops import clip_boxes_to_image
 
 from acmix.errors import UsageError
 from acmix.export.forms import answers, prepared
+from acmix.tools import slow_convolutions
 
-# ONNX is read without PyTorch as well
+# ONNX is read without PyTorch as well; before it stands the text of `slow_convolutions`
 READER = """
 import sys
 sys.modules["acmix"] = None
@@ -38,7 +40,7 @@ else:
     import torch, torchvision
     program = torch.export.load(open(file, "rb")).module()
     def run(*each):
-        with torch.no_grad():
+        with torch.no_grad(), InSingle():
             outputs = program(*map(torch.from_numpy, each))
         return [x.numpy() for x in (outputs if isinstance(outputs, (tuple, list)) else [outputs])]
 answers = {}
@@ -134,8 +136,9 @@ def run_elsewhere(
     np.savez(given, **{f"{i}.{j}": each.numpy() for i, batch in enumerate(batches) for j, each in enumerate(batch)})  # type: ignore[arg-type]
     # the folder that a command is called in need not be one to import from
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    reader = READER if format == "onnx" else inspect.getsource(slow_convolutions) + READER
     end = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", READER, format, os.path.abspath(file), str(given), str(found)],
+        [sys.executable, "-W", "ignore", "-c", reader, format, os.path.abspath(file), str(given), str(found)],
         capture_output=True, text=True, check=False, env=environment, cwd=folder,
     )  # fmt: skip
     if end.returncode:

@@ -12,6 +12,7 @@ import math
 import operator
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from acmix.errors import UsageError
 from acmix.tools.limits import check_memory, of_sizes, tensors_in
+from acmix.tools.slow_convolutions import InSingle
 
 # numbers that torch's schema gives to types, layouts and memory formats
 DTYPES = {
@@ -106,17 +108,20 @@ class Program(nn.Module):
         # an accelerator says itself that its memory is full; a processor's may be promised and then not be there
         is_known = images.shape in self.fitting or images.device.type != "cpu"
         is_told = True
+        computing = InSingle() if images.device.type == "cpu" else nullcontext()
         for node in self.nodes:
             args, kwargs = filled(node.args, values, images.device), filled(node.kwargs, values, images.device)
             if not is_known and isinstance(node.call, torch._ops.OpOverload):
                 is_told &= check_memory(node.call, args, kwargs, tensors_in(values))
-            bind(node.results, node.call(*args, **kwargs), values)
+            with computing if "conv" in node.call.__name__ else nullcontext():
+                found = node.call(*args, **kwargs)
+            bind(node.results, found, values)
             for name in node.last_read:
                 values.pop(name, None)
         if is_told:
             self.fitting.add(images.shape)
-        found = tuple(values[name] for name in self.outputs)
-        return found[0] if len(found) == 1 else found
+        outputs = tuple(values[name] for name in self.outputs)
+        return outputs[0] if len(outputs) == 1 else outputs
 
 
 def filled(argument: Any, values: Mapping[str, Any], device: torch.device) -> Any:
