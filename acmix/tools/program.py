@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from acmix.errors import UsageError
 from acmix.tools.limits import check_memory, of_sizes, tensors_in
-from acmix.tools.slow_convolutions import InSingle
+from acmix.tools.slow_convolutions import InSingle, is_slow
 
 # numbers that torch's schema gives to types, layouts and memory formats
 DTYPES = {
@@ -98,6 +98,7 @@ class Program(nn.Module):
         self.given, self.nodes, self.outputs, self.names = given, nodes, outputs, list(inputs)
         # shapes of images that are known to fit into memory
         self.fitting: set[torch.Size] = set()
+        self.formats = {tensor.dtype for tensor in inputs.values()}
         for number, tensor in enumerate(inputs.values()):
             self.register_buffer(f"input_{number}", tensor)
 
@@ -108,7 +109,7 @@ class Program(nn.Module):
         # an accelerator says itself that its memory is full; a processor's may be promised and then not be there
         is_known = images.shape in self.fitting or images.device.type != "cpu"
         is_told = True
-        computing = InSingle() if images.device.type == "cpu" else nullcontext()
+        computing = InSingle() if any(is_slow(dtype, images.device) for dtype in self.formats) else nullcontext()
         for node in self.nodes:
             args, kwargs = filled(node.args, values, images.device), filled(node.kwargs, values, images.device)
             if not is_known and isinstance(node.call, torch._ops.OpOverload):
