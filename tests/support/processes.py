@@ -156,6 +156,8 @@ def run(
     os.setsid()
     for number, kind in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{place}.{kind}", os.O_CREAT | os.O_WRONLY), number)
+    # tests may run under nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     faulthandler.register(WHERE)
     # what the server imported is not looked through again by every collection that a benchmark asks for
     gc.freeze()
