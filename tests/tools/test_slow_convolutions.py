@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from acmix.tools import slow_convolutions
 from acmix.tools.slow_convolutions import InSingle, is_slow
+from tests.support.formats import Formats
 
 CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "conv1d": lambda x, w, b: F.conv1d(x[..., 0], w[..., 0], b, stride=2),
@@ -22,20 +22,6 @@ CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "transposed": lambda x, w, b: F.conv_transpose2d(x, w, b, stride=2),
     "by name": lambda x, w, b: torch.ops.aten.conv2d.default(input=x, weight=w, bias=b),
 }
-
-
-class Formats(TorchDispatchMode):
-    """Notes the number formats of what convolutions are computed from."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[torch.dtype] = []
-
-    def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if "conv" in call.__name__:
-            given = [*args, *(kwargs or {}).values()]
-            self.seen += [each.dtype for each in given if isinstance(each, Tensor)]
-        return call(*args, **(kwargs or {}))
 
 
 @pytest.fixture
