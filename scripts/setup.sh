@@ -50,10 +50,11 @@ make_environment() {
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
         fail "$python has no venv module; install it (Debian and Ubuntu: apt install python3-venv)"
     local free
-    free="$(df -Pk . | awk 'NR == 2 { print int($4 * 1024 / 1e9) }')" || free=$room
+    # what is free stands before the share that is taken, whatever the disk is called
+    free="$(df -Pk . 2>/dev/null | sed -nE 's/.* ([0-9]+) +[0-9]+% .*/\1/p' | awk '{ print int($1 * 1024 / 1e9) }')" || free=
     # one that is there already is cleared
-    [[ -e .venv ]] || ((free >= room)) ||
-        say "note: $PWD has $free GB left; .venv takes up to 7 GB, and what is downloaded for it as much as 3 GB for a while"
+    [[ -e .venv || -z $free ]] || ((free >= room)) ||
+        say "note: $PWD has $free GB left; .venv takes up to 7 GB, and downloads up to 3 GB more for a while"
     say "creating .venv with Python $version; the first time, downloading PyTorch takes minutes"
     "$python" -m venv --clear .venv 9>&-
 }

@@ -27,7 +27,7 @@ from acmix.layers.fold import fold
 from acmix.tools.description import sides_of
 from acmix.tools.exports import CANNOT_RUN, Session
 from acmix.tools.load import Info, load
-from acmix.tools.slow_convolutions import InSingle, is_slow
+from acmix.tools.slow_convolutions import InSingle, has_kernels
 
 EAGER = "PyTorch"
 CPU = torch.device("cpu")
@@ -138,7 +138,7 @@ def of_file(done: Exported, inputs: Sequence[Tensor]) -> Callable[[], Any]:
     with done.path.open("rb") as file:
         program = torch.export.load(file).module()  # type: ignore[arg-type]
     run = without_gradient(program, inputs)
-    return computed_in_single(run) if is_slow(PRECISIONS[done.precision], CPU) else run
+    return run if has_kernels(PRECISIONS[done.precision]) else computed_in_single(run)
 
 
 def computed_in_single(run: Callable[[], Any]) -> Callable[[], Any]:
@@ -158,7 +158,7 @@ def of_compiled(model: nn.Module, inputs: Sequence[Tensor]) -> Callable[[], Any]
 
 def of_aoti(model: nn.Module, info: Info, done: Exported, inputs: Sequence[Tensor]) -> Callable[[], Any]:
     """The program, compiled ahead of time to machine code."""
-    if is_slow(PRECISIONS.get(done.precision, torch.float32), CPU):
+    if not has_kernels(PRECISIONS.get(done.precision, torch.float32)):
         # hundreds of times as long; nothing can be put in their place in machine code
         raise UsageError(f"PyTorch has no kernels for convolutions in {done.precision} on this processor")
     form = form_of(

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from acmix.errors import UsageError
 from acmix.names import SURROGATE
 from acmix.released.safe_load import check_archive
-from acmix.tools.program import read_program
+from acmix.tools.program import Program, read_program
 
 ZIP = b"PK\x03\x04"
 PROGRAM, SCRIPT, ONNX = "torch.export program", "TorchScript", "ONNX"
@@ -70,6 +70,7 @@ class Export(nn.Module):
 
     Attributes:
         classes: how many the file names; None where it does not say.
+        takes: number format of the images; None where the file does not say.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Export(nn.Module):
         self.path, self.kind, self.inner, self.sizes = path, kind, inner, sizes
         self.texts, self.of_pixels = dict(texts or {}), of_pixels
         self.classes: int | None = None
+        self.takes: torch.dtype | None = inner.takes if isinstance(inner, Program) else None
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, in_chans, h, w) -> (B, K), or (B, K, h, w)."""
@@ -103,6 +105,8 @@ class Export(nn.Module):
 
     def run(self, *given: Tensor) -> Any:
         """What the graph gives: in the number formats that are written in it, also where the caller uses autocast."""
+        if self.takes is not None:
+            given = (given[0].to(self.takes), *given[1:])
         with torch.autocast(given[0].device.type, enabled=False):
             return self.inner(*given)
 

@@ -8,19 +8,20 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from acmix import memory
 from acmix.errors import UsageError
-from acmix.train.signals import Stopped
+from acmix.train.signals import SAME_REQUEST_SECONDS, Stopped
 from acmix.train.worker_error import Failed, LostOthers, is_launched, write_worker_error
 
 # no space is left: on the disk, or of what a user may take of it
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# what ends a process by default: a batch system's, container's or `timeout`'s signal, and that of a closed terminal
-ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+# Ctrl-C; a batch system's, container's or `timeout`'s signal; that of a closed terminal
+ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def guarded(call: Callable[[], object]) -> None:
@@ -75,27 +76,38 @@ def is_torch_loading() -> bool:
 def clearing_up() -> Iterator[None]:
     """Within the block SIGTERM and a closed terminal end the process as Ctrl-C does: what it wrote aside is removed.
 
-    For commands that write aside; training saves when it is told to end. Also a decorator.
+    For commands that write aside; training saves when it is told to end. The status is that of the first signal, also
+    where a library makes another error of it, or drops it. What follows within seconds is of the same wish (`timeout`
+    signals twice, and others SIGTERM and SIGHUP together); what comes later ends the process at once. Also a decorator.
     """
-    ours: list[int] = []
+    told: list[int] = []
+    when = 0.0
+
+    def end(number: int, frame: Any) -> None:
+        nonlocal when
+        if is_torch_loading():
+            os._exit(128 + number)
+        if not told:
+            told.append(number)
+            when = time.monotonic()
+            sys.exit(128 + number)
+        if time.monotonic() - when > SAME_REQUEST_SECONDS:
+            os._exit(128 + told[0])
+
+    before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         # nohup has a closed terminal ignored, and whoever has set a handler keeps it
-        ours = [number for number in ENDING if signal.getsignal(number) == signal.SIG_DFL]
-    for number in ours:
+        usual = (signal.SIG_DFL, signal.default_int_handler, interrupt)
+        before = {number: signal.getsignal(number) for number in ENDING if signal.getsignal(number) in usual}
+    for number in before:
         signal.signal(number, end)
     try:
         yield
     finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def end(number: int, frame: Any) -> NoReturn:
-    """Ends the process with a signal's status, and lets nothing interrupt the clearing up; `timeout` signals twice."""
-    if is_torch_loading():
-        os._exit(128 + number)
-    signal.signal(number, signal.SIG_IGN)
-    sys.exit(128 + number)
+        if told:
+            sys.exit(128 + told[0])
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def fail(message: str) -> NoReturn:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from acmix.data.pictures import Transform
 from acmix.errors import UsageError
+from acmix.tools.exports import Export
 from acmix.tools.predict_input import is_prepared, read_or_why
 
 
@@ -80,8 +81,10 @@ def probabilities(classifier: Classifier, images: Tensor) -> Tensor:
     like = next((each for each in classifier.model.parameters() if each.is_floating_point()), None)
     if like is None:
         like = next((each for each in classifier.model.buffers() if each.is_floating_point()), torch.empty(0))
+    # the file of a program says what it takes, whatever its weights are
+    says = isinstance(classifier.model, Export) and classifier.model.takes is not None
     with torch.inference_mode():
-        logits = classifier.model(images.to(like.device, like.dtype))
+        logits = classifier.model(images.to(like.device, torch.float32 if says else like.dtype))
     count = len(classifier.classes)
     if not isinstance(logits, Tensor) or logits.dim() != 2 or (count and logits.shape[1] != count):
         given = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

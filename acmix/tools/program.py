@@ -12,7 +12,6 @@ import math
 import operator
 import zipfile
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from acmix.errors import UsageError
-from acmix.tools.limits import check_memory, of_sizes, tensors_in
-from acmix.tools.slow_convolutions import InSingle, is_slow
+from acmix.tools.limits import bare, check_memory, of_sizes, tensors_in
+from acmix.tools.slow_convolutions import computed, in_single, is_slow_call
 
 # numbers that torch's schema gives to types, layouts and memory formats
 DTYPES = {
@@ -91,14 +90,22 @@ class Program(nn.Module):
         given: names of what it is called with.
         nodes: in order.
         outputs: names of what it gives.
+        takes: number format of the images.
     """
 
-    def __init__(self, inputs: Mapping[str, Tensor], given: list[str], nodes: list[Node], outputs: list[str]) -> None:
+    def __init__(
+        self,
+        inputs: Mapping[str, Tensor],
+        given: list[str],
+        nodes: list[Node],
+        outputs: list[str],
+        takes: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
         self.given, self.nodes, self.outputs, self.names = given, nodes, outputs, list(inputs)
         # shapes of images that are known to fit into memory
         self.fitting: set[torch.Size] = set()
-        self.formats = {tensor.dtype for tensor in inputs.values()}
+        self.takes = takes
         for number, tensor in enumerate(inputs.values()):
             self.register_buffer(f"input_{number}", tensor)
 
@@ -109,20 +116,28 @@ class Program(nn.Module):
         # an accelerator says itself that its memory is full; a processor's may be promised and then not be there
         is_known = images.shape in self.fitting or images.device.type != "cpu"
         is_told = True
-        computing = InSingle() if any(is_slow(dtype, images.device) for dtype in self.formats) else nullcontext()
         for node in self.nodes:
             args, kwargs = filled(node.args, values, images.device), filled(node.kwargs, values, images.device)
-            if not is_known and isinstance(node.call, torch._ops.OpOverload):
-                is_told &= check_memory(node.call, args, kwargs, tensors_in(values))
-            with computing if "conv" in node.call.__name__ else nullcontext():
-                found = node.call(*args, **kwargs)
-            bind(node.results, found, values)
+            if not isinstance(node.call, torch._ops.OpOverload):
+                bind(node.results, node.call(*args, **kwargs), values)
+            else:
+                if not is_known:
+                    is_told &= fits(node.call, args, kwargs, tensors_in(values))
+                bind(node.results, computed(node.call, args, kwargs), values)
             for name in node.last_read:
                 values.pop(name, None)
         if is_told:
             self.fitting.add(images.shape)
         outputs = tuple(values[name] for name in self.outputs)
         return outputs[0] if len(outputs) == 1 else outputs
+
+
+def fits(call: torch._ops.OpOverload, args: list[Any], kwargs: dict[str, Any], held: list[Tensor]) -> bool:
+    """As `check_memory`, which says more; of what is computed in fp32 the copies count too."""
+    if is_slow_call(call, args, kwargs):
+        args, kwargs = ([*map(in_single, bare(args))], {name: in_single(each) for name, each in bare(kwargs).items()})
+        held = [*held, *tensors_in([args, kwargs])]
+    return check_memory(call, args, kwargs, held)
 
 
 def filled(argument: Any, values: Mapping[str, Any], device: torch.device) -> Any:
@@ -209,7 +224,8 @@ class Reader:
         sizes = [size.get("as_int") for size in graph["tensor_values"][users[0]]["sizes"]]
         if len(sizes) != 4:
             raise UsageError(f"{self.path} takes {len(sizes)} dimensions; expected images (B, in_chans, h, w)")
-        return Program(inputs, users, with_last_reads(nodes, kept={*wanted, *inputs}), wanted), sizes
+        takes = DTYPES[graph["tensor_values"][users[0]]["dtype"]]
+        return Program(inputs, users, with_last_reads(nodes, kept={*wanted, *inputs}), wanted, takes), sizes
 
     def texts(self) -> dict[str, str]:
         """What was saved beside the program."""

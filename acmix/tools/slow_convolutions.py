@@ -8,6 +8,7 @@ Needs PyTorch alone: `acmix export` has this file's text run where acmix is not.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,12 +19,35 @@ from torch.utils._python_dispatch import TorchDispatchMode
 CONVOLUTIONS = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"}
 
 
-def is_slow(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether PyTorch has no kernels for convolutions of a number format on this processor."""
+@cache
+def has_kernels(dtype: torch.dtype) -> bool:
+    """Whether PyTorch has kernels for convolutions of a number format on this processor."""
     kind = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(dtype)
-    if kind is None or device.type != "cpu":
+    if kind is None:
+        return True
+    return torch.backends.mkldnn.is_available() and getattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported")()
+
+
+# asked here, and not within a trace
+for each_format in (torch.float16, torch.bfloat16):
+    has_kernels(each_format)
+
+
+def is_slow_call(call: Any, args: Any, kwargs: Any) -> bool:
+    """Whether an operator is a convolution, all of one number format that this processor has no kernels for."""
+    if call.overloadpacket.__name__ not in CONVOLUTIONS or "out" in kwargs:
         return False
-    return not (torch.backends.mkldnn.is_available() and getattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported")())
+    given = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+    formats = {each.dtype for each in given}
+    return len(formats) == 1 and not has_kernels(*formats) and all(each.device.type == "cpu" for each in given)
+
+
+def computed(call: Any, args: Any, kwargs: Any) -> Any:
+    """An operator's result; of a convolution that would be slow, computed in fp32."""
+    if not is_slow_call(call, args, kwargs):
+        return call(*args, **kwargs)
+    single = call(*map(in_single, args), **{name: in_single(each) for name, each in kwargs.items()})
+    return single.to(next(each.dtype for each in (*args, *kwargs.values()) if isinstance(each, Tensor)))
 
 
 class InSingle(TorchDispatchMode):
@@ -31,13 +55,7 @@ class InSingle(TorchDispatchMode):
 
     def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls an operator."""
-        named = kwargs or {}
-        if call.overloadpacket.__name__ in CONVOLUTIONS:
-            images = args[0] if args else named["input"]
-            if is_slow(images.dtype, images.device):
-                single = [in_single(each) for each in args]
-                return call(*single, **{name: in_single(each) for name, each in named.items()}).to(images.dtype)
-        return call(*args, **named)
+        return computed(call, args, kwargs or {})
 
 
 def in_single(argument: Any) -> Any:

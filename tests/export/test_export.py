@@ -6,7 +6,9 @@ import json
 import shutil
 import signal
 import sys
+import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from acmix.export import export
 from acmix.export.int8 import to_int8
 from acmix.export.qdq import SCOPES, groups_of, known_options
 from acmix.export.write import reason
+from acmix.tools import slow_convolutions
 from acmix.tools.description import read_description
 from acmix.tools.evaluate import evaluate_checkpoint
 from acmix.tools.exports import Session
@@ -81,12 +84,29 @@ def test_a_command_that_is_told_to_end_leaves_nothing(classifier: Path, tmp_path
     # the file is written, to be compared
     process.wait_for(lambda: any(each.stat().st_size for each in folder.glob(".model.pt2.*.tmp")))
     assert [*scratch.iterdir()]
-    process.signal(number)
-    process.signal(number)
+    # as systemd and `timeout` do
+    for each in (number, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        with suppress(ProcessLookupError):
+            process.signal(each)
+        time.sleep(0.01)
     [end] = process.finish()
     assert (end.status, end.errors) == (128 + number, "")
     assert [each.name for each in folder.iterdir()] == ["notes.txt"]
     assert not [*scratch.iterdir()]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_classifier_in_16_bits_is_predicted_and_evaluated(
+    classifier: Path, precision: str, tmp_path: Path, data: Path
+) -> None:
+    made = export(classifier, tmp_path / "model.pt2", precision=precision)
+    assert max(each.largest for each in made.differences) > 1e-5
+    pictures = sorted((data / "val" / "class_00").iterdir())[:3]
+    for one, other in zip(predict(made.path, pictures), predict(classifier, pictures), strict=True):
+        assert one.error is None
+        assert dict(one.classes) == pytest.approx(dict(other.classes), abs=0.02)
+    ours, theirs = (evaluate_checkpoint(each, str(data)) for each in (made.path, classifier))
+    assert ours.result.loss == pytest.approx(theirs.result.loss, rel=0.02)
 
 
 @pytest.mark.parametrize("format", ["onnx", "pt2"])
@@ -247,7 +267,7 @@ def test_a_segmenter_in_half_precision_says_nearly_the_same(tmp_path: Path, monk
     assert 1e-6 < max(each.largest for each in made.differences) < 3e-2
     model, _ = acmix.load(made.path)
     # as on most processors, which have no kernels for convolutions in fp16
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(slow_convolutions, "has_kernels", lambda dtype: dtype.itemsize > 2)
     images = torch.randn(1, 3, 64, 64)
     # the first call looks how much memory it will take
     model(images)

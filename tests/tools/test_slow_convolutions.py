@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from acmix.tools import slow_convolutions
-from acmix.tools.slow_convolutions import InSingle, is_slow
+from acmix.tools.slow_convolutions import InSingle
 from tests.support.formats import Formats
 
 CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -27,7 +27,7 @@ CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 @pytest.fixture
 def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor without kernels in 16 bits, whichever this one is."""
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(slow_convolutions, "has_kernels", lambda dtype: dtype.itemsize > 2)
 
 
 @pytest.mark.usefixtures("without_kernels")
@@ -61,16 +61,25 @@ def test_other_operators_and_formats_are_left_alone() -> None:
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
-def test_a_processor_with_kernels_and_a_gpu_keep_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    half, cpu = torch.float16, torch.device("cpu")
-    assert not is_slow(half, torch.device("cuda"))
-    assert not is_slow(torch.float32, cpu)
+@pytest.mark.usefixtures("without_kernels")
+def test_what_pytorch_refuses_and_what_writes_elsewhere_is_left_to_it() -> None:
+    x, w = torch.randn(1, 4, 6, 6).half(), torch.randn(4, 4, 3, 3).half()
+    with torch.no_grad(), InSingle():
+        with pytest.raises(RuntimeError, match="should be the same"):
+            F.conv2d(x, w, torch.zeros(4))
+        out = torch.empty(0).half()
+        torch.ops.aten.convolution.out(x, w, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, out=out)
+    assert out.shape == (1, 4, 4, 4)
 
+
+def test_a_processor_is_asked_for_each_format(monkeypatch: pytest.MonkeyPatch) -> None:
     class Kernels:
         _is_mkldnn_fp16_supported = staticmethod(lambda: True)
         _is_mkldnn_bf16_supported = staticmethod(lambda: False)
 
-    monkeypatch.setattr(slow_convolutions.torch.backends.mkldnn, "is_available", lambda: True)
-    monkeypatch.setattr(slow_convolutions.torch.ops, "mkldnn", Kernels())
-    assert not is_slow(half, cpu)
-    assert is_slow(torch.bfloat16, cpu)
+    ask = slow_convolutions.has_kernels.__wrapped__
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops, "mkldnn", Kernels())
+    assert [ask(dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)] == [True, True, False]
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert [ask(dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)] == [True, False, False]
