@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from acmix.errors import UsageError
 from acmix.tools.limits import bare, check_memory, of_sizes, tensors_in
-from acmix.tools.slow_convolutions import computed, in_single, is_slow_call
+from acmix.tools.slow_convolutions import computed, has_kernels, in_single, is_slow_call
 
 # numbers that torch's schema gives to types, layouts and memory formats
 DTYPES = {
@@ -106,6 +106,9 @@ class Program(nn.Module):
         # shapes of images that are known to fit into memory
         self.fitting: set[torch.Size] = set()
         self.takes = takes
+        # asked here, and not within a trace
+        for dtype in (torch.float16, torch.bfloat16):
+            has_kernels(dtype)
         for number, tensor in enumerate(inputs.values()):
             self.register_buffer(f"input_{number}", tensor)
 

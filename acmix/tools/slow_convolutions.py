@@ -21,16 +21,14 @@ CONVOLUTIONS = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpos
 
 @cache
 def has_kernels(dtype: torch.dtype) -> bool:
-    """Whether PyTorch has kernels for convolutions of a number format on this processor."""
+    """Whether PyTorch has kernels for convolutions of a number format on this processor.
+
+    Not asked when this is imported: oneDNN then reads its environment variables, which may still be set.
+    """
     kind = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(dtype)
     if kind is None:
         return True
     return torch.backends.mkldnn.is_available() and getattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported")()
-
-
-# asked here, and not within a trace
-for each_format in (torch.float16, torch.bfloat16):
-    has_kernels(each_format)
 
 
 def is_slow_call(call: Any, args: Any, kwargs: Any) -> bool:
