@@ -74,7 +74,7 @@ def is_torch_loading() -> bool:
 
 @contextmanager
 def clearing_up() -> Iterator[None]:
-    """Within the block SIGTERM and a closed terminal end the process as Ctrl-C does: what it wrote aside is removed.
+    """Within the block Ctrl-C, SIGTERM and a closed terminal end the process, and what it wrote aside is removed.
 
     For commands that write aside; training saves when it is told to end. The status is that of the first signal, also
     where a library makes another error of it, or drops it. What follows within seconds is of the same wish (`timeout`
