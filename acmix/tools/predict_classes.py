@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -78,9 +79,8 @@ def classified(classifier: Classifier, batch: Sequence[tuple[str, Tensor | str]]
 
 def probabilities(classifier: Classifier, images: Tensor) -> Tensor:
     """(B, in_chans, h, w) -> (B, K), in float32 on the CPU."""
-    like = next((each for each in classifier.model.parameters() if each.is_floating_point()), None)
-    if like is None:
-        like = next((each for each in classifier.model.buffers() if each.is_floating_point()), torch.empty(0))
+    tensors = chain(classifier.model.parameters(), classifier.model.buffers())
+    like = next((each for each in tensors if each.is_floating_point()), torch.empty(0))
     # the file of a program says what it takes, whatever its weights are
     says = isinstance(classifier.model, Export) and classifier.model.takes is not None
     with torch.inference_mode():
