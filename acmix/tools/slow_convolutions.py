@@ -1,7 +1,8 @@
 """Convolutions in 16 bits, for processors that PyTorch has no kernels of them for.
 
-There a convolution in fp16, and without AVX-512 one in bf16, can take hundreds of times as long as in fp32: docs/LOG.md.
-Here it is computed in fp32 from the same numbers, and its result rounded, as kernels in 16 bits do that add in fp32.
+There a convolution in fp16, and without AVX-512 one in bf16, can take hundreds of times as long as in fp32.
+Here it is computed in fp32 from the same numbers, and its result rounded, as kernels in 16 bits do that add in
+fp32.
 
 Needs PyTorch alone: `acmix export` has this file's text run where acmix is not.
 """
